@@ -1,1 +1,56 @@
-//! Placeholder.
+//! Weft's dataplane as a pure function: headers, tables, Maglev, flows, rewrites, verdicts.
+//!
+//! [`process`] takes one frame, the time, one generation of the [`Tables`] and a worker's [`State`],
+//! and returns a [`Verdict`]. It makes no syscall, reads no clock and no random source, and allocates
+//! nothing: memory is taken when the state is built. The edge (a worker with a [`PacketIo`]) sends.
+//!
+//! The stages of a packet stand in [`process`], in order; `docs/steering.md` says what comes out.
+#![forbid(unsafe_code)]
+
+mod address;
+mod checksum;
+mod choice;
+mod counters;
+mod expire;
+mod flow;
+mod frame;
+mod hash;
+mod io;
+mod mac;
+mod maglev;
+mod parse;
+mod process;
+mod reason;
+mod reject;
+mod rewrite;
+mod state;
+pub mod steering;
+mod tables;
+mod time;
+pub mod timeouts;
+pub mod wire;
+
+pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
+pub use checksum::{Checksum, Delta, l4_checksum};
+pub use counters::Counters;
+pub use flow::{
+    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowTable, InsertError, NewFlow, TcpPhase,
+};
+pub use frame::FrameBuf;
+pub use hash::flow_hash;
+pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
+pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
+pub use maglev::{MAGLEV_SIZES, MaglevTable};
+pub use parse::{Family, Packet, Parsed, TcpFlags, Unflowed, parse};
+pub use process::{Verdict, process};
+pub use reason::{DropReason, KernelReason};
+pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};
+pub use tables::{
+    Algorithm, Backend, BackendPath, BuildError, Pod, PodState, ServicePort, ServicePortSpec,
+    SlotRef, Tables, TablesBuilder,
+};
+pub use time::Now;
+
+/// Frames a worker takes at a time: enough to spread the cost of a doorbell, few enough that a
+/// burst stays in the first-level cache (64 descriptors and headers).
+pub const BURST_MAX: usize = 64;

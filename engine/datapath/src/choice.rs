@@ -1,0 +1,124 @@
+//! Choosing a backend for a new flow.
+
+use crate::flow::{FlowEnd, FlowId, FlowKind, InsertError, NewFlow, TcpPhase};
+use crate::hash::{finish, mix, reduce};
+use crate::tables::{Algorithm, BackendPath, Pod, ServicePort};
+use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash};
+
+/// How often the algorithm is asked before the backends are tried one after another.
+const TRIES: usize = 8;
+/// How many backends are then tried: enough for any real clash, few enough for a burst of clashes.
+const SCAN: usize = 64;
+
+/// Chooses a backend for the packet of `key` from `client` and adds the flow.
+///
+/// Skipped: the client itself, which would need a source rewrite, and backends whose reply tuple
+/// another flow has (Linux reuses a source port per destination). A flow in the way that is over makes way.
+pub(crate) fn open_service(
+    service: &ServicePort,
+    key: FlowKey,
+    client: &Pod,
+    hops: u8,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<FlowId, DropReason> {
+    let hash = flow_hash(&key.tuple);
+    let count = service.backends.len();
+    let mut refused = DropReason::Hairpin;
+    let mut at = 0;
+    for attempt in 0..TRIES + count.min(SCAN) {
+        at = if attempt < TRIES {
+            pick(service, hash, attempt as u64, state)
+        } else {
+            (at + 1) % count
+        };
+        let Some(backend) = service
+            .backends
+            .get(at)
+            .filter(|backend| backend.weight > 0)
+        else {
+            continue;
+        };
+        if client.addresses.contains(&backend.address) {
+            continue;
+        }
+        let ifindex = match backend.path {
+            // Weft forwards, so it must be able to count the hop; all checks come before the flow.
+            BackendPath::Pod { .. } if hops <= 1 => return Err(DropReason::TtlExpired),
+            BackendPath::Pod { ifindex } => ifindex,
+            BackendPath::Kernel => 0,
+        };
+        let flow = NewFlow {
+            key,
+            end: FlowEnd {
+                address: backend.address,
+                port: backend.port,
+                ifindex,
+                slot: backend.slot,
+            },
+            kind: FlowKind::Service,
+            reply: true,
+            client_slot: client.slot,
+            service: service.id,
+            backend: backend.name,
+            owner: state.worker,
+            cookie: state.cookie(),
+            now,
+        };
+        match add(flow, now, tables, state) {
+            Ok(id) => return Ok(id),
+            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+            Err(InsertError::Clash(_)) => refused = DropReason::TupleClash,
+        }
+    }
+    Err(refused)
+}
+
+/// Adds a flow; one in the way of its keys makes way if it is over.
+pub(crate) fn add(
+    flow: NewFlow,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<FlowId, InsertError> {
+    match state.add(flow.clone()) {
+        Err(InsertError::Clash(holder))
+            if state.flows.at(holder).is_some_and(|other| {
+                other.phase() == TcpPhase::Closing || !other.valid(now, tables)
+            }) =>
+        {
+            state.remove(holder);
+            state.add(flow)
+        }
+        result => result,
+    }
+}
+
+/// What the algorithm says, the `attempt`-th time for the same flow.
+fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> usize {
+    let turns = &service.schedule;
+    let turn = match service.algorithm {
+        Algorithm::Maglev => {
+            let hash = if attempt == 0 {
+                hash
+            } else {
+                finish(mix(hash, attempt))
+            };
+            return service
+                .maglev
+                .as_ref()
+                .and_then(|table| table.lookup(hash))
+                .unwrap_or(0);
+        }
+        Algorithm::RoundRobin => {
+            let cursor = state.cursor(service.id);
+            // Kept below the turn's length, so that it never jumps when the number wraps.
+            let turn = *cursor as usize % turns.len().max(1);
+            *cursor = (turn + 1) as u32;
+            turn
+        }
+        Algorithm::Random => reduce(state.random(), turns.len() as u32) as usize,
+    };
+    turns.get(turn).map_or(0, |index| usize::from(*index))
+}

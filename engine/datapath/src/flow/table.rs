@@ -1,0 +1,189 @@
+//! The flow table: a slab of records and an index over both directions' keys. All memory is taken at
+//! the start.
+
+use super::index::{Index, KeyHash};
+use super::record::{Flow, NewFlow};
+use crate::FlowKey;
+
+/// Which way a packet of a flow goes.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client.
+    Forward = 0,
+    /// To the client.
+    Reply = 1,
+}
+
+/// A flow's place in the slab; good until the flow is removed.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct FlowId(u32);
+
+/// Why a flow could not be added. Nothing was changed.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InsertError {
+    /// As many flows as there is room for.
+    #[error("the flow table is full")]
+    Full,
+    /// Another flow has one of the keys.
+    #[error("another flow has the same key")]
+    Clash(FlowId),
+}
+
+/// Flows of one worker, found by either direction's key.
+#[derive(Debug)]
+pub struct FlowTable {
+    slots: Vec<Flow>,
+    free: Vec<u32>,
+    index: Index,
+    hash: KeyHash,
+    max: usize,
+}
+
+impl FlowTable {
+    /// Room for `max_flows` flows (at least 1, at most 2^28). `seed` keys the index's hash.
+    ///
+    /// Memory is reserved now and touched as flows come: 192 bytes a flow and at least 32 for the index.
+    pub fn new(max_flows: usize, seed: u64) -> Self {
+        let max = max_flows.clamp(1, 1 << 28);
+        Self {
+            slots: Vec::with_capacity(max),
+            free: Vec::with_capacity(max),
+            index: Index::new(2 * max),
+            hash: KeyHash::new(seed),
+            max,
+        }
+    }
+
+    /// Flows there are.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Flows there may be.
+    pub fn capacity(&self) -> usize {
+        self.max
+    }
+
+    /// Places of the slab that were ever used: where [`slice`](Self::slice) ends.
+    pub fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The flow with this key, and which direction the key is.
+    #[inline]
+    pub fn find(&self, key: &FlowKey) -> Option<(FlowId, Direction)> {
+        self.find_hashed(self.hash.hash(key), key)
+    }
+
+    #[inline]
+    fn find_hashed(&self, hash: u32, key: &FlowKey) -> Option<(FlowId, Direction)> {
+        let reference = self.index.find(hash, |reference| {
+            let (id, direction) = unpack(reference);
+            self.slots[id.0 as usize].is(direction, key)
+        })?;
+        Some(unpack(reference))
+    }
+
+    /// Adds a flow under its forward key and, where it has one, its reply key.
+    pub fn insert(&mut self, new: NewFlow) -> Result<FlowId, InsertError> {
+        if self.len() == self.max {
+            return Err(InsertError::Full);
+        }
+        let flow = Flow::new(new);
+        let keys = [Direction::Forward, Direction::Reply]
+            .map(|direction| flow.key(direction).map(|key| (self.hash.hash(&key), key)));
+        for (hash, key) in keys.iter().flatten() {
+            if let Some((holder, _)) = self.find_hashed(*hash, key) {
+                return Err(InsertError::Clash(holder));
+            }
+        }
+        // Neither branch allocates: a place is free, or the slab is below the capacity it was made with.
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.slots[place as usize] = flow;
+                place
+            }
+            None => {
+                self.slots.push(flow);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let id = FlowId(place);
+        let [forward, reply] = keys;
+        for (direction, hash) in [(Direction::Forward, forward), (Direction::Reply, reply)] {
+            if let Some((hash, _)) = hash {
+                self.index.insert(hash, pack(id, direction));
+            }
+        }
+        Ok(id)
+    }
+
+    /// Removes a flow and its keys. Nothing happens if it is gone already.
+    pub fn remove(&mut self, id: FlowId) {
+        let Some(flow) = self.slots.get_mut(id.0 as usize).filter(|flow| flow.live()) else {
+            return;
+        };
+        flow.kill();
+        let keys = [Direction::Forward, Direction::Reply]
+            .map(|direction| (direction, flow.key(direction)));
+        for (direction, key) in keys {
+            if let Some(key) = key {
+                self.index.remove(self.hash.hash(&key), pack(id, direction));
+            }
+        }
+        self.free.push(id.0);
+    }
+
+    /// A flow by its place.
+    #[inline]
+    pub fn at(&self, id: FlowId) -> Option<&Flow> {
+        self.slots.get(id.0 as usize).filter(|flow| flow.live())
+    }
+
+    #[inline]
+    pub(crate) fn at_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.slots.get_mut(id.0 as usize).filter(|flow| flow.live())
+    }
+
+    /// The flows in `n` places of the slab from `start`: a listing asks for one slice after another
+    /// until `start` reaches [`places`](Self::places), so that no walk holds the worker up.
+    pub fn slice(&self, start: usize, n: usize) -> impl Iterator<Item = (FlowId, &Flow)> {
+        let end = start.saturating_add(n).min(self.slots.len());
+        let flows = self.slots.get(start..end).unwrap_or_default();
+        flows
+            .iter()
+            .enumerate()
+            .filter(|(_, flow)| flow.live())
+            .map(move |(at, flow)| (FlowId((start + at) as u32), flow))
+    }
+
+    #[cfg(test)]
+    pub(super) fn index_used(&self) -> usize {
+        self.index.used()
+    }
+}
+
+/// A reference in the index: place and direction, never 0.
+#[inline]
+fn pack(id: FlowId, direction: Direction) -> u32 {
+    (id.0 << 1 | direction as u32) + 1
+}
+
+#[inline]
+fn unpack(reference: u32) -> (FlowId, Direction) {
+    let packed = reference - 1;
+    (
+        FlowId(packed >> 1),
+        if packed & 1 == 0 {
+            Direction::Forward
+        } else {
+            Direction::Reply
+        },
+    )
+}

@@ -1,0 +1,48 @@
+//! The hash that chooses a backend, and later steers in BPF.
+
+use crate::Tuple;
+
+#[cfg(test)]
+mod tests;
+
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+const MULTIPLY: u64 = 0xff51_afd7_ed55_8ccd;
+const FINISH: u64 = 0xc4ce_b9fe_1a85_ec53;
+
+/// A hash of a packet's tuple: the one hash for choosing a backend and, later, for the compiled choice.
+///
+/// Five 64-bit words are mixed in order: the two halves of the source, the two halves of the
+/// destination (big endian, IPv4 as v4-mapped), and `sport << 32 | dport << 16 | protocol`. Per word:
+/// `h = (h ^ word) * 0xff51afd7ed558ccd; h ^= h >> 32`. Start: `0x9e3779b97f4a7c15`. At the end:
+/// `h *= 0xc4ceb9fe1a85ec53; h ^= h >> 33`. All modulo 2^64, so BPF and every node compute the same;
+/// `src/hash/tests.rs` holds vectors. Not keyed: choosing a backend is no secret, and the flow index
+/// has a keyed hash of its own.
+#[inline]
+pub fn flow_hash(tuple: &Tuple) -> u64 {
+    let [s0, s1] = tuple.src.words();
+    let [d0, d1] = tuple.dst.words();
+    let rest = u64::from(tuple.sport) << 32
+        | u64::from(tuple.dport) << 16
+        | u64::from(tuple.proto.number());
+    finish([s0, s1, d0, d1, rest].into_iter().fold(SEED, mix))
+}
+
+/// One more word into a hash.
+#[inline]
+pub(crate) fn mix(h: u64, word: u64) -> u64 {
+    let h = (h ^ word).wrapping_mul(MULTIPLY);
+    h ^ h >> 32
+}
+
+/// Spreads the last word over all bits.
+#[inline]
+pub(crate) fn finish(h: u64) -> u64 {
+    let h = h.wrapping_mul(FINISH);
+    h ^ h >> 33
+}
+
+/// The place of `hash` among `size` by its upper half: multiply and shift, no division.
+#[inline]
+pub(crate) fn reduce(hash: u64, size: u32) -> u32 {
+    (((hash >> 32) * u64::from(size)) >> 32) as u32
+}

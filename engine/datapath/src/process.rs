@@ -1,0 +1,380 @@
+//! What becomes of a frame: the stages, in order.
+
+use crate::choice::{add, open_service};
+use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
+use crate::parse::{Packet, Parsed, Unflowed, parse};
+use crate::reject::reject;
+use crate::rewrite::translate;
+use crate::tables::Pod;
+use crate::wire::ethernet;
+use crate::{
+    Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now,
+    PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables,
+};
+
+/// What the edge does with a frame. The frame is untouched in `HandOver` and `Drop`.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Verdict {
+    /// Transmit: translated where needed, MACs encoded.
+    Deliver,
+    /// Transmit: the frame now holds our answer to its sender, MACs encoded.
+    Reply,
+    /// Transmit: back to the kernel as if never touched, MACs encoded.
+    Kernel(KernelReason),
+    /// Give to that worker.
+    HandOver(u16),
+    /// Release.
+    Drop(DropReason),
+}
+
+/// Decides about one punted frame and rewrites it accordingly.
+///
+/// Speeds: a packet of a known flow takes one hash, one probe, two epoch checks and an in-place patch.
+/// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
+/// nothing and loop only within written bounds. Every check comes before the first write.
+pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
+    let ingress = match ingress(frame.bytes()) {
+        Ok(ingress) => ingress,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let owner = ingress.target % state.workers;
+    if owner != state.worker {
+        return Verdict::HandOver(owner);
+    }
+    let packet = match parse(frame.bytes()) {
+        Ok(Parsed::Flow(packet)) => packet,
+        Ok(Parsed::Other { src, dst, why }) => {
+            return without_ports(frame, ingress, (src, dst, why), tables, state);
+        }
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    let key = FlowKey {
+        tuple: *packet.tuple(),
+        ifindex: ingress.ifindex,
+    };
+    let known = state.flows.find(&key);
+    if let Some((id, direction)) = known
+        && let Some(flow) = state.flows.at(id)
+        && flow.hook(direction) == ingress.hook
+        && flow.valid(now, tables)
+        && !(packet.flags().opens() && flow.gives_way_to_syn())
+    {
+        return known_flow(frame, &packet, id, direction, now, state);
+    }
+    if state.pin_ops.room() < PIN_OPS_PER_FRAME {
+        return Verdict::Drop(DropReason::PinRoom);
+    }
+    if let Some((id, direction)) = known
+        && state
+            .flows
+            .at(id)
+            .is_some_and(|flow| flow.hook(direction) == ingress.hook)
+    {
+        state.remove(id); // Timed out, no longer supported, or replaced by this SYN.
+    }
+    match ingress.hook {
+        Hook::ToPod => to_kernel(frame, ingress, KernelReason::NotOurs, state),
+        Hook::FromPod => from_pod(frame, &packet, key, now, tables, state),
+    }
+}
+
+#[inline]
+fn ingress(frame: &[u8]) -> Result<Ingress, DropReason> {
+    let header: &[u8; ethernet::LEN] = frame.first_chunk().ok_or(DropReason::EthernetHeader)?;
+    let mut source = [0; 6];
+    source.copy_from_slice(&header[ethernet::SRC]);
+    Ingress::decode(&source).ok_or(DropReason::ForeignFrame)
+}
+
+/// A packet of a flow that we know: the fast way.
+#[inline]
+fn known_flow(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    id: FlowId,
+    direction: Direction,
+    now: Now,
+    state: &mut State,
+) -> Verdict {
+    let ports = state.ports;
+    let Some(flow) = state.flows.at_mut(id) else {
+        return Verdict::Drop(DropReason::UnknownFlow);
+    };
+    let hook = flow.hook(direction);
+    let bytes = packet.end() - ethernet::LEN;
+    if flow.kind() == FlowKind::Kernel {
+        flow.seen(direction, packet.flags(), bytes, now);
+        let sender = match direction {
+            Direction::Forward => flow.client_ifindex(),
+            Direction::Reply => flow.server_ifindex().unwrap_or(flow.client_ifindex()),
+        };
+        Egress::reingress(sender).write(frame.bytes_mut(), &ports);
+        return Verdict::Kernel(KernelReason::OlderThanEnrolment);
+    }
+    let egress = match direction {
+        Direction::Forward => flow
+            .server_ifindex()
+            .map_or(Egress::reingress(flow.client_ifindex()), Egress::peer),
+        Direction::Reply => Egress::peer(flow.client_ifindex()),
+    };
+    // Who forwards counts the hop: Weft between two pods, else the kernel, after or before us.
+    let hop = hook == Hook::FromPod && egress.inject == crate::Inject::Peer;
+    if hop && packet.hops() <= 1 {
+        return Verdict::Drop(DropReason::TtlExpired);
+    }
+    flow.seen(direction, packet.flags(), bytes, now);
+    translate(frame.bytes_mut(), packet, flow, direction, hop);
+    egress.write(frame.bytes_mut(), &ports);
+    Verdict::Deliver
+}
+
+/// A packet of no flow from a pod: the slow way.
+fn from_pod(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: FlowKey,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let tuple = key.tuple;
+    let ingress = Ingress {
+        ifindex: key.ifindex,
+        hook: Hook::FromPod,
+        target: 0,
+    };
+    let pod = match sender(ingress.ifindex, &tuple.src, tables) {
+        Ok(pod) => pod,
+        Err(Verdict::Kernel(reason)) => return to_kernel(frame, ingress, reason, state),
+        Err(verdict) => return verdict,
+    };
+    if tables.vip(&tuple.dst) {
+        to_vip(frame, packet, key, pod, now, tables, state)
+    } else if let Some(peer) = tables.pod_by_address(&tuple.dst) {
+        to_pod(frame, packet, key, [pod, peer], now, tables, state)
+    } else {
+        to_kernel(frame, ingress, KernelReason::NotOurs, state)
+    }
+}
+
+/// The pod behind the interface, if the packet's source is its own (AMB-06). The BPF programs check the
+/// same before any lookup; here it holds between a change of the tables and that of the maps.
+fn sender<'t>(ifindex: u32, src: &Address, tables: &'t Tables) -> Result<&'t Pod, Verdict> {
+    let pod = tables
+        .pod_by_ifindex(ifindex)
+        .ok_or(Verdict::Kernel(KernelReason::UnknownPod))?;
+    if pod.addresses.contains(src) {
+        Ok(pod)
+    } else {
+        Err(Verdict::Drop(DropReason::SrcSpoof))
+    }
+}
+
+/// To a service's address, no flow known.
+fn to_vip(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: FlowKey,
+    pod: &Pod,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let FlowKey { tuple, ifindex } = key;
+    let ingress = Ingress {
+        ifindex,
+        hook: Hook::FromPod,
+        target: 0,
+    };
+    if pod.draining() {
+        return to_kernel(frame, ingress, KernelReason::Draining, state);
+    }
+    if !packet.opens() {
+        if !pod.grace(now) {
+            return Verdict::Drop(DropReason::UnknownFlow);
+        }
+        // The kernel translates it to a backend we do not know, so its replies are not ours to find.
+        let end = FlowEnd {
+            address: tuple.dst,
+            port: tuple.dport,
+            ifindex: 0,
+            slot: SlotRef::FIXED,
+        };
+        return older_flow(
+            frame,
+            packet,
+            key,
+            (pod.slot, end, false),
+            now,
+            tables,
+            state,
+        );
+    }
+    let service = tables
+        .service(&tuple.dst, tuple.dport, tuple.proto)
+        .filter(|service| service.serves());
+    let Some(service) = service else {
+        return match reject(frame, packet) {
+            Ok(()) => {
+                Egress::peer(ifindex).write(frame.bytes_mut(), &state.ports);
+                Verdict::Reply
+            }
+            Err(reason) => Verdict::Drop(reason),
+        };
+    };
+    match open_service(service, key, pod, packet.hops(), now, tables, state) {
+        Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// To another enrolled pod, no flow known.
+fn to_pod(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: FlowKey,
+    [pod, peer]: [&Pod; 2],
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let FlowKey { tuple, ifindex } = key;
+    if pod.draining() || peer.draining() {
+        let ingress = Ingress {
+            ifindex,
+            hook: Hook::FromPod,
+            target: 0,
+        };
+        return to_kernel(frame, ingress, KernelReason::Draining, state);
+    }
+    let end = FlowEnd {
+        address: tuple.dst,
+        port: tuple.dport,
+        ifindex: peer.ifindex,
+        slot: peer.slot,
+    };
+    let grace = pod.grace(now) || peer.grace(now);
+    match (tuple.proto, packet.opens()) {
+        // A datagram may be the reply of a flow that the kernel translates; a SYN never is.
+        (Protocol::Udp, _) | (Protocol::Tcp, false) if grace => older_flow(
+            frame,
+            packet,
+            key,
+            (pod.slot, end, true),
+            now,
+            tables,
+            state,
+        ),
+        (Protocol::Tcp, false) => Verdict::Drop(DropReason::UnknownFlow),
+        (Protocol::Tcp, true) | (Protocol::Udp, _) => {
+            if packet.hops() <= 1 {
+                return Verdict::Drop(DropReason::TtlExpired);
+            }
+            let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
+            match add(flow, now, tables, state) {
+                Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+                Err(InsertError::Full) => Verdict::Drop(DropReason::FlowTableFull),
+                Err(InsertError::Clash(_)) => Verdict::Drop(DropReason::TupleClash),
+            }
+        }
+    }
+}
+
+/// A flow older than the enrolment: remembered, so that it stays the kernel's after the grace.
+///
+/// Where it cannot be remembered it is still the kernel's for as long as the grace lasts.
+fn older_flow(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: FlowKey,
+    parts: (SlotRef, FlowEnd, bool),
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let flow = unserved(key, FlowKind::Kernel, parts, now, state);
+    let added = match add(flow.clone(), now, tables, state) {
+        // The reply's key is another flow's: remember this direction alone.
+        Err(InsertError::Clash(_)) => state.add(NewFlow {
+            reply: false,
+            ..flow
+        }),
+        added => added,
+    };
+    match added {
+        Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+        Err(_) => {
+            let ingress = Ingress {
+                ifindex: key.ifindex,
+                hook: Hook::FromPod,
+                target: 0,
+            };
+            to_kernel(frame, ingress, KernelReason::OlderThanEnrolment, state)
+        }
+    }
+}
+
+/// A flow without a service: as it is from end to end.
+fn unserved(
+    key: FlowKey,
+    kind: FlowKind,
+    (client_slot, end, reply): (SlotRef, FlowEnd, bool),
+    now: Now,
+    state: &mut State,
+) -> NewFlow {
+    let (owner, cookie) = (state.worker, state.cookie());
+    NewFlow {
+        key,
+        end,
+        kind,
+        reply,
+        client_slot,
+        service: 0,
+        backend: None,
+        owner,
+        cookie,
+        now,
+    }
+}
+
+/// A well-formed packet that has no ports to find a flow by.
+fn without_ports(
+    frame: &mut FrameBuf<'_>,
+    ingress: Ingress,
+    (src, dst, why): (Address, Address, Unflowed),
+    tables: &Tables,
+    state: &State,
+) -> Verdict {
+    if ingress.hook == Hook::FromPod && why != Unflowed::Mapped {
+        match sender(ingress.ifindex, &src, tables) {
+            Ok(_) if tables.vip(&dst) => {
+                return Verdict::Drop(match why {
+                    Unflowed::Fragment => DropReason::Fragment,
+                    Unflowed::Extension => DropReason::Ipv6Extension,
+                    Unflowed::Protocol | Unflowed::Mapped => DropReason::VipProtocol,
+                });
+            }
+            Ok(_) => {}
+            Err(Verdict::Kernel(reason)) => return to_kernel(frame, ingress, reason, state),
+            Err(verdict) => return verdict,
+        }
+    }
+    to_kernel(frame, ingress, KernelReason::NotOurs, state)
+}
+
+/// Gives a frame back where it was taken: what a pod sent goes on as if just sent, what the kernel was about to
+/// deliver is delivered.
+fn to_kernel(
+    frame: &mut FrameBuf<'_>,
+    ingress: Ingress,
+    reason: KernelReason,
+    state: &State,
+) -> Verdict {
+    let egress = match ingress.hook {
+        Hook::FromPod => Egress::reingress(ingress.ifindex),
+        Hook::ToPod => Egress::peer(ingress.ifindex),
+    };
+    egress.write(frame.bytes_mut(), &state.ports);
+    Verdict::Kernel(reason)
+}

@@ -1,0 +1,102 @@
+//! Why a packet was dropped or given back to the kernel. Closed lists that index the counters.
+
+use std::fmt;
+
+/// Defines a closed list of reasons: the enum, all of its values in order, and their names.
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// Every reason; `ALL[reason as usize] == reason`.
+            pub const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+
+            /// The name in counters, logs and `docs/steering.md`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The reason of that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|reason| reason.name() == name)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a frame was dropped. `reason as usize` indexes the counters.
+    DropReason {
+        /// Shorter than an Ethernet header.
+        EthernetHeader = "ethernet_header",
+        /// The source MAC is none that the BPF programs write: nothing that Weft punted.
+        ForeignFrame = "foreign_frame",
+        /// Neither IPv4 nor IPv6; the BPF programs never punt such a frame.
+        EtherType = "ether_type",
+        /// IPv4 header truncated, of another version, or with an impossible header length.
+        Ipv4Header = "ipv4_header",
+        /// IPv4 total length smaller than the header or larger than the frame.
+        Ipv4Length = "ipv4_length",
+        /// IPv6 header truncated or of another version.
+        Ipv6Header = "ipv6_header",
+        /// IPv6 payload length larger than the frame.
+        Ipv6Length = "ipv6_length",
+        /// TCP header truncated, or its data offset points outside the packet.
+        TcpHeader = "tcp_header",
+        /// UDP header truncated, or its length is impossible.
+        UdpHeader = "udp_header",
+        /// An IPv6 extension header before the ports of a packet to a VIP.
+        Ipv6Extension = "ipv6_extension",
+        /// A fragment to a VIP: no ports to choose a backend by.
+        Fragment = "fragment",
+        /// A protocol other than TCP and UDP to a VIP.
+        VipProtocol = "vip_protocol",
+        /// TTL or hop limit used up where Weft forwards.
+        TtlExpired = "ttl_expired",
+        /// The source address is none of the sending pod's.
+        SrcSpoof = "src_spoof",
+        /// Opens nothing and belongs to no known flow; forwarding it untranslated would mislead it.
+        UnknownFlow = "unknown_flow",
+        /// The only backend is the client itself, which would need a source rewrite.
+        Hairpin = "hairpin",
+        /// Every backend tried would give a reply tuple that another flow already has.
+        TupleClash = "tuple_clash",
+        /// As many flows as configured.
+        FlowTableFull = "flow_table_full",
+        /// More owner entries to write than one burst may cause: the edge did not flush them.
+        PinRoom = "pin_room",
+        /// The answer does not fit in the frame's memory.
+        FrameRoom = "frame_room",
+        /// A packet to be answered whose checksum is wrong: its source may be, too.
+        BadChecksum = "bad_checksum",
+        /// The transmit ring was full (counted by the worker).
+        TransmitFull = "transmit_full",
+        /// The hand-over ring of the owning worker was full (counted by the worker).
+        HandOverFull = "hand_over_full",
+        /// No free frame for what another worker handed over (counted by the worker).
+        FramePoolEmpty = "frame_pool_empty",
+    }
+}
+
+reasons! {
+    /// Why a frame was given back to the kernel, as if Weft had never touched it.
+    KernelReason {
+        /// A flow that may be older than the enrolment: the kernel knows its translation.
+        OlderThanEnrolment = "older_than_enrolment",
+        /// A new flow of or to a pod that is leaving.
+        Draining = "draining",
+        /// Nothing Weft serves.
+        NotOurs = "not_ours",
+        /// From an interface that is no enrolled pod's in this generation of the tables.
+        UnknownPod = "unknown_pod",
+    }
+}

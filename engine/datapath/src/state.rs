@@ -1,0 +1,179 @@
+//! What one worker owns: its flows, the owner entries to be written, cursors and random numbers.
+
+use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
+use crate::{BURST_MAX, Direction, FlowKey, Hook, Ports};
+
+/// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
+/// new one's reply removed, and a new one written, each in both directions.
+pub const PIN_OPS_PER_FRAME: usize = 6;
+
+/// Owner entries that the buffer holds: a burst's, and as many again for `expire`.
+pub const PIN_OPS_MAX: usize = 2 * PIN_OPS_PER_FRAME * BURST_MAX;
+
+/// Round-robin cursors; services whose numbers are equal modulo this share one.
+const CURSORS: usize = 1 << 16;
+
+/// A change of the `pins` map that the edge makes before it transmits the burst.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum PinOp {
+    /// Packets of this key belong to that worker.
+    Insert {
+        /// The packets.
+        key: FlowKey,
+        /// The worker.
+        owner: u16,
+        /// The flow's number.
+        cookie: u64,
+    },
+    /// Packets of this key belong to nobody.
+    Remove {
+        /// The packets.
+        key: FlowKey,
+    },
+}
+
+/// Owner entries to be written, in order. Bounded: a full buffer drops new flows as `pin_room`.
+#[derive(Debug)]
+pub struct PinOps(Vec<PinOp>);
+
+impl PinOps {
+    fn new() -> Self {
+        Self(Vec::with_capacity(PIN_OPS_MAX))
+    }
+
+    /// The changes since the last [`clear`](Self::clear), in the order to make them.
+    pub fn as_slice(&self) -> &[PinOp] {
+        &self.0
+    }
+
+    /// Forgets the changes: the edge has made them.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether there is nothing to change.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Changes that still fit.
+    pub fn room(&self) -> usize {
+        PIN_OPS_MAX - self.0.len()
+    }
+
+    /// Callers look at `room` first, so this never grows the memory; a change beyond it is lost.
+    fn push(&mut self, op: PinOp) {
+        debug_assert!(self.room() > 0);
+        if self.room() > 0 {
+            self.0.push(op);
+        }
+    }
+}
+
+/// What a worker's state is made of.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct StateConfig {
+    /// Flows there may be.
+    pub max_flows: usize,
+    /// Keys the flow index and starts the random numbers; from the system's random source.
+    pub seed: u64,
+    /// This worker.
+    pub worker: u16,
+    /// All workers, at least 1.
+    pub workers: u16,
+    /// The punt pair.
+    pub ports: Ports,
+}
+
+/// What one worker owns. Nothing in it is shared.
+#[derive(Debug)]
+pub struct State {
+    /// The flows.
+    pub flows: FlowTable,
+    /// Owner entries to be written before the burst is transmitted.
+    pub pin_ops: PinOps,
+    pub(crate) worker: u16,
+    pub(crate) workers: u16,
+    pub(crate) ports: Ports,
+    /// Where `expire` goes on.
+    pub(crate) hand: usize,
+    cursors: Box<[u32]>,
+    random: u64,
+    cookies: u64,
+}
+
+impl State {
+    /// Takes all the memory that the worker will need.
+    pub fn new(config: StateConfig) -> Self {
+        Self {
+            flows: FlowTable::new(config.max_flows, config.seed),
+            pin_ops: PinOps::new(),
+            worker: config.worker,
+            workers: config.workers.max(1),
+            ports: config.ports,
+            hand: 0,
+            cursors: vec![0; CURSORS].into(),
+            random: config.seed,
+            cookies: 0,
+        }
+    }
+
+    /// The worker's number.
+    pub fn worker(&self) -> u16 {
+        self.worker
+    }
+
+    /// How many workers share the node.
+    pub fn workers(&self) -> u16 {
+        self.workers
+    }
+
+    /// A number for a new flow: the worker in the upper 16 bits, a count below.
+    pub(crate) fn cookie(&mut self) -> u64 {
+        self.cookies += 1;
+        u64::from(self.worker) << 48 | self.cookies & 0xffff_ffff_ffff
+    }
+
+    /// The cursor of a service's round robin.
+    pub(crate) fn cursor(&mut self, service: u32) -> &mut u32 {
+        &mut self.cursors[service as usize % CURSORS]
+    }
+
+    /// A random number (SplitMix64 from the seed): for balance, not for secrets.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// Adds a flow and asks for its owner entries.
+    pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
+        let (owner, cookie) = (flow.owner, flow.cookie);
+        let id = self.flows.insert(flow)?;
+        for key in self.pinned(id).into_iter().flatten() {
+            self.pin_ops.push(PinOp::Insert { key, owner, cookie });
+        }
+        Ok(id)
+    }
+
+    /// Removes a flow and its owner entries.
+    pub(crate) fn remove(&mut self, id: FlowId) {
+        for key in self.pinned(id).into_iter().flatten() {
+            self.pin_ops.push(PinOp::Remove { key });
+        }
+        self.flows.remove(id);
+    }
+
+    /// The keys of a flow that steering must know: all where there are several workers; with one,
+    /// replies that come by the kernel, which would reach the pod untranslated.
+    fn pinned(&self, id: FlowId) -> [Option<FlowKey>; 2] {
+        let Some(flow) = self.flows.at(id) else {
+            return [None, None];
+        };
+        [Direction::Forward, Direction::Reply].map(|direction| {
+            flow.key(direction)
+                .filter(|_| self.workers > 1 || flow.hook(direction) == Hook::ToPod)
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! One generation of what the control side wants: services, backends, pods, epochs. Immutable.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{Address, MaglevTable, Now, Protocol};
+
+mod builder;
+#[cfg(test)]
+mod tests;
+
+pub use builder::{BuildError, TablesBuilder};
+
+/// How a service port chooses among its backends. Weights count in all of them.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Algorithm {
+    /// By a consistent hash of the tuple.
+    #[default]
+    Maglev,
+    /// In turn, per worker.
+    RoundRobin,
+    /// By the worker's random numbers.
+    Random,
+}
+
+/// A place in the epoch array and the epoch that something was made under.
+///
+/// What carries it is valid while `Tables::epoch(slot)` is still `epoch`. Slot 0 never moves.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SlotRef {
+    /// The place.
+    pub slot: u32,
+    /// The epoch.
+    pub epoch: u32,
+}
+
+impl SlotRef {
+    /// A reference that stays valid for ever.
+    pub const FIXED: Self = Self { slot: 0, epoch: 0 };
+}
+
+/// How packets get to a backend.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub enum BackendPath {
+    /// An enrolled pod on this node: straight into its veth.
+    Pod {
+        /// The pod's veth.
+        ifindex: u32,
+    },
+    /// By the kernel: not enrolled, or on the host's network.
+    Kernel,
+}
+
+/// One end that serves a service port.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Its address, of the service's family.
+    pub address: Address,
+    /// Its port.
+    pub port: u16,
+    /// The way there.
+    pub path: BackendPath,
+    /// What its flows depend on.
+    pub slot: SlotRef,
+    /// Its share; 0 takes no new flows.
+    pub weight: u16,
+    /// The caller's number for its name, if it has one.
+    pub name: Option<u32>,
+}
+
+/// What a service port is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePortSpec {
+    /// The caller's number, kept in flows; stable across generations for round robin to go on.
+    pub id: u32,
+    /// The VIP.
+    pub address: Address,
+    /// The port there, not 0.
+    pub port: u16,
+    /// The protocol.
+    pub proto: Protocol,
+    /// The way to choose.
+    pub algorithm: Algorithm,
+    /// The ready backends, in any order; the same address and port at most once.
+    pub backends: Vec<Backend>,
+}
+
+/// A service port as compiled.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    pub(crate) id: u32,
+    pub(crate) address: Address,
+    pub(crate) port: u16,
+    pub(crate) proto: Protocol,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) backends: Box<[Backend]>,
+    pub(crate) maglev: Option<Arc<MaglevTable>>,
+    /// One turn of the round robin, by index: each backend as often as its weight says. Empty for Maglev.
+    pub(crate) schedule: Box<[u16]>,
+}
+
+impl ServicePort {
+    /// The caller's number.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The VIP.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The protocol.
+    pub fn proto(&self) -> Protocol {
+        self.proto
+    }
+
+    /// The way to choose.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The backends, by address and port.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// The Maglev table, shared with every port of the same backend addresses and weights. `None` for
+    /// other algorithms and without backends.
+    pub fn maglev(&self) -> Option<&Arc<MaglevTable>> {
+        self.maglev.as_ref()
+    }
+
+    /// Whether any backend takes new flows.
+    pub fn serves(&self) -> bool {
+        self.backends.iter().any(|backend| backend.weight > 0)
+    }
+}
+
+/// Whether a pod takes part fully.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum PodState {
+    /// Enrolled; until the time given, flows may be older than the enrolment.
+    Enrolled {
+        /// When the grace ends.
+        grace_until: Now,
+    },
+    /// Has left the configuration: its flows end here, new ones are the kernel's.
+    Draining,
+}
+
+/// An enrolled pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Its veth on the node's side, at most [`MAX_IFINDEX`](crate::MAX_IFINDEX).
+    pub ifindex: u32,
+    /// Its addresses, one per family.
+    pub addresses: ArrayVec<Address, 2>,
+    /// What its flows depend on: moves when the pod is deleted.
+    pub slot: SlotRef,
+    /// Where it stands.
+    pub state: PodState,
+}
+
+impl Pod {
+    /// Whether the pod is leaving.
+    pub fn draining(&self) -> bool {
+        self.state == PodState::Draining
+    }
+
+    /// Whether its flows may be older than its enrolment.
+    pub fn grace(&self, now: Now) -> bool {
+        matches!(self.state, PodState::Enrolled { grace_until } if now < grace_until)
+    }
+}
+
+/// An immutable snapshot, built off the data core by a [`TablesBuilder`] and read by every worker.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Which snapshot this is.
+    pub generation: u64,
+    ports: Vec<ServicePort>,
+    by_key: FxHashMap<(Address, u16, Protocol), u32>,
+    vips: FxHashSet<Address>,
+    pods: Vec<Pod>,
+    by_ifindex: FxHashMap<u32, u32>,
+    by_address: FxHashMap<Address, u32>,
+    epochs: Box<[u32]>,
+}
+
+impl Tables {
+    /// The service port at this VIP, port and protocol.
+    pub fn service(&self, address: &Address, port: u16, proto: Protocol) -> Option<&ServicePort> {
+        self.by_key
+            .get(&(*address, port, proto))
+            .map(|index| &self.ports[*index as usize])
+    }
+
+    /// Whether any service has this address.
+    pub fn vip(&self, address: &Address) -> bool {
+        self.vips.contains(address)
+    }
+
+    /// The enrolled pod with this address.
+    pub fn pod_by_address(&self, address: &Address) -> Option<&Pod> {
+        self.by_address
+            .get(address)
+            .map(|index| &self.pods[*index as usize])
+    }
+
+    /// The enrolled pod behind this veth.
+    pub fn pod_by_ifindex(&self, ifindex: u32) -> Option<&Pod> {
+        self.by_ifindex
+            .get(&ifindex)
+            .map(|index| &self.pods[*index as usize])
+    }
+
+    /// The epoch of a slot now; 0 for a slot that was never set.
+    #[inline]
+    pub fn epoch(&self, slot: u32) -> u32 {
+        self.epochs.get(slot as usize).copied().unwrap_or(0)
+    }
+
+    /// Whether nothing has invalidated what was made under `slot`.
+    #[inline]
+    pub fn holds(&self, slot: SlotRef) -> bool {
+        self.epoch(slot.slot) == slot.epoch
+    }
+
+    /// All service ports, by VIP, port and protocol.
+    pub fn services(&self) -> &[ServicePort] {
+        &self.ports
+    }
+
+    /// All enrolled pods, by interface.
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// Epochs by slot.
+    pub fn epochs(&self) -> &[u32] {
+        &self.epochs
+    }
+}

@@ -1,0 +1,165 @@
+//! Field offsets of the headers that Weft reads and writes: named ranges, one place per header.
+//!
+//! Ranges are relative to the start of their header.
+
+/// Ethernet II.
+pub mod ethernet {
+    use std::ops::Range;
+
+    /// Destination MAC.
+    pub const DST: Range<usize> = 0..6;
+    /// Source MAC.
+    pub const SRC: Range<usize> = 6..12;
+    /// EtherType.
+    pub const TYPE: Range<usize> = 12..14;
+    /// Length of the header.
+    pub const LEN: usize = 14;
+    /// EtherType of IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// EtherType of IPv6.
+    pub const IPV6: u16 = 0x86dd;
+}
+
+/// IPv4 (RFC 791).
+pub mod ipv4 {
+    use std::ops::Range;
+
+    /// Version and header length in 32-bit words.
+    pub const VERSION_IHL: usize = 0;
+    /// Length of header and payload.
+    pub const TOTAL_LENGTH: Range<usize> = 2..4;
+    /// Identification.
+    pub const IDENTIFICATION: Range<usize> = 4..6;
+    /// Flags and fragment offset.
+    pub const FRAGMENT: Range<usize> = 6..8;
+    /// In [`FRAGMENT`]: more fragments, or an offset.
+    pub const FRAGMENT_MASK: u16 = 0x3fff;
+    /// In [`FRAGMENT`]: do not fragment.
+    pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// Time to live.
+    pub const TTL: usize = 8;
+    /// Protocol of the payload.
+    pub const PROTOCOL: usize = 9;
+    /// Checksum of the header.
+    pub const CHECKSUM: Range<usize> = 10..12;
+    /// Source address.
+    pub const SRC: Range<usize> = 12..16;
+    /// Destination address.
+    pub const DST: Range<usize> = 16..20;
+    /// Length without options.
+    pub const LEN: usize = 20;
+}
+
+/// IPv6 (RFC 8200).
+pub mod ipv6 {
+    use std::ops::Range;
+
+    /// Version, traffic class and flow label.
+    pub const VERSION_CLASS_FLOW: Range<usize> = 0..4;
+    /// Length of what follows the header.
+    pub const PAYLOAD_LENGTH: Range<usize> = 4..6;
+    /// Protocol of the payload, or an extension header.
+    pub const NEXT_HEADER: usize = 6;
+    /// Hop limit.
+    pub const HOP_LIMIT: usize = 7;
+    /// Source address.
+    pub const SRC: Range<usize> = 8..24;
+    /// Destination address.
+    pub const DST: Range<usize> = 24..40;
+    /// Length of the header.
+    pub const LEN: usize = 40;
+    /// Next header: fragment.
+    pub const FRAGMENT: u8 = 44;
+    /// Next headers that are extensions and stand before the payload: hop-by-hop, routing,
+    /// fragment, authentication, destination options, mobility, HIP, shim6, and two for tests.
+    pub const EXTENSIONS: [u8; 10] = [0, 43, FRAGMENT, 51, 60, 135, 139, 140, 253, 254];
+}
+
+/// TCP (RFC 9293).
+pub mod tcp {
+    use std::ops::Range;
+
+    /// Source port.
+    pub const SPORT: Range<usize> = 0..2;
+    /// Destination port.
+    pub const DPORT: Range<usize> = 2..4;
+    /// Sequence number.
+    pub const SEQUENCE: Range<usize> = 4..8;
+    /// Acknowledgement number.
+    pub const ACKNOWLEDGEMENT: Range<usize> = 8..12;
+    /// Header length in 32-bit words, in the upper four bits.
+    pub const DATA_OFFSET: usize = 12;
+    /// Control bits.
+    pub const FLAGS: usize = 13;
+    /// Window.
+    pub const WINDOW: Range<usize> = 14..16;
+    /// Checksum with the pseudo-header.
+    pub const CHECKSUM: Range<usize> = 16..18;
+    /// Length without options.
+    pub const LEN: usize = 20;
+
+    /// Control bit: no more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Control bit: synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Control bit: reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Control bit: the acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
+}
+
+/// UDP (RFC 768).
+pub mod udp {
+    use std::ops::Range;
+
+    /// Source port.
+    pub const SPORT: Range<usize> = 0..2;
+    /// Destination port.
+    pub const DPORT: Range<usize> = 2..4;
+    /// Length of header and payload.
+    pub const LENGTH: Range<usize> = 4..6;
+    /// Checksum with the pseudo-header; zero is "none" in IPv4.
+    pub const CHECKSUM: Range<usize> = 6..8;
+    /// Length of the header.
+    pub const LEN: usize = 8;
+}
+
+/// ICMP (RFC 792) and ICMPv6 (RFC 4443) errors.
+pub mod icmp {
+    use std::ops::Range;
+
+    /// Protocol number of ICMP.
+    pub const V4: u8 = 1;
+    /// Next-header number of ICMPv6.
+    pub const V6: u8 = 58;
+    /// Type.
+    pub const TYPE: usize = 0;
+    /// Code.
+    pub const CODE: usize = 1;
+    /// Checksum; in ICMPv6 with the pseudo-header.
+    pub const CHECKSUM: Range<usize> = 2..4;
+    /// Unused in the errors we send.
+    pub const UNUSED: Range<usize> = 4..8;
+    /// Length before the packet in error.
+    pub const LEN: usize = 8;
+    /// Type and code of port unreachable.
+    pub const V4_PORT_UNREACHABLE: (u8, u8) = (3, 3);
+    /// Type and code of port unreachable in ICMPv6.
+    pub const V6_PORT_UNREACHABLE: (u8, u8) = (1, 4);
+}
+
+/// The big-endian number in a two-byte field.
+///
+/// `at` must lie within `bytes`: callers pass headers whose length they have checked.
+#[inline]
+pub(crate) fn be16(bytes: &[u8], at: std::ops::Range<usize>) -> u16 {
+    let field = &bytes[at];
+    u16::from_be_bytes([field[0], field[1]])
+}
+
+/// The big-endian number in a four-byte field; see [`be16`].
+#[inline]
+pub(crate) fn be32(bytes: &[u8], at: std::ops::Range<usize>) -> u32 {
+    let field = &bytes[at];
+    u32::from_be_bytes([field[0], field[1], field[2], field[3]])
+}

@@ -1,0 +1,131 @@
+//! Nothing on the data core's path allocates: not for warm packets, not for new flows, not for expiry.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::Duration;
+
+#[path = "support/mod.rs"]
+mod support;
+
+use support::*;
+use weft_datapath::*;
+
+struct Counting;
+
+thread_local! {
+    /// Counted per thread, so that the test harness's own threads do not disturb.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every method passes its arguments on to `System` unchanged, so `System`'s guarantees hold;
+// the counter is a const-initialised thread local without a destructor and does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract, which is `System`'s.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `System` through this allocator, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: `pointer` came from `System` through this allocator, with this layout.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+/// Runs the frame in place, `frame` staying as it was.
+fn verdict(frame: &[u8], now: Now, tables: &Tables, state: &mut State) -> Verdict {
+    let mut memory = [0; 2048];
+    memory[..frame.len()].copy_from_slice(frame);
+    process(
+        &mut FrameBuf::new(&mut memory, frame.len()),
+        now,
+        tables,
+        state,
+    )
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+#[test]
+fn warm_packets_do_not_allocate() {
+    for net in Net::BOTH {
+        let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(2));
+        for spec in [
+            Spec::tcp(net.pod(1), 40000, net.vip(80), SERVED, SYN),
+            Spec::udp(net.pod(1), 40000, net.vip(80), SERVED),
+            Spec::tcp(net.pod(1), 40001, net.pod(2), 80, SYN),
+        ] {
+            let frame = spec.punted(CLIENT, Hook::FromPod);
+            assert_eq!(
+                verdict(&frame, START, &tables, &mut state),
+                Verdict::Deliver
+            );
+            let warm = Spec { flags: ACK, ..spec }.punted(CLIENT, Hook::FromPod);
+            let count = allocations(|| {
+                for _ in 0..10_000 {
+                    assert_eq!(verdict(&warm, START, &tables, &mut state), Verdict::Deliver);
+                }
+            });
+            assert_eq!(count, 0);
+        }
+    }
+}
+
+#[test]
+fn new_flows_refusals_full_tables_and_expiry_do_not_allocate() {
+    for algorithm in [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random] {
+        let pods = [
+            (CLIENT, Stage::Settled),
+            (BACKEND_1, Stage::Settled),
+            (BACKEND_2, Stage::Settled),
+        ];
+        let tables = builder(&pods, algorithm).build(1).unwrap();
+        let mut state = state(2);
+        let frames: Vec<Vec<u8>> = (0..5000)
+            .map(|flow| Spec::tcp(Net::V4.pod(1), 10000 + flow, Net::V4.vip(80), SERVED, SYN))
+            .map(|spec| spec.punted(CLIENT, Hook::FromPod))
+            .collect();
+        let refused =
+            Spec::udp(Net::V6.pod(1), 4, Net::V6.vip(80), UNUSED).punted(CLIENT, Hook::FromPod);
+        let mut counters = Counters::default();
+        let mut now = START;
+        let count = allocations(|| {
+            for _ in 0..3 {
+                for frame in &frames {
+                    counters.record(verdict(frame, now, &tables, &mut state));
+                    counters.record(verdict(&refused, now, &tables, &mut state));
+                    state.pin_ops.clear();
+                }
+                now = now + Duration::from_secs(3600);
+                while !state.flows.is_empty() {
+                    state.expire(now, &tables, 1000);
+                    state.pin_ops.clear();
+                }
+            }
+        });
+        assert_eq!(count, 0);
+        assert_eq!((counters.forwarded, counters.replied), (3 * 4096, 3 * 5000));
+        assert_eq!(
+            counters.dropped[DropReason::FlowTableFull as usize],
+            3 * 904
+        );
+    }
+}

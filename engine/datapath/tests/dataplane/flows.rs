@@ -1,0 +1,197 @@
+//! How flows live and end.
+
+use std::time::Duration;
+
+use weft_datapath::*;
+
+use crate::support::*;
+
+fn settled() -> Tables {
+    tables(Stage::Settled, Stage::Settled)
+}
+
+fn to_vip(flags: u8) -> Vec<u8> {
+    Spec::tcp(Net::V4.pod(1), 40000, Net::V4.vip(80), SERVED, flags).punted(CLIENT, Hook::FromPod)
+}
+
+/// A known flow keeps its backend, whatever the tables say now.
+#[test]
+fn a_flow_keeps_its_backend() {
+    let (mut state, first) = (state(1), settled());
+    let mut frame = to_vip(SYN);
+    assert_eq!(run(&mut frame, START, &first, &mut state), Verdict::Deliver);
+    let backend = tuple(&frame).dst;
+    // The next generation has no service at all.
+    let mut builder = TablesBuilder::following(&first);
+    builder
+        .add_pod(pod(CLIENT, Stage::Draining))
+        .add_pod(pod(BACKEND_1, Stage::Settled))
+        .set_epochs(epochs());
+    let second = builder.build(2).unwrap();
+    let mut frame = to_vip(ACK);
+    assert_eq!(
+        run(&mut frame, START, &second, &mut state),
+        Verdict::Deliver
+    );
+    assert_eq!(tuple(&frame).dst, backend);
+    assert_eq!(egress(&frame).inject, Inject::Peer);
+}
+
+/// Interface and address reuse after a pod's deletion is safe: its epoch has moved.
+#[test]
+fn a_moved_epoch_ends_the_flow() {
+    let (tables, mut state) = (settled(), state(2));
+    let mut frame = to_vip(SYN);
+    assert_eq!(
+        run(&mut frame, START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    let backend = egress(&frame).ifindex;
+    state.pin_ops.clear();
+    let mut moved = epochs();
+    moved[backend as usize] = 2;
+    let mut builder = builder(&[(CLIENT, Stage::Settled)], Algorithm::Maglev);
+    builder.set_epochs(moved);
+    let tables = builder.build(2).unwrap();
+    assert_eq!(
+        run(&mut to_vip(ACK), START, &tables, &mut state),
+        Verdict::Drop(DropReason::UnknownFlow)
+    );
+    assert!(state.flows.is_empty());
+    assert!(matches!(
+        state.pin_ops.as_slice(),
+        [PinOp::Remove { .. }, PinOp::Remove { .. }]
+    ));
+}
+
+#[test]
+fn a_syn_on_a_closed_flow_starts_anew_and_on_a_live_one_does_not() {
+    let (tables, mut state) = (settled(), state(1));
+    let cookie = |state: &State| state.flows.slice(0, 8).next().unwrap().1.cookie();
+    assert_eq!(
+        run(&mut to_vip(SYN), START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    let first = cookie(&state);
+    assert_eq!(
+        run(&mut to_vip(SYN), START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    assert_eq!(cookie(&state), first, "a retransmission");
+    assert_eq!(
+        run(&mut to_vip(RST), START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        run(&mut to_vip(SYN), START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    assert_ne!(cookie(&state), first);
+    assert_eq!(state.flows.len(), 1);
+}
+
+#[test]
+fn a_silent_flow_times_out_on_lookup_and_under_the_hand() {
+    let (tables, mut state) = (settled(), state(2));
+    assert_eq!(
+        run(&mut to_vip(SYN), START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    let late = START + timeouts::TCP_OPENING + Duration::from_nanos(1);
+    assert_eq!(state.expire(START + timeouts::TCP_OPENING, &tables, 100), 0);
+    let mut frame = to_vip(ACK);
+    let mut twin = self::state(2);
+    assert_eq!(
+        run(&mut to_vip(SYN), START, &tables, &mut twin),
+        Verdict::Deliver
+    );
+    assert_eq!(
+        run(&mut frame, late, &tables, &mut twin),
+        Verdict::Drop(DropReason::UnknownFlow)
+    );
+    assert!(twin.flows.is_empty());
+    state.pin_ops.clear();
+    assert_eq!(state.expire(late, &tables, 100), 1);
+    assert!(state.flows.is_empty());
+    assert_eq!(state.pin_ops.as_slice().len(), 2);
+}
+
+/// The hand goes round the slab in slices and leaves room for the next burst's owner entries.
+#[test]
+fn expiry_is_bounded_by_budget_and_by_pin_room() {
+    let (tables, mut state) = (settled(), state(2));
+    for port in 0..1000 {
+        let mut frame = Spec::tcp(Net::V4.pod(1), 1000 + port, Net::V4.vip(80), SERVED, SYN)
+            .punted(CLIENT, Hook::FromPod);
+        assert_eq!(
+            run(&mut frame, START, &tables, &mut state),
+            Verdict::Deliver
+        );
+        state.pin_ops.clear();
+    }
+    let late = START + Duration::from_secs(3600);
+    assert_eq!(state.expire(late, &tables, 10), 10);
+    let mut removed = 10;
+    for _ in 0..20 {
+        removed += state.expire(late, &tables, usize::MAX);
+        assert!(state.pin_ops.room() >= PIN_OPS_PER_FRAME * BURST_MAX);
+        state.pin_ops.clear();
+    }
+    assert_eq!((removed, state.flows.len()), (1000, 0));
+}
+
+#[test]
+fn a_full_table_is_a_named_drop() {
+    let tables = settled();
+    let config = StateConfig {
+        max_flows: 2,
+        seed: 1,
+        worker: 0,
+        workers: 1,
+        ports: Ports::default(),
+    };
+    let mut state = State::new(config);
+    let mut verdicts = vec![];
+    for port in 0..3 {
+        let mut frame = Spec::tcp(Net::V4.pod(1), 1000 + port, Net::V4.vip(80), SERVED, SYN)
+            .punted(CLIENT, Hook::FromPod);
+        verdicts.push(run(&mut frame, START, &tables, &mut state));
+    }
+    assert_eq!(
+        verdicts,
+        [
+            Verdict::Deliver,
+            Verdict::Deliver,
+            Verdict::Drop(DropReason::FlowTableFull)
+        ]
+    );
+}
+
+/// A flow older than the enrolment goes on by the kernel after the grace, in both directions.
+#[test]
+fn an_older_flow_stays_the_kernels_after_the_grace() {
+    for net in Net::BOTH {
+        let (tables, mut state) = (tables(Stage::Grace, Stage::Settled), state(1));
+        let tuple = Tuple {
+            src: net.pod(1),
+            dst: net.pod(2),
+            sport: 40000,
+            dport: 80,
+            proto: Protocol::Tcp,
+        };
+        let older = Verdict::Kernel(KernelReason::OlderThanEnrolment);
+        let mut frame = Spec::of(tuple, ACK).hops(1).punted(CLIENT, Hook::FromPod);
+        let original = frame.clone();
+        assert_eq!(run(&mut frame, START, &tables, &mut state), older);
+        assert_eq!(frame[..6], original[..6]);
+        assert_eq!(frame[12..], original[12..], "as if never touched");
+        assert_eq!(egress(&frame), Egress::reingress(CLIENT));
+        let late = GRACE_UNTIL + Duration::from_secs(1000);
+        let mut reply = Spec::of(tuple.reversed(), ACK).punted(BACKEND_1, Hook::FromPod);
+        assert_eq!(run(&mut reply, late, &tables, &mut state), older);
+        assert_eq!(egress(&reply), Egress::reingress(BACKEND_1));
+        // A SYN is a new connection: ours.
+        let mut syn = Spec::of(tuple, SYN).punted(CLIENT, Hook::FromPod);
+        assert_eq!(run(&mut syn, late, &tables, &mut state), Verdict::Deliver);
+    }
+}

@@ -1,0 +1,12 @@
+//! `process` as its callers see it: frames in, verdicts and frames out.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod balance;
+mod flows;
+mod properties;
+mod rejects;
+mod services;
+mod simulation;
+mod steering;

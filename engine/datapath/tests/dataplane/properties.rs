@@ -1,0 +1,103 @@
+//! What holds for every packet.
+
+use proptest::prelude::*;
+use weft_datapath::*;
+
+use crate::support::*;
+
+fn settled() -> Tables {
+    tables(Stage::Settled, Stage::Settled)
+}
+
+fn net() -> impl Strategy<Value = Net> {
+    prop_oneof![Just(Net::V4), Just(Net::V6)]
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    let payload = prop::collection::vec(any::<u8>(), 0..300);
+    (
+        net(),
+        any::<bool>(),
+        1u16..,
+        prop_oneof![Just(SERVED), Just(BY_KERNEL)],
+        payload,
+        2u8..,
+    )
+        .prop_map(|(net, tcp, sport, port, payload, hops)| {
+            let spec = match tcp {
+                true => Spec::tcp(net.pod(1), sport, net.vip(80), port, SYN),
+                false => Spec::udp(net.pod(1), sport, net.vip(80), port),
+            };
+            spec.payload(&payload).hops(hops)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// DNAT and then its reverse is the identity, byte by byte: what the backend sends back exactly as it got it
+    /// (ends swapped) arrives as what the client sent (ends swapped).
+    #[test]
+    fn dnat_then_reverse_is_the_identity(spec in spec()) {
+        let (tables, mut state) = (settled(), state(1));
+        let mut there = spec.punted(CLIENT, Hook::FromPod);
+        prop_assert_eq!(run(&mut there, START, &tables, &mut state), Verdict::Deliver);
+        let arrived = tuple(&there);
+        let out = egress(&there);
+        let (ifindex, hook) = match out.inject {
+            Inject::Peer => (out.ifindex, Hook::FromPod),
+            Inject::Reingress => (CLIENT, Hook::ToPod),
+        };
+        let echo = Spec { tuple: arrived.reversed(), ..spec.clone() };
+        let mut back = echo.punted(ifindex, hook);
+        prop_assert_eq!(run(&mut back, START, &tables, &mut state), Verdict::Deliver);
+        let hops = if hook == Hook::FromPod { spec.hops - 1 } else { spec.hops };
+        let expected = Spec { tuple: spec.tuple.reversed(), hops, ..spec };
+        let expected = expected.frame(Egress::peer(CLIENT).encode());
+        prop_assert_eq!(&back[6..], &expected[6..]);
+        sound(&back);
+    }
+
+    /// Every truncation of a valid frame, at every length, is a named drop with the bytes untouched (`run` compares).
+    #[test]
+    fn every_truncation_is_a_named_drop(spec in spec()) {
+        let (tables, mut state) = (settled(), state(1));
+        let frame = spec.punted(CLIENT, Hook::FromPod);
+        for len in 0..frame.len() {
+            let mut cut = frame[..len].to_vec();
+            let verdict = run(&mut cut, START, &tables, &mut state);
+            prop_assert!(matches!(verdict, Verdict::Drop(_)), "{} of {}: {:?}", len, frame.len(), verdict);
+        }
+        prop_assert!(state.flows.is_empty());
+    }
+
+    /// Random bytes never panic, and a drop never writes.
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), ours: bool, ethertype in 0usize..3) {
+        let (tables, mut state) = (settled(), state(1));
+        let mut frame = bytes;
+        if frame.len() >= 14 && ours {
+            frame[6..12].copy_from_slice(&Ingress { ifindex: CLIENT, hook: Hook::FromPod, target: 0 }.encode());
+            match ethertype {
+                0 => frame[12..14].copy_from_slice(&[0x08, 0x00]),
+                1 => frame[12..14].copy_from_slice(&[0x86, 0xdd]),
+                _ => {}
+            }
+        }
+        let _ = run(&mut frame, START, &tables, &mut state);
+    }
+
+    /// Any byte of a valid frame changed to anything never panics, and what is delivered still parses.
+    #[test]
+    fn damaged_frames_never_panic(spec in spec(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
+        let (tables, mut state) = (settled(), state(1));
+        let mut frame = spec.punted(CLIENT, Hook::FromPod);
+        for (at, value) in damage {
+            let at = at.index(frame.len());
+            frame[at] = value;
+        }
+        if run(&mut frame, START, &tables, &mut state) == Verdict::Deliver {
+            prop_assert!(matches!(parse(&frame), Ok(Parsed::Flow(_))));
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Every row of `docs/steering.md` through `process`, for IPv4 and IPv6.
+
+use weft_datapath::steering::{
+    BpfVerdict, Destination, EngineVerdict, Enrolment, Entry, Opens, Row, Source, parse,
+};
+use weft_datapath::{
+    Address, Algorithm, DropReason, FrameBuf, Hook, Ingress, KernelReason, Protocol, State, Tables,
+    Verdict, process,
+};
+
+use crate::support::*;
+
+const DOCUMENT: &str = include_str!("../../../../docs/steering.md");
+
+/// What happens before the packet under test, and that packet.
+struct Case {
+    what: String,
+    before: Vec<Vec<u8>>,
+    /// The tables of the packet under test; those before it are always settled.
+    tables: Tables,
+    frame: Vec<u8>,
+}
+
+#[test]
+fn every_row_is_true() {
+    for row in parse(DOCUMENT).unwrap() {
+        for net in Net::BOTH {
+            let cases = cases(&row, net);
+            // Host and outside traffic to a pod without an entry, and what carries the mark, never reaches us.
+            let unreachable = matches!(row.source, Source::Reingressed);
+            assert!(
+                unreachable || !cases.is_empty(),
+                "line {}: no packet for it",
+                row.line
+            );
+            for case in cases {
+                check(&row, net, case);
+            }
+        }
+    }
+}
+
+fn check(row: &Row, net: Net, case: Case) {
+    let mut state = state(1);
+    let settled = tables(Stage::Settled, Stage::Settled);
+    for mut frame in case.before {
+        assert_eq!(
+            run(&mut frame, START, &settled, &mut state),
+            Verdict::Deliver,
+            "{}",
+            case.what
+        );
+    }
+    let verdict = verdict(case.frame, &case.tables, &mut state);
+    let expected = match (row.engine, row.bpf) {
+        (EngineVerdict::Deliver, _) => Verdict::Deliver,
+        (EngineVerdict::Reply, _) => Verdict::Reply,
+        (EngineVerdict::Kernel(reason), _) => Verdict::Kernel(reason),
+        (EngineVerdict::Drop(reason), _) => Verdict::Drop(reason),
+        // Should it reach the engine after all, because maps and tables change one after the other, the
+        // engine must do as the BPF program would have done.
+        (EngineVerdict::NotAsked, BpfVerdict::Kernel) => Verdict::Kernel(KernelReason::NotOurs),
+        (EngineVerdict::NotAsked, BpfVerdict::Drop(reason)) => Verdict::Drop(reason),
+        (EngineVerdict::NotAsked, BpfVerdict::Punt) => {
+            panic!("line {}: punted, but not asked", row.line)
+        }
+    };
+    assert_eq!(
+        verdict, expected,
+        "line {}, {net:?}, {}: {row:?}",
+        row.line, case.what
+    );
+}
+
+fn verdict(mut frame: Vec<u8>, tables: &Tables, state: &mut State) -> Verdict {
+    let len = frame.len();
+    frame.resize(2048, 0);
+    process(&mut FrameBuf::new(&mut frame, len), START, tables, state)
+}
+
+/// The stages of (client, others) that a row's enrolment stands for.
+fn stages(row: &Row) -> Vec<(Stage, Stage)> {
+    use Stage::{Draining, Grace, Settled};
+    let both_count = matches!(
+        row.destination,
+        Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp
+    );
+    let grace = [(Grace, Settled), (Settled, Grace), (Grace, Grace)];
+    let draining = [
+        (Draining, Settled),
+        (Settled, Draining),
+        (Draining, Grace),
+        (Grace, Draining),
+    ];
+    let take = |list: &[(Stage, Stage)]| list[..if both_count { list.len() } else { 1 }].to_vec();
+    match row.enrolment {
+        Enrolment::Grace => take(&grace),
+        Enrolment::Settled => vec![(Settled, Settled)],
+        Enrolment::Draining => take(&draining),
+        Enrolment::Any => [&grace[..], &draining, &[(Settled, Settled)]].concat(),
+    }
+}
+
+/// Protocol and flags that a row's destination and `opens` stand for.
+fn openings(row: &Row) -> Vec<(Protocol, u8)> {
+    let tcp = row.destination != Destination::EnrolledPodUdp;
+    let udp = row.destination != Destination::EnrolledPodTcp;
+    let mut list = Vec::new();
+    if tcp && row.opens != Opens::No {
+        list.push((Protocol::Tcp, SYN));
+    }
+    if tcp && row.opens != Opens::Yes {
+        list.extend([
+            (Protocol::Tcp, ACK),
+            (Protocol::Tcp, SYN | ACK),
+            (Protocol::Tcp, FIN | ACK),
+        ]);
+    }
+    if udp && row.opens != Opens::No {
+        list.push((Protocol::Udp, 0));
+    }
+    list
+}
+
+fn spec(proto: Protocol, flags: u8, from: (Address, u16), to: (Address, u16)) -> Spec {
+    match proto {
+        Protocol::Tcp => Spec::tcp(from.0, from.1, to.0, to.1, flags),
+        Protocol::Udp => Spec::udp(from.0, from.1, to.0, to.1),
+    }
+}
+
+fn cases(row: &Row, net: Net) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (client, others) in stages(row) {
+        for (proto, flags) in openings(row) {
+            let frames = match row.hook {
+                Hook::FromPod => from_pod(row, net, proto, flags),
+                Hook::ToPod => to_pod(row, net, proto, flags),
+            };
+            for (before, frame) in frames {
+                // The client of a reply to "other local pod" has left the tables.
+                let pods = [(CLIENT, client), (BACKEND_1, others), (BACKEND_2, others)];
+                let left = usize::from(
+                    row.destination == Destination::OtherPod && row.entry == Entry::Ours,
+                );
+                let tables = builder(&pods[left..], Algorithm::Maglev).build(2).unwrap();
+                let what = format!("{client:?}/{others:?} {proto} {flags:#x}");
+                cases.push(Case {
+                    what,
+                    before,
+                    tables,
+                    frame,
+                });
+            }
+        }
+    }
+    cases
+}
+
+type Frames = (Vec<Vec<u8>>, Vec<u8>);
+
+fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
+    let client = (net.pod(1), 40000);
+    let vip = |port| (net.vip(80), port);
+    let send = |to, flags| spec(proto, flags, client, to).punted(CLIENT, Hook::FromPod);
+    // What opens the flow that the row calls ours; the reply under test never opens one.
+    let open = |to| send(to, SYN);
+    let entries: &[bool] = match row.entry {
+        Entry::None => &[false],
+        Entry::Ours => &[true],
+        Entry::Any => &[false, true],
+    };
+    let mut frames = Vec::new();
+    match row.source {
+        Source::EnrolledPod => {}
+        Source::SpoofingPod => {
+            // Backend 2's veth, the client's address.
+            for &ours in entries {
+                let to = match row.destination {
+                    Destination::ServicePort => vip(SERVED),
+                    Destination::EnrolledPod => (net.pod(2), 80),
+                    Destination::AnythingElse => (net.internet(), 443),
+                    other => panic!(
+                        "line {}: no packet for a spoofing pod to {other:?}",
+                        row.line
+                    ),
+                };
+                let known = ours && row.destination != Destination::AnythingElse;
+                let before = if known { vec![open(to)] } else { vec![] };
+                frames.push((
+                    before,
+                    spec(proto, flags, client, to).punted(BACKEND_2, Hook::FromPod),
+                ));
+            }
+            return frames;
+        }
+        // Seen again by the BPF program alone.
+        Source::Reingressed => return frames,
+        other => panic!("line {}: {other:?} is no enrolled pod", row.line),
+    }
+    let plain = |to| vec![(vec![], send(to, flags))];
+    let no_entry = || {
+        assert_ne!(
+            row.entry,
+            Entry::Ours,
+            "line {}: no such flow can be",
+            row.line
+        )
+    };
+    match row.destination {
+        Destination::ServicePort => {
+            for &ours in entries {
+                for port in if ours {
+                    [SERVED, BY_KERNEL]
+                } else {
+                    [SERVED, ONE_BACKEND]
+                } {
+                    frames.push((
+                        if ours { vec![open(vip(port))] } else { vec![] },
+                        send(vip(port), flags),
+                    ));
+                }
+            }
+            return frames;
+        }
+        Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp
+            if row.entry == Entry::Ours =>
+        {
+            let server = (net.pod(2), 80);
+            let backend = (net.pod(2), TARGET);
+            let back = |from| spec(proto, flags, from, client).punted(BACKEND_1, Hook::FromPod);
+            return vec![
+                (vec![open(server)], send(server, flags)),
+                (vec![open(server)], back(server)),
+                (vec![open(vip(ONE_BACKEND))], back(backend)),
+            ];
+        }
+        Destination::OtherPod if row.entry == Entry::Ours => {
+            let back =
+                spec(proto, flags, (net.pod(2), TARGET), client).punted(BACKEND_1, Hook::FromPod);
+            return vec![(vec![open(vip(ONE_BACKEND))], back)];
+        }
+        _ => no_entry(),
+    }
+    match row.destination {
+        Destination::ServicePort => frames,
+        Destination::ServicePortWithoutBackends => plain(vip(WITHOUT_BACKENDS)),
+        Destination::VipOtherPort => plain(vip(UNUSED)),
+        Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp => {
+            plain((net.pod(2), 80))
+        }
+        Destination::OtherPod => plain((net.pod(4), 80)),
+        Destination::Overlay => plain((net.pod(200), 80)),
+        Destination::Node => plain((net.node(), 80)),
+        Destination::AnythingElse => plain((net.internet(), 80)),
+        Destination::LinkLocal => plain((link_local(net), 80)),
+        Destination::VipFragment => fragments(net, send(vip(SERVED), flags)),
+        Destination::EnrolledPodFragment => fragments(net, send((net.pod(2), 80), flags)),
+        Destination::VipOtherProtocol => other_protocols(net, send(vip(SERVED), flags)),
+        Destination::EnrolledPodOtherProtocol => {
+            other_protocols(net, send((net.pod(2), 80), flags))
+        }
+        Destination::Any => panic!("line {}: only what is re-ingressed goes anywhere", row.line),
+    }
+}
+
+fn to_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
+    assert_eq!(
+        row.destination,
+        Destination::EnrolledPod,
+        "line {}",
+        row.line
+    );
+    let client = (net.pod(1), 40000);
+    let from = match row.source {
+        Source::OtherPod => net.pod(4),
+        Source::Host => net.node(),
+        Source::Outside => net.internet(),
+        other => panic!(
+            "line {}: the kernel does not deliver from {other:?}",
+            row.line
+        ),
+    };
+    let arriving = |from| spec(proto, flags, from, client).punted(CLIENT, Hook::ToPod);
+    match row.entry {
+        Entry::None => vec![(vec![], arriving((from, 80)))],
+        // A hostNetwork backend and one that is not enrolled are the same to the engine: by the kernel.
+        Entry::Ours => {
+            let open =
+                spec(proto, SYN, client, (net.vip(80), BY_KERNEL)).punted(CLIENT, Hook::FromPod);
+            vec![(vec![open], arriving((net.pod(4), TARGET)))]
+        }
+        Entry::Any => panic!("line {}: say which", row.line),
+    }
+}
+
+fn link_local(net: Net) -> Address {
+    match net {
+        Net::V4 => v4(169, 254, 1, 1),
+        Net::V6 => "ff02::fb".parse().unwrap(),
+    }
+}
+
+/// A first and a later fragment.
+fn fragments(net: Net, frame: Vec<u8>) -> Vec<Frames> {
+    let change = |value: [u8; 2]| {
+        let mut frame = frame.clone();
+        match net {
+            Net::V4 => frame[20..22].copy_from_slice(&value),
+            Net::V6 => frame[20] = 44,
+        }
+        (vec![], frame)
+    };
+    vec![change([0x20, 0]), change([0, 8])]
+}
+
+/// ICMP, SCTP and GRE.
+fn other_protocols(net: Net, frame: Vec<u8>) -> Vec<Frames> {
+    let change = |number: u8| {
+        let mut frame = frame.clone();
+        frame[if net == Net::V4 { 23 } else { 20 }] = number;
+        (vec![], frame)
+    };
+    let icmp = if net == Net::V4 { 1 } else { 58 };
+    vec![change(icmp), change(132), change(47)]
+}
+
+/// IPv6 extension headers to a VIP have a name of their own, and never look like a fragment.
+#[test]
+fn an_extension_header_to_a_vip_is_named() {
+    let tables = tables(Stage::Settled, Stage::Settled);
+    let mut frame =
+        Spec::tcp(Net::V6.pod(1), 4, Net::V6.vip(80), SERVED, SYN).punted(CLIENT, Hook::FromPod);
+    frame[20] = 60;
+    assert_eq!(
+        verdict(frame, &tables, &mut state(1)),
+        Verdict::Drop(DropReason::Ipv6Extension)
+    );
+}
+
+/// A v4-mapped address inside IPv6 is never looked up, even where it spells a VIP or a pod.
+#[test]
+fn a_mapped_address_is_the_kernels() {
+    let tables = tables(Stage::Settled, Stage::Settled);
+    let mut frame =
+        Spec::tcp(Net::V6.pod(1), 4, Net::V6.vip(80), SERVED, SYN).punted(CLIENT, Hook::FromPod);
+    frame[22..38].copy_from_slice(&Net::V4.pod(1).0);
+    frame[38..54].copy_from_slice(&Net::V4.vip(80).0);
+    assert_eq!(
+        Ingress::decode(frame[6..12].try_into().unwrap())
+            .unwrap()
+            .ifindex,
+        CLIENT
+    );
+    assert_eq!(
+        verdict(frame, &tables, &mut state(1)),
+        Verdict::Kernel(KernelReason::NotOurs)
+    );
+}
