@@ -1,1 +1,44 @@
-//! Placeholder.
+//! Everything of Weft that faces the kernel.
+//!
+//! - [`Steering`]: the BPF programs of `bpf/`, their pinned maps and links.
+//! - [`XskIo`]: one AF_XDP socket behind `weft_datapath::PacketIo`.
+//! - [`netlink`]: the punt pair `weft0`/`weft1`, and what interfaces there are.
+//! - [`owned`] and [`cleanup`]: what Weft holds of the kernel, with or without a running process.
+//! - [`ProgramObject`]: other BPF object files (the benchmark's), attached the same way.
+//!
+//! `unsafe` lives in `edge` only. The layout shared with the BPF programs is described once, in
+//! `bpf/weft.h`; `abi` asserts it at compile time.
+#![deny(unsafe_code)]
+
+mod abi;
+mod bpffs;
+mod edge;
+mod links;
+mod maps;
+pub mod netlink;
+mod object;
+mod owned;
+mod skel;
+mod steering;
+mod xsk;
+
+#[cfg(test)]
+mod tests;
+
+pub use abi::Counter;
+pub use bpffs::{BPFFS, ensure_bpffs};
+pub use links::{Attach, LinkError};
+pub use maps::MapError;
+pub use netlink::PairInfo;
+pub use object::{ObjectError, ProgramObject};
+pub use owned::{CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned};
+pub use steering::{
+    Changes, Counters, Error, Heartbeat, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey,
+    Steering, SteeringConfig,
+};
+pub use xsk::{
+    Ready, RingOccupancy, SocketProbe, XdpStatistics, XskConfig, XskError, XskFrame, XskIo, XskMode,
+};
+
+/// Workers, and so queues of the punt pair, that the BPF maps have room for.
+pub const MAX_WORKERS: u16 = abi::MAX_WORKERS as u16;

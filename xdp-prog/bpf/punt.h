@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sends a packet to user space, or says why not. */
+#ifndef WEFT_PUNT_H
+#define WEFT_PUNT_H
+
+#include "maps.h"
+
+enum punt_result {
+	PUNT_SENT, /* return what bpf_redirect() said */
+	PUNT_STALE, /* user space is gone: the kernel's */
+	PUNT_RATE, /* the pod is above its rate: drop */
+};
+
+/* True if the worker has stepped within the limit. A worker that never did is not alive. */
+static __always_inline bool alive(const struct weft_config *cfg, __u32 worker, __u64 now)
+{
+	struct weft_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &worker);
+	__u64 last;
+
+	if (!beat)
+		return false;
+	last = *(volatile __u64 *)&beat->last_ns;
+	if (!cfg->heartbeat_limit_ns)
+		return true;
+	/* Another CPU may have written it after we read our clock. */
+	return last && (last >= now || now - last <= cfg->heartbeat_limit_ns);
+}
+
+/*
+ * Generic cell rate algorithm (ITU-T I.371): `tat` is when the bucket would be empty. One try:
+ * whoever loses the race passes uncharged, which bounds the error by the number of CPUs.
+ */
+static __always_inline bool conforms(const struct weft_pod *pod, struct weft_pod_state *state,
+				     __u32 packets, __u64 now)
+{
+	__u64 old, tat;
+
+	if (!pod->punt_interval_ns)
+		return true;
+	old = *(volatile __u64 *)&state->tat;
+	tat = old > now ? old : now;
+	if (tat - now > pod->punt_burst_ns)
+		return false;
+	__sync_val_compare_and_swap(&state->tat, old, tat + packets * pod->punt_interval_ns);
+	return true;
+}
+
+/* Remembers the sender's MAC, which the punt overwrites. Written only when it changes. */
+static __always_inline void learn_mac(struct __sk_buff *skb, struct weft_pod_state *state)
+{
+	__u8 mac[ETH_ALEN];
+
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
+		return;
+	if (*(__u32 *)mac != *(__u32 *)state->mac ||
+	    *(__u16 *)(mac + 4) != *(__u16 *)(state->mac + 4))
+		__builtin_memcpy(state->mac, mac, ETH_ALEN);
+}
+
+/*
+ * `pod` and `state` are null for the ToPod hook, which neither limits nor learns. With PUNT_SENT
+ * `*action` is the program's return value.
+ */
+static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __u16 target,
+					     __u32 packets, const struct weft_pod *pod,
+					     struct weft_pod_state *state, int *action)
+{
+	__u32 zero = 0, ifindex = skb->ifindex, worker;
+	struct weft_config *cfg = bpf_map_lookup_elem(&config, &zero);
+	__u64 now = bpf_ktime_get_ns();
+	__u8 mac[ETH_ALEN] = { tag,	      ifindex >> 16, ifindex >> 8,
+			       ifindex,	      target >> 8,   target };
+
+	if (!cfg || !cfg->workers)
+		return PUNT_STALE;
+	worker = target % cfg->workers;
+	if (!alive(cfg, worker, now))
+		return PUNT_STALE;
+	if (state) {
+		if (pod && !conforms(pod, state, packets, now))
+			return PUNT_RATE;
+		learn_mac(skb, state);
+	}
+	if (bpf_skb_store_bytes(skb, ETH_ALEN, mac, sizeof(mac), 0))
+		return PUNT_STALE; /* No memory to unshare the header: the kernel may do better. */
+	skb->queue_mapping = worker + 1;
+	*action = bpf_redirect(cfg->weft0_ifindex, 0);
+	return PUNT_SENT;
+}
+
+#endif /* WEFT_PUNT_H */

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The steering table (docs/steering.md), BPF column. Tests check every row of it. */
+#ifndef WEFT_STEER_H
+#define WEFT_STEER_H
+
+#include "maps.h"
+#include "parse.h"
+
+enum steering {
+	STEER_KERNEL,
+	STEER_PUNT,
+	STEER_SPOOF,
+};
+
+static __always_inline bool is_mapped(const struct weft_addr *addr)
+{
+	return !addr->words[0] && !addr->words[1] && addr->words[2] == IP4_MAPPED;
+}
+
+static __always_inline bool is_link_local(const struct packet *packet, const struct weft_addr *addr)
+{
+	if (packet->v6)
+		return (addr->words[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+	return (addr->words[3] & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000);
+}
+
+static __always_inline bool is_unspecified(const struct packet *packet, const struct weft_addr *addr)
+{
+	if (packet->v6)
+		return !addr->words[0] && !addr->words[1] && !addr->words[2] && !addr->words[3];
+	return !addr->words[3];
+}
+
+static __always_inline bool is_multicast(const struct packet *packet, const struct weft_addr *addr)
+{
+	if (packet->v6)
+		return addr->bytes[0] == 0xff;
+	return (addr->words[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
+	       addr->words[3] == bpf_htonl(0xffffffff);
+}
+
+/* ARP, NDP, MLD, DHCP and discovery live here, and Weft has no business with them. */
+static __always_inline bool kernel_destination(const struct packet *packet)
+{
+	return is_multicast(packet, &packet->dst) || is_link_local(packet, &packet->dst) ||
+	       (packet->v6 && is_mapped(&packet->dst)); /* Would alias an IPv4 key. */
+}
+
+static __always_inline bool own_source(const struct packet *packet, const struct weft_pod *pod)
+{
+	if (packet->v6) {
+		struct weft_addr own;
+
+		__builtin_memcpy(&own, pod->ip6, sizeof(own));
+		return (pod->flags & WEFT_POD_HAS6) && own.words[0] == packet->src.words[0] &&
+		       own.words[1] == packet->src.words[1] && own.words[2] == packet->src.words[2] &&
+		       own.words[3] == packet->src.words[3];
+	}
+	return (pod->flags & WEFT_POD_HAS4) && *(__be32 *)pod->ip4 == packet->src.words[3];
+}
+
+static __always_inline bool is_vip(const struct weft_addr *addr)
+{
+	struct weft_service_key key = { .vip = *addr };
+
+	return bpf_map_lookup_elem(&services, &key);
+}
+
+static __always_inline bool is_service_port(const struct packet *packet)
+{
+	struct weft_service_key key = {
+		.vip = packet->dst,
+		.port = packet->dport,
+		.proto = packet->proto,
+	};
+
+	return bpf_map_lookup_elem(&services, &key);
+}
+
+static __always_inline struct weft_flow_value *pin(const struct packet *packet, __u32 ifindex)
+{
+	struct weft_flow_key key = {
+		.src = packet->src,
+		.dst = packet->dst,
+		.sport = packet->sport,
+		.dport = packet->dport,
+		.ifindex = ifindex,
+		.proto = packet->proto,
+	};
+
+	return bpf_map_lookup_elem(&pins, &key);
+}
+
+/* Spreads the flows that nobody owns yet. By the source alone, so that a flow's fragments of
+ * knowledge (its SYN, its retransmissions, its sibling to another VIP) meet on one worker. */
+static __always_inline __u16 source_hash(const struct packet *packet)
+{
+	__u32 hash = ((__u32)packet->sport << 8) | packet->proto;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		hash = (hash ^ packet->src.words[i]) * 0x9e3779b1;
+		hash ^= hash >> 15;
+	}
+	hash *= 0x85ebca6b;
+	return hash >> 16;
+}
+
+/*
+ * A pod without its own address yet (DHCP, NDP) or speaking on its link. Neighbour discovery may
+ * carry a link-local source to anybody on the link; anything else with such a source that claims
+ * to reach a VIP or a pod is a spoof. Never looks at a flow entry.
+ */
+static __always_inline enum steering steer_addressless(const struct packet *packet)
+{
+	if (packet->proto == IPPROTO_ICMPV6 || kernel_destination(packet))
+		return STEER_KERNEL;
+	if (is_vip(&packet->dst) || bpf_map_lookup_elem(&endpoints, &packet->dst))
+		return STEER_SPOOF;
+	return STEER_KERNEL;
+}
+
+/* What an enrolled pod sends. `target` is set with STEER_PUNT. */
+static __always_inline enum steering steer_from_pod(const struct packet *packet,
+						    const struct weft_pod *pod, __u32 ifindex,
+						    __u16 *target)
+{
+	struct weft_flow_value *flow;
+
+	if (!own_source(packet, pod)) {
+		if (is_link_local(packet, &packet->src) || is_unspecified(packet, &packet->src))
+			return steer_addressless(packet);
+		return STEER_SPOOF;
+	}
+	if (kernel_destination(packet))
+		return STEER_KERNEL;
+	*target = source_hash(packet);
+	if (!packet->ports) /* Fragments and other protocols: only where a VIP must not leak. */
+		return is_vip(&packet->dst) ? STEER_PUNT : STEER_KERNEL;
+	flow = pin(packet, ifindex);
+	if (flow) {
+		*target = flow->owner;
+		return STEER_PUNT;
+	}
+	if (is_service_port(packet) || is_vip(&packet->dst) ||
+	    bpf_map_lookup_elem(&endpoints, &packet->dst))
+		return STEER_PUNT;
+	return STEER_KERNEL;
+}
+
+/* What the kernel delivers to an enrolled pod: only replies that need their source back. */
+static __always_inline enum steering steer_to_pod(const struct packet *packet, __u32 ifindex,
+						  __u16 *target)
+{
+	struct weft_flow_value *flow;
+
+	if (!packet->ports)
+		return STEER_KERNEL;
+	if (packet->v6 && (is_mapped(&packet->src) || is_mapped(&packet->dst)))
+		return STEER_KERNEL;
+	flow = pin(packet, ifindex);
+	if (!flow)
+		return STEER_KERNEL;
+	*target = flow->owner;
+	return STEER_PUNT;
+}
+
+#endif /* WEFT_STEER_H */

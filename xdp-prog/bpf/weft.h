@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one description of what the BPF programs and user space share: maps' keys and values, the
+ * counters, and the encoding of a frame's source MAC.
+ *
+ * build.rs reads this file too: every WEFT_CONST, WEFT_COUNTER, WEFT_SIZE and WEFT_OFFSET line
+ * becomes a Rust constant, enum variant or compile-time assertion (src/abi.rs). Each of these
+ * stands on one line of its own. Nothing here is repeated by hand on the other side.
+ */
+#ifndef WEFT_H
+#define WEFT_H
+
+#include <linux/types.h>
+
+/* Debian's headers may be older than the kernel: fall back to the kernel's own values. */
+#ifndef TCX_NEXT
+#define TCX_NEXT (-1)
+#define TCX_PASS 0
+#define TCX_DROP 2
+#define TCX_REDIRECT 7
+#endif
+#ifndef PACKET_HOST
+#define PACKET_HOST 0
+#endif
+
+#define WEFT_CONST(name, value) enum { WEFT_##name = value };
+
+/* Layout version of every pinned map. A different one is refused, never converted. */
+WEFT_CONST(ABI, 1)
+/* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
+WEFT_CONST(MARK, 0x77656674)
+/* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
+WEFT_CONST(MAX_WORKERS, 64)
+/* Enrolled pods of one node. Kubernetes allows 110 by default, some distributions 1,000. */
+WEFT_CONST(MAX_PODS, 4096)
+/* Pods times two address families. */
+WEFT_CONST(MAX_ENDPOINTS, 8192)
+/* VIP ports and one wildcard per VIP: 5,000 services with several ports in two families. */
+WEFT_CONST(MAX_SERVICES, 65536)
+/* Owner entries. User space may choose another size before the load. */
+WEFT_CONST(MAX_PINS, 524288)
+
+/*
+ * Source MAC of a frame on the punt pair. Locally administered, unicast.
+ *   punted:   [tag, ifindex (24 bit), target (16 bit)], big endian
+ *   injected: [WEFT_TAG_FROM_POD, ifindex (24 bit), mode, 0]
+ */
+WEFT_CONST(TAG_FROM_POD, 0x06)
+WEFT_CONST(TAG_TO_POD, 0x0a)
+/* Into the pod behind `ifindex`. */
+WEFT_CONST(INJECT_PEER, 1)
+/* Back to where it was punted from, as if Weft had never touched it. */
+WEFT_CONST(INJECT_REINGRESS, 2)
+/* Reserved: into the node's own stack; to a neighbour of the uplink. Dropped until they exist. */
+WEFT_CONST(INJECT_STACK, 3)
+WEFT_CONST(INJECT_NEIGH, 4)
+
+/* Bits of weft_pod.flags. */
+WEFT_CONST(POD_HAS4, 1)
+WEFT_CONST(POD_HAS6, 2)
+WEFT_CONST(POD_DRAINING, 4)
+
+/* weft_flow_value.mode: the flow belongs to a worker in user space. Others come with tier 0. */
+WEFT_CONST(MODE_OWNER, 0)
+
+/* 16 bytes in network order. IPv4 is v4-mapped, ::ffff:a.b.c.d. */
+struct weft_addr {
+	union {
+		__u8 bytes[16];
+		__be32 words[4];
+	};
+};
+
+/* config[0], written once before the links are attached. */
+struct weft_config {
+	__u32 abi;
+	__u32 workers;
+	__u32 weft0_ifindex;
+	__u32 pad;
+	__u64 heartbeat_limit_ns; /* 0: user space is never taken for dead (tests) */
+};
+
+/* heartbeat[worker], a cache line each: CLOCK_MONOTONIC of the worker's last step. */
+struct weft_heartbeat {
+	__u64 last_ns;
+	__u64 pad[7];
+};
+
+/* pods[ifindex], written by user space only. */
+struct weft_pod {
+	__u8 ip4[4];
+	__u8 ip6[16];
+	__u32 flags;
+	__u64 punt_interval_ns; /* time one packet costs; 0: unlimited */
+	__u64 punt_burst_ns; /* how far ahead of now the bucket may run */
+};
+
+/* pod_state[ifindex], made and deleted by user space, written by BPF. */
+struct weft_pod_state {
+	__u64 tat; /* theoretical arrival time of the token bucket (GCRA) */
+	__u8 mac[6]; /* the pod's own MAC, restored on re-ingress */
+	__u8 pad[2];
+};
+
+/* endpoints[address]: enrolled pods. */
+struct weft_endpoint {
+	__u32 ifindex;
+	__u32 flags;
+};
+
+/* services[key]: one per VIP, port and protocol, and one wildcard (port 0, proto 0) per VIP. */
+struct weft_service_key {
+	struct weft_addr vip;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+/* All but its presence is for the compiled choice, and zero until then. */
+struct weft_service {
+	__u32 id;
+	__u32 flags;
+	__u32 generation;
+	__u32 maglev_offset;
+	__u32 maglev_size;
+	__u32 pad;
+};
+
+/* pins[key]. The ifindex keeps a pod from hitting another pod's entry. */
+struct weft_flow_key {
+	struct weft_addr src;
+	struct weft_addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u32 ifindex; /* the pod's veth: the sender's (FromPod), the receiver's (ToPod) */
+	__u8 proto;
+	__u8 pad[3];
+};
+
+/* With MODE_OWNER only `owner` and `cookie` count; the rest is laid out for tier 0, and zero. */
+struct weft_flow_value {
+	struct weft_addr rewrite_addr;
+	__be16 rewrite_port;
+	__u8 mode;
+	__u8 rewrite;
+	__u32 egress_ifindex;
+	__u16 owner;
+	__u16 mtu;
+	__u32 slot;
+	__u32 epoch;
+	__u32 reserved;
+	__u64 cookie;
+	__u64 packets;
+	__u64 bytes;
+	__u64 last_seen;
+	__u32 tcp_state;
+	__u32 pad;
+};
+
+#define WEFT_SIZE(type, size) _Static_assert(sizeof(struct weft_##type) == (size), #type);
+#define WEFT_OFFSET(type, field, offset) \
+	_Static_assert(__builtin_offsetof(struct weft_##type, field) == (offset), #type "." #field);
+
+WEFT_SIZE(config, 24)
+WEFT_OFFSET(config, workers, 4)
+WEFT_OFFSET(config, weft0_ifindex, 8)
+WEFT_OFFSET(config, heartbeat_limit_ns, 16)
+WEFT_SIZE(heartbeat, 64)
+WEFT_OFFSET(heartbeat, last_ns, 0)
+WEFT_SIZE(pod, 40)
+WEFT_OFFSET(pod, ip4, 0)
+WEFT_OFFSET(pod, ip6, 4)
+WEFT_OFFSET(pod, flags, 20)
+WEFT_OFFSET(pod, punt_interval_ns, 24)
+WEFT_OFFSET(pod, punt_burst_ns, 32)
+WEFT_SIZE(pod_state, 16)
+WEFT_OFFSET(pod_state, tat, 0)
+WEFT_OFFSET(pod_state, mac, 8)
+WEFT_SIZE(endpoint, 8)
+WEFT_OFFSET(endpoint, ifindex, 0)
+WEFT_OFFSET(endpoint, flags, 4)
+WEFT_SIZE(service_key, 20)
+WEFT_OFFSET(service_key, vip, 0)
+WEFT_OFFSET(service_key, port, 16)
+WEFT_OFFSET(service_key, proto, 18)
+WEFT_SIZE(service, 24)
+WEFT_OFFSET(service, id, 0)
+WEFT_OFFSET(service, flags, 4)
+WEFT_OFFSET(service, generation, 8)
+WEFT_OFFSET(service, maglev_offset, 12)
+WEFT_OFFSET(service, maglev_size, 16)
+WEFT_SIZE(flow_key, 44)
+WEFT_OFFSET(flow_key, src, 0)
+WEFT_OFFSET(flow_key, dst, 16)
+WEFT_OFFSET(flow_key, sport, 32)
+WEFT_OFFSET(flow_key, dport, 34)
+WEFT_OFFSET(flow_key, ifindex, 36)
+WEFT_OFFSET(flow_key, proto, 40)
+WEFT_SIZE(flow_value, 80)
+WEFT_OFFSET(flow_value, rewrite_addr, 0)
+WEFT_OFFSET(flow_value, rewrite_port, 16)
+WEFT_OFFSET(flow_value, mode, 18)
+WEFT_OFFSET(flow_value, rewrite, 19)
+WEFT_OFFSET(flow_value, egress_ifindex, 20)
+WEFT_OFFSET(flow_value, owner, 24)
+WEFT_OFFSET(flow_value, mtu, 26)
+WEFT_OFFSET(flow_value, slot, 28)
+WEFT_OFFSET(flow_value, epoch, 32)
+WEFT_OFFSET(flow_value, cookie, 40)
+WEFT_OFFSET(flow_value, packets, 48)
+WEFT_OFFSET(flow_value, bytes, 56)
+WEFT_OFFSET(flow_value, last_seen, 64)
+WEFT_OFFSET(flow_value, tcp_state, 72)
+
+/*
+ * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
+ *   from_pod = from_pod_kernel + from_pod_punted + malformed + src_spoof + punt_rate
+ *   to_pod   = to_pod_kernel + to_pod_punted
+ *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair
+ */
+#define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
+enum weft_counter {
+WEFT_COUNTER(FROM_POD, "packets that enrolled pods sent, re-ingressed ones not counted again")
+WEFT_COUNTER(FROM_POD_KERNEL, "packets of enrolled pods left to the kernel")
+WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
+WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
+WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
+WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
+WEFT_COUNTER(STALE, "packets left to the kernel because their worker's heartbeat is stale")
+WEFT_COUNTER(REINGRESSED, "packets given back to the kernel that passed the pod's hook")
+WEFT_COUNTER(MALFORMED, "dropped: truncated or contradictory IP or layer 4 header")
+WEFT_COUNTER(SRC_SPOOF, "dropped: source address that is not the pod's")
+WEFT_COUNTER(PUNT_RATE, "dropped: the pod is above its punt rate")
+WEFT_COUNTER(INJECTED_PEER, "frames of user space put into a pod")
+WEFT_COUNTER(INJECTED_REINGRESS, "frames of user space given back to the kernel")
+WEFT_COUNTER(INJECT_FOREIGN, "dropped at weft0: not a frame that user space encoded")
+WEFT_COUNTER(XSK_REDIRECTED, "punted frames handed to an AF_XDP socket")
+WEFT_COUNTER(XSK_ABSENT, "punted frames of a queue without a socket")
+WEFT_COUNTER(FAILOPEN_REINGRESS, "of those, given back to the kernel at the sender's veth")
+WEFT_COUNTER(FAILOPEN_PEER, "of those, put into the pod they were on their way to")
+WEFT_COUNTER(PUNT_FOREIGN, "dropped at weft1: not a punted frame")
+	WEFT_COUNTERS
+};
+
+#endif /* WEFT_H */

@@ -1,0 +1,162 @@
+//! The Rust side of `bpf/weft.h`: keys and values of the maps, constants, counters.
+//!
+//! The structs are mirrors; build.rs turns every size and offset that the header asserts into the
+//! same assertion here, so a change on one side alone does not compile.
+#![allow(
+    dead_code,
+    reason = "the header describes tier 0 too, which is not built yet"
+)]
+
+use weft_datapath::{Address, Protocol};
+use zerocopy::byteorder::big_endian::U16;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+include!(concat!(env!("OUT_DIR"), "/weft_h.rs"));
+
+/// `struct weft_config`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Config {
+    pub(crate) abi: u32,
+    pub(crate) workers: u32,
+    pub(crate) weft0_ifindex: u32,
+    pub(crate) pad: u32,
+    pub(crate) heartbeat_limit_ns: u64,
+}
+
+/// `struct weft_heartbeat`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Heartbeat {
+    pub(crate) last_ns: u64,
+    pub(crate) pad: [u64; 7],
+}
+
+/// `struct weft_pod`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Pod {
+    pub(crate) ip4: [u8; 4],
+    pub(crate) ip6: [u8; 16],
+    pub(crate) flags: u32,
+    pub(crate) punt_interval_ns: u64,
+    pub(crate) punt_burst_ns: u64,
+}
+
+/// `struct weft_pod_state`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct PodState {
+    pub(crate) tat: u64,
+    pub(crate) mac: [u8; 6],
+    pub(crate) pad: [u8; 2],
+}
+
+/// `struct weft_endpoint`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Endpoint {
+    pub(crate) ifindex: u32,
+    pub(crate) flags: u32,
+}
+
+/// `struct weft_service_key`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct ServiceKey {
+    pub(crate) vip: [u8; 16],
+    pub(crate) port: U16,
+    pub(crate) proto: u8,
+    pub(crate) pad: u8,
+}
+
+/// `struct weft_service`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Service {
+    pub(crate) id: u32,
+    pub(crate) flags: u32,
+    pub(crate) generation: u32,
+    pub(crate) maglev_offset: u32,
+    pub(crate) maglev_size: u32,
+    pub(crate) pad: u32,
+}
+
+/// `struct weft_flow_key`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FlowKey {
+    pub(crate) src: [u8; 16],
+    pub(crate) dst: [u8; 16],
+    pub(crate) sport: U16,
+    pub(crate) dport: U16,
+    pub(crate) ifindex: u32,
+    pub(crate) proto: u8,
+    pub(crate) pad: [u8; 3],
+}
+
+/// `struct weft_flow_value`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FlowValue {
+    pub(crate) rewrite_addr: [u8; 16],
+    pub(crate) rewrite_port: U16,
+    pub(crate) mode: u8,
+    pub(crate) rewrite: u8,
+    pub(crate) egress_ifindex: u32,
+    pub(crate) owner: u16,
+    pub(crate) mtu: u16,
+    pub(crate) slot: u32,
+    pub(crate) epoch: u32,
+    pub(crate) reserved: u32,
+    pub(crate) cookie: u64,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) last_seen: u64,
+    pub(crate) tcp_state: u32,
+    pub(crate) pad: u32,
+}
+
+impl From<&weft_datapath::FlowKey> for FlowKey {
+    fn from(key: &weft_datapath::FlowKey) -> Self {
+        let tuple = &key.tuple;
+        Self {
+            src: tuple.src.0,
+            dst: tuple.dst.0,
+            sport: tuple.sport.into(),
+            dport: tuple.dport.into(),
+            ifindex: key.ifindex,
+            proto: tuple.proto.number(),
+            pad: [0; 3],
+        }
+    }
+}
+
+impl FlowKey {
+    /// `None` for a protocol that no program of ours writes.
+    pub(crate) fn to_datapath(self) -> Option<weft_datapath::FlowKey> {
+        let tuple = weft_datapath::Tuple {
+            src: Address(self.src),
+            dst: Address(self.dst),
+            sport: self.sport.get(),
+            dport: self.dport.get(),
+            proto: Protocol::from_number(self.proto)?,
+        };
+        Some(weft_datapath::FlowKey {
+            tuple,
+            ifindex: self.ifindex,
+        })
+    }
+}
+
+impl FlowValue {
+    /// An entry that says who owns the flow and nothing else.
+    pub(crate) fn owner(owner: u16, cookie: u64) -> Self {
+        Self {
+            mode: MODE_OWNER as u8,
+            owner,
+            cookie,
+            ..Self::new_zeroed()
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The loaded programs with their maps and links: what the control thread steers the kernel by.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, OpenMapMut, PrintLevel};
+use weft_datapath::Address;
+
+use crate::abi;
+use crate::bpffs::is_bpffs;
+use crate::edge::memory::MappedArray;
+use crate::links::{Attach, LinkError, attach_pinned};
+use crate::maps::{MapError, TypedMap, into_io};
+use crate::netlink::PairInfo;
+use crate::owned::{OwnedError, OwnedObject};
+use crate::skel::{WeftSkel, WeftSkelBuilder};
+
+mod counters;
+mod pins;
+mod pods;
+mod sync;
+
+pub use counters::Counters;
+pub use pins::{Pin, PinOutcome, PinWriter};
+pub use pods::PodEntry;
+pub use sync::{Changes, ServiceKey};
+
+/// Names of the links, as in their files `link_<name>_<ifindex>`.
+pub(crate) mod link_names {
+    pub(crate) const FROM_POD: &str = "from_pod";
+    pub(crate) const TO_POD: &str = "to_pod";
+    pub(crate) const INJECTED: &str = "injected";
+    pub(crate) const PUNTED: &str = "punted";
+    pub(crate) const FAIL_OPEN: &str = "fail_open";
+}
+
+/// What the steering needs to know before it loads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SteeringConfig {
+    /// A directory of a BPF file system, made if missing. One for each run directory.
+    pub pin_dir: PathBuf,
+    /// The punt pair.
+    pub pair: PairInfo,
+    /// Workers, one for each queue of the pair: `1..=MAX_WORKERS`.
+    pub workers: u16,
+    /// How old a worker's heartbeat may be before its packets go to the kernel. Zero: as old as
+    /// it likes, for tests.
+    pub heartbeat_limit: Duration,
+    /// Owner entries at most.
+    pub max_pins: u32,
+}
+
+/// Why the steering could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pinned maps are another version's.
+    #[error(
+        "{}: pinned by a Weft with map layout {found}, this one has {expected}: \
+         stop that one, then run `weft cleanup`", path.display()
+    )]
+    ForeignAbi {
+        /// The pinned map.
+        path: PathBuf,
+        /// Its layout version, 0 if it has none.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// The pin directory.
+    #[error("{}: cannot be a pin directory (is the BPF file system mounted there?)", path.display())]
+    PinDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A value out of range.
+    #[error("{what}: {value} is not in 1..={max}")]
+    Range {
+        /// The setting.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The most it may be.
+        max: u64,
+    },
+    /// The kernel refused the programs.
+    #[error("cannot load the BPF programs (root or CAP_BPF + CAP_NET_ADMIN, Linux 6.6 or newer)")]
+    Load(#[source] libbpf_rs::Error),
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The heartbeats could not be mapped.
+    #[error("cannot map the heartbeats")]
+    Heartbeat(#[source] io::Error),
+    /// A pod that the BPF maps cannot hold.
+    #[error("pod at interface {ifindex}: {reason}")]
+    Pod {
+        /// The pod's veth.
+        ifindex: u32,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// The programs, their maps and their links.
+///
+/// Everything is pinned, so dropping this detaches nothing: the programs go on, and let pass what
+/// nobody decides. [`cleanup`](crate::cleanup) takes it all away.
+pub struct Steering {
+    pub(crate) skel: WeftSkel<'static>,
+    pub(crate) config: SteeringConfig,
+    pods: TypedMap<u32, abi::Pod>,
+    pod_state: TypedMap<u32, abi::PodState>,
+    endpoints: TypedMap<[u8; 16], abi::Endpoint>,
+    services: TypedMap<abi::ServiceKey, abi::Service>,
+    pins: TypedMap<abi::FlowKey, abi::FlowValue>,
+    heartbeats: Arc<MappedArray>,
+}
+
+impl Steering {
+    /// Loads the programs. Maps that are pinned already are taken over with what is in them; nothing
+    /// is attached yet, and what is attached already goes on unchanged.
+    pub fn open(config: SteeringConfig) -> Result<Self, Error> {
+        let range = |what, value: u64, max: u64| {
+            if (1..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::Range { what, value, max })
+            }
+        };
+        let queues = config.pair.queues.min(crate::MAX_WORKERS.into());
+        range("workers", config.workers.into(), queues.into())?;
+        range("max_pins", config.max_pins.into(), u32::MAX.into())?;
+        range(
+            "weft0",
+            config.pair.weft0_ifindex.into(),
+            u64::from(weft_datapath::MAX_IFINDEX),
+        )?;
+        libbpf_rs::set_print(Some((PrintLevel::Warn, log_libbpf)));
+        prepare_pin_dir(&config.pin_dir)?;
+        check_abi(&config.pin_dir)?;
+        check_max_pins(&config.pin_dir, config.max_pins)?;
+
+        // Leaked on purpose: the skeleton borrows this slot of two words for as long as it lives,
+        // and a process opens one steering.
+        let slot = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = WeftSkelBuilder::default().open(slot).map_err(Error::Load)?;
+        let pin = |map: &mut OpenMapMut<'_>, name: &str| {
+            map.set_pin_path(config.pin_dir.join(name))
+                .map_err(Error::Load)
+        };
+        open.maps
+            .pins
+            .set_max_entries(config.max_pins)
+            .map_err(Error::Load)?;
+        pin(&mut open.maps.config, "config")?;
+        pin(&mut open.maps.heartbeat, "heartbeat")?;
+        pin(&mut open.maps.pods, "pods")?;
+        pin(&mut open.maps.pod_state, "pod_state")?;
+        pin(&mut open.maps.endpoints, "endpoints")?;
+        pin(&mut open.maps.services, "services")?;
+        pin(&mut open.maps.pins, "pins")?;
+        pin(&mut open.maps.xsks, "xsks")?;
+        pin(&mut open.maps.counters, "counters")?;
+        let skel = open.load().map_err(Error::Load)?;
+
+        let heartbeats = MappedArray::new(
+            skel.maps.heartbeat.as_fd(),
+            size_of::<abi::Heartbeat>(),
+            abi::MAX_WORKERS as usize,
+        )
+        .map_err(Error::Heartbeat)?;
+        let steering = Self {
+            pods: typed(&skel.maps.pods)?,
+            pod_state: typed(&skel.maps.pod_state)?,
+            endpoints: typed(&skel.maps.endpoints)?,
+            services: typed(&skel.maps.services)?,
+            pins: typed(&skel.maps.pins)?,
+            heartbeats: Arc::new(heartbeats),
+            config,
+            skel,
+        };
+        steering.write_config()?;
+        Ok(steering)
+    }
+
+    /// The directory of the pins.
+    pub fn pin_dir(&self) -> &Path {
+        &self.config.pin_dir
+    }
+
+    /// Attaches to the punt pair, or exchanges the programs there.
+    pub fn attach_pair(&self) -> Result<(), Error> {
+        let PairInfo {
+            weft0_ifindex: weft0,
+            weft1_ifindex: weft1,
+            ..
+        } = self.config.pair;
+        let (dir, progs) = (&self.config.pin_dir, &self.skel.progs);
+        use link_names::{FAIL_OPEN, INJECTED, PUNTED};
+        // What takes frames off the pair comes before what puts them on.
+        attach_pinned(
+            dir,
+            FAIL_OPEN,
+            Attach::TcxIngress,
+            weft1,
+            &progs.weft_fail_open,
+        )?;
+        attach_pinned(
+            dir,
+            INJECTED,
+            Attach::TcxIngress,
+            weft0,
+            &progs.weft_injected,
+        )?;
+        attach_pinned(dir, PUNTED, Attach::Xdp, weft1, &progs.weft_punted)?;
+        Ok(())
+    }
+
+    /// Lets a queue's punted frames go into `socket`. The kernel takes the entry away with the socket.
+    pub fn register_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        let map = &self.skel.maps.xsks;
+        map.update(
+            &queue.to_ne_bytes(),
+            &(socket.as_raw_fd() as u32).to_ne_bytes(),
+            MapFlags::ANY,
+        )
+        .map_err(|error| MapError::Operation {
+            map: "xsks".to_owned(),
+            operation: "insert",
+            source: into_io(&error),
+        })?;
+        Ok(())
+    }
+
+    /// The heartbeat of a worker, to be taken to its thread.
+    pub fn heartbeat(&self, worker: u16) -> Result<Heartbeat, Error> {
+        if worker >= crate::MAX_WORKERS {
+            let max = u64::from(crate::MAX_WORKERS) - 1;
+            return Err(Error::Range {
+                what: "worker",
+                value: worker.into(),
+                max,
+            });
+        }
+        Ok(Heartbeat {
+            array: Arc::clone(&self.heartbeats),
+            worker: worker.into(),
+        })
+    }
+
+    /// What this run directory holds of the kernel.
+    pub fn owned(&self) -> Result<Vec<OwnedObject>, OwnedError> {
+        crate::owned::owned(&self.config.pin_dir)
+    }
+
+    /// What the programs counted, over all CPUs, since the maps were made.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        counters::read(&self.skel.maps.counters).map_err(Error::from)
+    }
+
+    fn write_config(&self) -> Result<(), Error> {
+        let config = abi::Config {
+            abi: abi::ABI,
+            workers: self.config.workers.into(),
+            weft0_ifindex: self.config.pair.weft0_ifindex,
+            pad: 0,
+            heartbeat_limit_ns: u64::try_from(self.config.heartbeat_limit.as_nanos())
+                .unwrap_or(u64::MAX),
+        };
+        typed::<u32, abi::Config>(&self.skel.maps.config)?.insert(&0, &config)?;
+        Ok(())
+    }
+}
+
+/// A worker's sign of life in memory shared with the BPF programs.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    array: Arc<MappedArray>,
+    worker: usize,
+}
+
+impl Heartbeat {
+    /// Says that the worker stepped at `now_ns` (`CLOCK_MONOTONIC`, not zero). A plain store.
+    #[inline]
+    pub fn beat(&self, now_ns: u64) {
+        if let Some(word) = self.array.word(self.worker) {
+            word.store(now_ns, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// When the worker last stepped; 0 if it never did, or said that it stopped.
+    pub fn last(&self) -> u64 {
+        self.array
+            .word(self.worker)
+            .map_or(0, |w| w.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Says that the worker has stopped: its packets are the kernel's from now on.
+    pub fn stop(&self) {
+        self.beat(0);
+    }
+}
+
+/// libbpf's own words, for the reader of our log.
+fn log_libbpf(_: PrintLevel, text: String) {
+    tracing::warn!(target: "libbpf", "{}", text.trim_end());
+}
+
+fn typed<K: crate::maps::Plain, V: crate::maps::Plain>(
+    map: &libbpf_rs::Map<'_>,
+) -> Result<TypedMap<K, V>, MapError> {
+    let handle = MapHandle::try_from(map).map_err(|error| MapError::Operation {
+        map: map.name().to_string_lossy().into_owned(),
+        operation: "duplicate",
+        source: into_io(&error),
+    })?;
+    TypedMap::new(handle)
+}
+
+fn prepare_pin_dir(path: &Path) -> Result<(), Error> {
+    let error = |source| Error::PinDir {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::create_dir(path) {
+        Err(failed) if failed.kind() != io::ErrorKind::AlreadyExists => return Err(error(failed)),
+        _ => {}
+    }
+    if is_bpffs(path).map_err(error)? {
+        return Ok(());
+    }
+    let _ = fs::remove_dir(path); // Ours, made a moment ago; a full one stays.
+    Err(error(io::Error::other("not on a BPF file system")))
+}
+
+/// Refuses maps of another layout before anything is loaded over them.
+fn check_abi(pin_dir: &Path) -> Result<(), Error> {
+    let path = pin_dir.join("config");
+    if !path.exists() {
+        return Ok(());
+    }
+    let foreign = |found| Error::ForeignAbi {
+        path: path.clone(),
+        found,
+        expected: abi::ABI,
+    };
+    let config = match TypedMap::<u32, abi::Config>::open(&path) {
+        Ok(config) => config,
+        Err(MapError::Layout { .. }) => return Err(foreign(0)),
+        Err(error) => return Err(error.into()),
+    };
+    match config.lookup(&0)?.map_or(0, |config| config.abi) {
+        // Zero: its maker died between the load and the first write.
+        0 | abi::ABI => Ok(()),
+        found => Err(foreign(found)),
+    }
+}
+
+/// A map cannot change its size. With another size configured the old entries go: their flows'
+/// packets take the hash's way until the engine writes them again.
+fn check_max_pins(pin_dir: &Path, max_pins: u32) -> Result<(), Error> {
+    let path = pin_dir.join("pins");
+    if !path.exists() {
+        return Ok(());
+    }
+    let pins = TypedMap::<abi::FlowKey, abi::FlowValue>::open(&path)?;
+    let size = pins.handle().max_entries();
+    if size != max_pins {
+        tracing::info!(
+            from = size,
+            to = max_pins,
+            "the owner entries get a map of another size"
+        );
+        fs::remove_file(&path).map_err(|source| Error::PinDir {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// The address as the maps hold it.
+fn key(address: &Address) -> [u8; 16] {
+    address.0
+}

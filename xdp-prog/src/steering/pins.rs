@@ -1,0 +1,166 @@
+//! Owner entries: which worker a flow belongs to, so that its packets come to that worker's queue.
+
+use std::io;
+
+use weft_datapath::{FlowKey, PinOp};
+use zerocopy::FromZeros;
+
+use crate::abi;
+use crate::maps::{MapError, TypedMap};
+
+use super::{Error, Steering};
+
+/// Entries of one call: 0.56 us each in batches of 256, 1.2 us alone.
+const BATCH: usize = 256;
+
+/// One owner entry.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The flow.
+    pub key: FlowKey,
+    /// Its worker.
+    pub owner: u16,
+    /// Tells this flow from an earlier one under the same key.
+    pub cookie: u64,
+}
+
+/// What became of the operations given to [`PinWriter::apply`].
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinOutcome {
+    /// Entries written.
+    pub inserted: u64,
+    /// Entries removed.
+    pub removed: u64,
+    /// Removals of what was not there: nothing to do.
+    pub absent: u64,
+    /// Entries that found no room. Their flows stay with the worker that the hash names.
+    pub full: u64,
+    /// Operations that the kernel refused for another reason.
+    pub failed: u64,
+}
+
+/// Writes owner entries from a worker's thread: batches, own buffers, no allocation a call.
+pub struct PinWriter {
+    map: TypedMap<abi::FlowKey, abi::FlowValue>,
+    keys: Box<[abi::FlowKey; BATCH]>,
+    values: Box<[abi::FlowValue; BATCH]>,
+    used: usize,
+    inserting: bool,
+    outcome: PinOutcome,
+}
+
+impl PinWriter {
+    /// Applies the operations in order. Nothing is left undone silently: the outcome counts it.
+    pub fn apply<'a>(&mut self, ops: impl IntoIterator<Item = &'a PinOp>) -> PinOutcome {
+        self.outcome = PinOutcome::default();
+        for op in ops {
+            let inserting = matches!(op, PinOp::Insert { .. });
+            // The order between an insert and a removal of one key matters, so a batch is of one kind.
+            if self.used == BATCH || inserting != self.inserting {
+                self.write();
+            }
+            self.inserting = inserting;
+            match op {
+                PinOp::Insert { key, owner, cookie } => {
+                    self.keys[self.used] = key.into();
+                    self.values[self.used] = abi::FlowValue::owner(*owner, *cookie);
+                }
+                PinOp::Remove { key } => self.keys[self.used] = key.into(),
+            }
+            self.used += 1;
+        }
+        self.write();
+        self.outcome
+    }
+
+    fn write(&mut self) {
+        let mut from = 0;
+        // Bounded by the batch: every round takes at least one operation.
+        while from < self.used {
+            let keys = &self.keys[from..self.used];
+            let (done, result) = if self.inserting {
+                self.map.sized().update(keys, &self.values[from..self.used])
+            } else {
+                self.map.sized().delete(keys)
+            };
+            let count = done as u64;
+            if self.inserting {
+                self.outcome.inserted += count;
+            } else {
+                self.outcome.removed += count;
+            }
+            from += done;
+            if let Err(error) = result {
+                self.count_failure(&error);
+                from += 1; // The kernel stopped at this one; go on behind it.
+            }
+        }
+        self.used = 0;
+    }
+
+    fn count_failure(&mut self, error: &io::Error) {
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => self.outcome.absent += 1,
+            // No room in the map, or no memory for an element.
+            Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => self.outcome.full += 1,
+            _ => self.outcome.failed += 1,
+        }
+    }
+}
+
+impl Steering {
+    /// A writer with a descriptor and buffers of its own, one for each worker.
+    pub fn pin_writer(&self) -> Result<PinWriter, Error> {
+        Ok(PinWriter {
+            map: self.pins.duplicate()?,
+            keys: Box::new([abi::FlowKey::new_zeroed(); BATCH]),
+            values: Box::new([abi::FlowValue::owner(0, 0); BATCH]),
+            used: 0,
+            inserting: true,
+            outcome: PinOutcome::default(),
+        })
+    }
+
+    /// All owner entries. 80 ms for 200,000: for the control thread.
+    pub fn pins(&self) -> Result<Vec<Pin>, Error> {
+        let mut pins = Vec::new();
+        self.pins.for_each(|key, value| {
+            if let Some(key) = key.to_datapath() {
+                pins.push(Pin {
+                    key,
+                    owner: value.owner,
+                    cookie: value.cookie,
+                });
+            }
+        })?;
+        Ok(pins)
+    }
+
+    /// Removes all owner entries, and returns how many.
+    pub fn clear_pins(&self) -> Result<usize, Error> {
+        let mut keys = Vec::new();
+        self.pins.for_each(|key, _| keys.push(key))?;
+        let mut removed = 0;
+        let mut left = keys.as_slice();
+        while !left.is_empty() {
+            let batch = &left[..left.len().min(4096)];
+            let (done, result) = self.pins.sized().delete(batch);
+            removed += done;
+            let skip = match result {
+                Ok(()) => 0,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => 1,
+                Err(source) => {
+                    let (map, operation) = ("pins".to_owned(), "remove");
+                    return Err(MapError::Operation {
+                        map,
+                        operation,
+                        source,
+                    }
+                    .into());
+                }
+            };
+            left = &left[done + skip..];
+        }
+        Ok(removed)
+    }
+}

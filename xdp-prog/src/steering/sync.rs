@@ -1,0 +1,142 @@
+//! Services and endpoints: the full set is said, the difference is written.
+
+use std::collections::HashMap;
+
+use weft_datapath::{Address, Protocol};
+use zerocopy::byteorder::big_endian::U16;
+
+use crate::abi;
+use crate::maps::{MapError, Plain, TypedMap};
+
+use super::{Error, Steering, key};
+
+/// A destination that Weft takes over.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub address: Address,
+    /// A port of it; `None` stands for everything that the VIP receives.
+    pub port: Option<(u16, Protocol)>,
+}
+
+impl ServiceKey {
+    /// One port of a VIP.
+    pub const fn port(address: Address, port: u16, protocol: Protocol) -> Self {
+        Self {
+            address,
+            port: Some((port, protocol)),
+        }
+    }
+
+    /// The VIP itself: other ports, other protocols, fragments.
+    pub const fn wildcard(address: Address) -> Self {
+        Self {
+            address,
+            port: None,
+        }
+    }
+
+    fn to_abi(self) -> abi::ServiceKey {
+        let (port, proto) = self
+            .port
+            .map_or((0, 0), |(port, proto)| (port, proto.number()));
+        abi::ServiceKey {
+            vip: self.address.0,
+            port: U16::new(port),
+            proto,
+            pad: 0,
+        }
+    }
+
+    fn from_abi(key: &abi::ServiceKey) -> Self {
+        let port = Protocol::from_number(key.proto).map(|proto| (key.port.get(), proto));
+        Self {
+            address: Address(key.vip),
+            port,
+        }
+    }
+}
+
+/// How many entries a sync touched.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Entries that are new or have changed.
+    pub inserted: usize,
+    /// Entries that are gone.
+    pub removed: usize,
+}
+
+impl Steering {
+    /// Makes the services exactly these. New ones are there before old ones go, so a VIP that
+    /// only changes a port is never without an entry.
+    pub fn sync_services(&self, wanted: &[ServiceKey]) -> Result<Changes, Error> {
+        let present = abi::Service {
+            id: 0,
+            flags: 0,
+            generation: 0,
+            maglev_offset: 0,
+            maglev_size: 0,
+            pad: 0,
+        };
+        let wanted = wanted.iter().map(|key| (key.to_abi(), present)).collect();
+        Ok(sync(&self.services, wanted)?)
+    }
+
+    /// The services there are, in order.
+    pub fn services(&self) -> Result<Vec<ServiceKey>, Error> {
+        let mut services = Vec::new();
+        self.services
+            .for_each(|key, _| services.push(ServiceKey::from_abi(&key)))?;
+        services.sort_unstable();
+        Ok(services)
+    }
+
+    /// Makes the addresses of enrolled pods exactly these.
+    pub fn sync_endpoints(&self, wanted: &[(Address, u32)]) -> Result<Changes, Error> {
+        let wanted = wanted
+            .iter()
+            .map(|(address, ifindex)| {
+                (
+                    key(address),
+                    abi::Endpoint {
+                        ifindex: *ifindex,
+                        flags: 0,
+                    },
+                )
+            })
+            .collect();
+        Ok(sync(&self.endpoints, wanted)?)
+    }
+
+    /// The addresses of enrolled pods, in order.
+    pub fn endpoints(&self) -> Result<Vec<(Address, u32)>, Error> {
+        let mut endpoints = Vec::new();
+        self.endpoints
+            .for_each(|key, value| endpoints.push((Address(key), value.ifindex)))?;
+        endpoints.sort_unstable();
+        Ok(endpoints)
+    }
+}
+
+/// Inserts what is missing or different, then removes what is not wanted.
+fn sync<K, V>(map: &TypedMap<K, V>, wanted: HashMap<K, V>) -> Result<Changes, MapError>
+where
+    K: Plain + Eq + std::hash::Hash,
+    V: Plain + PartialEq,
+{
+    let mut there = HashMap::new();
+    map.for_each(|key, value| {
+        there.insert(key, value);
+    })?;
+    let mut changes = Changes::default();
+    for (key, value) in &wanted {
+        if there.get(key) != Some(value) {
+            map.insert(key, value)?;
+            changes.inserted += 1;
+        }
+    }
+    for key in there.keys().filter(|key| !wanted.contains_key(key)) {
+        changes.removed += usize::from(map.remove(key)?);
+    }
+    Ok(changes)
+}

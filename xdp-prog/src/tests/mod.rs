@@ -1,0 +1,12 @@
+//! Tests against the running kernel, each in network namespaces of its own. They need root; without
+//! it they say so and pass, except in CI.
+
+mod hooks;
+mod lab;
+mod lifecycle;
+mod netlink;
+mod packets;
+mod pins;
+mod sockets;
+mod support;
+mod table;

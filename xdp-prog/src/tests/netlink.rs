@@ -1,0 +1,113 @@
+use std::process::Command;
+use std::time::Duration;
+
+use crate::netlink::{
+    LinkEvent, NetlinkError, PAIR_MTU, delete_pair, ensure_pair, interfaces, monitor,
+};
+
+use super::support::{block_on, ip, node};
+
+/// What ethtool says of an interface's features, as `name: on|off` lines.
+fn features(interface: &str) -> String {
+    let output = Command::new("ethtool")
+        .args(["-k", interface])
+        .output()
+        .expect("ethtool");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn the_pair_has_queues_and_no_offloads() {
+    node(|_| {
+        let pair = block_on(ensure_pair(2)).unwrap();
+        assert_eq!((pair.queues, pair.mtu), (2, PAIR_MTU));
+        let all = block_on(interfaces()).unwrap();
+        let weft0 = all.iter().find(|i| i.name == "weft0").unwrap();
+        assert_eq!(
+            (weft0.tx_queues, weft0.rx_queues, weft0.up, weft0.no_arp),
+            (2, 2, true, true)
+        );
+        assert_eq!(weft0.peer, Some(pair.weft1_ifindex));
+        for end in ["weft0", "weft1"] {
+            let features = features(end);
+            for off in [
+                "tx-checksumming: off",
+                "tcp-segmentation-offload: off",
+                "generic-segmentation-offload: off",
+                "tx-udp-segmentation: off",
+            ] {
+                assert!(features.contains(off), "{end}: {off}\n{features}");
+            }
+        }
+        let addresses = Command::new("ip")
+            .args(["-o", "addr", "show", "weft0"])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&addresses.stdout),
+            "",
+            "no address of its own"
+        );
+    });
+}
+
+#[test]
+fn the_pair_is_taken_over_or_made_anew() {
+    node(|_| {
+        let first = block_on(ensure_pair(2)).unwrap();
+        assert_eq!(block_on(ensure_pair(2)).unwrap(), first);
+        let other = block_on(ensure_pair(1)).unwrap();
+        assert_ne!(other.weft0_ifindex, first.weft0_ifindex);
+        assert_eq!(other.queues, 1);
+        assert!(block_on(delete_pair()).unwrap());
+        assert!(!block_on(delete_pair()).unwrap());
+    });
+}
+
+#[test]
+fn somebody_elses_weft0_is_left_alone() {
+    node(|_| {
+        ip("link add weft0 type bridge");
+        let error = block_on(ensure_pair(1)).unwrap_err();
+        assert!(
+            matches!(&error, NetlinkError::NotOurs { kind, .. } if kind == "bridge"),
+            "{error}"
+        );
+        assert!(!block_on(delete_pair()).unwrap());
+        assert!(
+            block_on(interfaces())
+                .unwrap()
+                .iter()
+                .any(|i| i.name == "weft0")
+        );
+    });
+}
+
+#[test]
+fn interfaces_come_change_and_go() {
+    node(|_| {
+        block_on(async {
+            let mut monitor = monitor().await?;
+            ip("link add test1 type veth peer name far1");
+            ip("link set test1 up");
+            ip("link del test1");
+            let mut seen = Vec::new();
+            loop {
+                let event = tokio::time::timeout(Duration::from_secs(5), monitor.next());
+                match event.await.expect("an event").expect("the socket lives") {
+                    LinkEvent::Added(i) if i.name == "test1" => seen.push("added"),
+                    LinkEvent::Changed(i) if i.name == "test1" => seen.push("changed"),
+                    LinkEvent::Removed { name, .. } if name == "test1" => {
+                        seen.push("removed");
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+            seen.dedup();
+            assert_eq!(seen, ["added", "changed", "removed"]);
+            Ok(())
+        })
+        .unwrap();
+    });
+}

@@ -1,0 +1,129 @@
+//! Packets, and running a hook on one.
+
+use std::net::IpAddr;
+
+use etherparse::PacketBuilder;
+use libbpf_rs::{ProgramInput, ProgramMut};
+
+use crate::abi;
+
+/// The MAC that pods send from here.
+pub(super) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+/// The destination MAC that must survive every punt.
+pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+
+/// What a packet carries.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum L4 {
+    Syn(u16, u16),
+    Ack(u16, u16),
+    Udp(u16, u16),
+    Icmp,
+    /// A first fragment of UDP.
+    Fragment(u16, u16),
+}
+
+/// An Ethernet frame from a pod.
+pub(super) fn frame(src: IpAddr, dst: IpAddr, l4: L4) -> Vec<u8> {
+    let link = PacketBuilder::ethernet2(POD_MAC, GATEWAY_MAC);
+    let step = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => link.ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("{src} and {dst} are of two families"),
+    };
+    let mut bytes = Vec::new();
+    let payload = [0x55; 32];
+    match l4 {
+        L4::Syn(from, to) => step
+            .tcp(from, to, 1, 1024)
+            .syn()
+            .write(&mut bytes, &payload),
+        L4::Ack(from, to) => step
+            .tcp(from, to, 1, 1024)
+            .ack(9)
+            .write(&mut bytes, &payload),
+        L4::Udp(from, to) | L4::Fragment(from, to) => {
+            step.udp(from, to).write(&mut bytes, &payload)
+        }
+        L4::Icmp if src.is_ipv4() => step.icmpv4_echo_request(1, 1).write(&mut bytes, &payload),
+        L4::Icmp => step.icmpv6_echo_request(1, 1).write(&mut bytes, &payload),
+    }
+    .expect("a packet");
+    if matches!(l4, L4::Fragment(..)) {
+        if src.is_ipv4() {
+            bytes[14 + 6] = 0x20; // More fragments follow.
+        } else {
+            // A fragment header (RFC 8200 section 4.5) between the headers.
+            bytes[14 + 6] = 44;
+            let header = [17, 0, 0, 1, 0, 0, 0, 7];
+            bytes.splice(54..54, header);
+            let length = u16::from_be_bytes([bytes[18], bytes[19]]) + 8;
+            bytes[18..20].copy_from_slice(&length.to_be_bytes());
+        }
+    }
+    bytes
+}
+
+/// What a program did to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) action: i32,
+    pub(super) data: Vec<u8>,
+    pub(super) mark: u32,
+}
+
+pub(super) const NEXT: i32 = -1;
+pub(super) const DROP: i32 = 2;
+pub(super) const REDIRECT: i32 = 7;
+
+/// Context of a run: fields of `struct __sk_buff`.
+#[derive(Copy, Clone, Debug, Default)]
+pub(super) struct Context {
+    pub(super) ifindex: u32,
+    pub(super) mark: u32,
+    pub(super) gso_segs: u32,
+    pub(super) gso_size: u32,
+}
+
+/// Runs a program on `bytes`. The context goes as zeroed bytes with fields at their offsets in
+/// `struct __sk_buff`: the kernel refuses what libbpf's own struct leaves in the gaps.
+pub(super) fn run(program: &ProgramMut<'_>, bytes: &[u8], context: Context) -> Outcome {
+    const SK_BUFF: usize = 192;
+    const MARK: usize = 8;
+    let mut input = [0_u8; SK_BUFF];
+    let mut put = |at: usize, value: u32| input[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    put(MARK, context.mark);
+    put(36, context.ifindex); // ingress_ifindex
+    put(40, context.ifindex);
+    put(164, context.gso_segs);
+    put(176, context.gso_size);
+    let mut output = [0_u8; SK_BUFF];
+    let mut data = vec![0; bytes.len() + 64];
+    let result = program
+        .test_run(ProgramInput {
+            context_in: Some(&mut input),
+            context_out: Some(&mut output),
+            data_in: Some(bytes),
+            data_out: Some(&mut data),
+            ..Default::default()
+        })
+        .expect("test run");
+    let action = result.return_value as i32;
+    let length = result.data.map_or(0, |data| data.len());
+    data.truncate(length);
+    let mark = u32::from_ne_bytes(output[MARK..MARK + 4].try_into().expect("four bytes"));
+    Outcome { action, data, mark }
+}
+
+/// Whether `data` is `before`, punted from the pod: the source MAC says so and all else is as it was.
+pub(super) fn is_punted(outcome: &Outcome, before: &[u8], tag: u32, ifindex: u32) -> bool {
+    let mac = &outcome.data[6..12];
+    outcome.action == REDIRECT
+        && u32::from(mac[0]) == tag
+        && mac[1..4] == ifindex.to_be_bytes()[1..]
+        && outcome.data[..6] == before[..6]
+        && outcome.data[12..] == before[12..]
+}
+
+pub(super) const FROM_POD: u32 = abi::TAG_FROM_POD;
+pub(super) const TO_POD: u32 = abi::TAG_TO_POD;

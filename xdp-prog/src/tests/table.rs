@@ -1,0 +1,359 @@
+//! Every row of the steering table, through the programs, in both families.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weft_datapath::steering::{
+    BpfVerdict, Destination, Enrolment, Entry, Opens, Row, Source, parse,
+};
+use weft_datapath::{FlowKey, Hook, PinOp, Protocol, Tuple};
+
+use crate::{Counter, PodEntry, ServiceKey, Steering};
+
+use super::packets::{Context, DROP, FROM_POD, L4, NEXT, TO_POD, frame, is_punted, run};
+use super::support::{Node, ifindex, ip, monotonic_ns, node};
+
+const DOCUMENT: &str = include_str!("../../../docs/steering.md");
+const OWNER: u16 = 1;
+
+/// The addresses of one family.
+struct Family {
+    pod: IpAddr,
+    enrolled: IpAddr,
+    vip: IpAddr,
+    other_pod: IpAddr,
+    overlay: IpAddr,
+    host: IpAddr,
+    outside: IpAddr,
+    link: [IpAddr; 3],
+}
+
+fn families() -> [Family; 2] {
+    let at = |text: &str| -> IpAddr { text.parse().expect("an address") };
+    [
+        Family {
+            pod: at("10.9.1.2"),
+            enrolled: at("10.9.2.2"),
+            vip: at("10.96.0.1"),
+            other_pod: at("10.9.3.2"),
+            overlay: at("10.244.9.9"),
+            host: at("10.9.1.1"),
+            outside: at("203.0.113.7"),
+            link: [at("224.0.0.251"), at("255.255.255.255"), at("169.254.1.1")],
+        },
+        Family {
+            pod: at("fd09:1::2"),
+            enrolled: at("fd09:2::2"),
+            vip: at("fd96::1"),
+            other_pod: at("fd09:3::2"),
+            overlay: at("fd44:9::9"),
+            host: at("fd09:1::1"),
+            outside: at("2001:db8::7"),
+            link: [at("ff02::fb"), at("ff02::1:ff00:2"), at("fe80::1")],
+        },
+    ]
+}
+
+const SERVICE_PORT: u16 = 80;
+const EMPTY_SERVICE_PORT: u16 = 81;
+const OTHER_PORT: u16 = 9999;
+
+/// Packets that `opens` allows, to a port.
+fn to_port(opens: Opens, port: u16) -> Vec<L4> {
+    let yes = [L4::Syn(4000, port), L4::Udp(4000, port)];
+    let no = [L4::Ack(4000, port)];
+    match opens {
+        Opens::Yes => yes.to_vec(),
+        Opens::No => no.to_vec(),
+        Opens::Any => [&yes[..], &no].concat(),
+    }
+}
+
+/// Everything that a row's destination and `opens` stand for.
+fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
+    let ports = |to: IpAddr, port| to_port(row.opens, port).into_iter().map(move |l4| (to, l4));
+    let tcp = |(_, l4): &(IpAddr, L4)| !matches!(l4, L4::Udp(..));
+    let all = |to: IpAddr| ports(to, 5000).chain([(to, L4::Icmp), (to, L4::Fragment(4000, 80))]);
+    let kind = row.destination;
+    match kind {
+        Destination::ServicePort => ports(family.vip, SERVICE_PORT).collect(),
+        Destination::ServicePortWithoutBackends => ports(family.vip, EMPTY_SERVICE_PORT).collect(),
+        Destination::VipOtherPort => ports(family.vip, OTHER_PORT).collect(),
+        Destination::VipOtherProtocol => vec![(family.vip, L4::Icmp)],
+        Destination::VipFragment => vec![(family.vip, L4::Fragment(4000, SERVICE_PORT))],
+        Destination::EnrolledPod => ports(family.enrolled, 5000).collect(),
+        Destination::EnrolledPodTcp => ports(family.enrolled, 5000).filter(tcp).collect(),
+        Destination::EnrolledPodUdp => ports(family.enrolled, 5000).filter(|p| !tcp(p)).collect(),
+        Destination::EnrolledPodFragment => vec![(family.enrolled, L4::Fragment(4000, 5000))],
+        Destination::EnrolledPodOtherProtocol => vec![(family.enrolled, L4::Icmp)],
+        // A flow of ours has ports; without one, everything goes.
+        Destination::OtherPod if row.entry == Entry::Ours => {
+            ports(family.other_pod, 5000).collect()
+        }
+        Destination::OtherPod => all(family.other_pod).collect(),
+        Destination::Overlay => all(family.overlay).collect(),
+        Destination::Node => all(family.host).collect(),
+        Destination::AnythingElse => all(family.outside).collect(),
+        Destination::LinkLocal => family.link.iter().flat_map(|to| all(*to)).collect(),
+        Destination::Any => [family.vip, family.enrolled, family.outside]
+            .into_iter()
+            .flat_map(|to| ports(to, SERVICE_PORT).chain(all(to)))
+            .collect(),
+    }
+}
+
+/// The entry of a packet, if it has ports to have one by.
+fn pin(src: IpAddr, dst: IpAddr, l4: L4, ifindex: u32) -> Option<FlowKey> {
+    let (sport, dport, proto) = match l4 {
+        L4::Syn(from, to) | L4::Ack(from, to) => (from, to, Protocol::Tcp),
+        L4::Udp(from, to) => (from, to, Protocol::Udp),
+        L4::Icmp | L4::Fragment(..) => return None,
+    };
+    let tuple = Tuple {
+        src: src.into(),
+        dst: dst.into(),
+        sport,
+        dport,
+        proto,
+    };
+    Some(FlowKey { tuple, ifindex })
+}
+
+fn bench(node: &Node) -> (Steering, u32) {
+    let steering = node.steering(2);
+    ip("link add veth1 type veth peer name far1");
+    let ifindex = ifindex("veth1");
+    let mut endpoints = Vec::new();
+    let mut services = Vec::new();
+    for family in families() {
+        endpoints.push((family.pod.into(), ifindex));
+        endpoints.push((family.enrolled.into(), ifindex + 1));
+        let vip = family.vip.into();
+        services.push(ServiceKey::wildcard(vip));
+        for port in [SERVICE_PORT, EMPTY_SERVICE_PORT] {
+            services.push(ServiceKey::port(vip, port, Protocol::Tcp));
+            services.push(ServiceKey::port(vip, port, Protocol::Udp));
+        }
+    }
+    steering.sync_endpoints(&endpoints).unwrap();
+    steering.sync_services(&services).unwrap();
+    for worker in 0..2 {
+        steering.heartbeat(worker).unwrap().beat(monotonic_ns());
+    }
+    (steering, ifindex)
+}
+
+fn enrol(steering: &Steering, ifindex: u32, draining: bool) {
+    let addresses = families().map(|family| family.pod.into()).to_vec();
+    let pod = PodEntry {
+        ifindex,
+        addresses,
+        draining,
+        punt_rate: 0,
+        punt_burst: 0,
+    };
+    steering.set_pod(&pod).unwrap();
+}
+
+/// Runs one packet of a row and checks the verdict.
+fn check(
+    steering: &Steering,
+    row: &Row,
+    (src, dst, l4): (IpAddr, IpAddr, L4),
+    ifindex: u32,
+    pinned: bool,
+) {
+    let packet = frame(src, dst, l4);
+    let (program, tag) = match row.hook {
+        Hook::FromPod => (&steering.skel.progs.weft_from_pod, FROM_POD),
+        Hook::ToPod => (&steering.skel.progs.weft_to_pod, TO_POD),
+    };
+    let mark = if row.source == Source::Reingressed {
+        crate::abi::MARK
+    } else {
+        0
+    };
+    let context = Context {
+        ifindex,
+        mark,
+        ..Context::default()
+    };
+    let before = steering.counters().unwrap();
+    let outcome = run(program, &packet, context);
+    let counted = steering.counters().unwrap().since(&before);
+    let what = format!(
+        "line {}: {src} > {dst} {l4:?}, pinned: {pinned}: {outcome:?}",
+        row.line
+    );
+    match row.bpf {
+        BpfVerdict::Punt => {
+            assert!(is_punted(&outcome, &packet, tag, ifindex), "{what}");
+            let target = u16::from_be_bytes([outcome.data[10], outcome.data[11]]);
+            assert!(!pinned || target == OWNER, "{what}");
+        }
+        BpfVerdict::Kernel => {
+            assert_eq!((outcome.action, outcome.mark), (NEXT, 0), "{what}");
+            assert_eq!(outcome.data, packet, "{what}");
+        }
+        BpfVerdict::Drop(reason) => {
+            assert_eq!(outcome.action, DROP, "{what}");
+            assert_eq!(outcome.data, packet, "{what}");
+            let counter = Counter::ALL.into_iter().find(|c| c.name() == reason.name());
+            assert_eq!(
+                counted[counter.expect("a counter of that name")],
+                1,
+                "{what}"
+            );
+        }
+    }
+    let (seen, left) = match row.hook {
+        Hook::FromPod => (
+            Counter::FromPod,
+            [Counter::FromPodKernel, Counter::FromPodPunted],
+        ),
+        Hook::ToPod => (Counter::ToPod, [Counter::ToPodKernel, Counter::ToPodPunted]),
+    };
+    let dropped = [Counter::SrcSpoof, Counter::Malformed, Counter::PuntRate];
+    let sum: u64 = left
+        .iter()
+        .chain(&dropped)
+        .map(|counter| counted[*counter])
+        .sum();
+    assert_eq!(counted[seen], sum, "the ledger of {what}");
+    assert_eq!(
+        counted[seen] + counted[Counter::Reingressed],
+        1,
+        "the ledger of {what}"
+    );
+}
+
+#[test]
+fn every_row_holds_in_both_families() {
+    node(|node| {
+        let rows = parse(DOCUMENT).expect("docs/steering.md");
+        assert!(rows.len() > 30, "only {} rows", rows.len());
+        let (steering, ifindex) = bench(node);
+        let mut writer = steering.pin_writer().unwrap();
+        let mut checked = BTreeSet::new();
+        for (row, family) in rows
+            .iter()
+            .flat_map(|row| families().map(|family| (row, family)))
+        {
+            let sources = match row.source {
+                Source::EnrolledPod | Source::Reingressed => vec![family.pod],
+                Source::SpoofingPod => vec![family.enrolled, family.outside, family.vip],
+                Source::OtherPod => vec![family.other_pod],
+                Source::Host => vec![family.host],
+                Source::Outside => vec![family.outside],
+            };
+            let drainings: &[bool] = match row.enrolment {
+                Enrolment::Grace | Enrolment::Settled => &[false],
+                Enrolment::Draining => &[true],
+                Enrolment::Any => &[false, true],
+            };
+            let entries: &[bool] = match row.entry {
+                Entry::None => &[false],
+                Entry::Ours => &[true],
+                Entry::Any => &[false, true],
+            };
+            let mut packets = packets(row, &family);
+            if row.hook == Hook::ToPod {
+                assert_eq!(
+                    row.destination,
+                    Destination::EnrolledPod,
+                    "line {}",
+                    row.line
+                );
+                packets.iter_mut().for_each(|(to, _)| *to = family.pod);
+            }
+            assert!(
+                !packets.is_empty(),
+                "line {} stands for no packet",
+                row.line
+            );
+            for draining in drainings {
+                enrol(&steering, ifindex, *draining);
+                for (src, (dst, l4)) in sources
+                    .iter()
+                    .flat_map(|src| packets.iter().map(move |packet| (*src, *packet)))
+                {
+                    for pinned in entries {
+                        let key = pin(src, dst, l4, ifindex).filter(|_| *pinned);
+                        if let Some(key) = key {
+                            writer.apply([&PinOp::Insert {
+                                key,
+                                owner: OWNER,
+                                cookie: 1,
+                            }]);
+                        }
+                        check(&steering, row, (src, dst, l4), ifindex, key.is_some());
+                        if let Some(key) = key {
+                            writer.apply([&PinOp::Remove { key }]);
+                        }
+                        checked.insert(row.line);
+                    }
+                }
+            }
+        }
+        assert_eq!(checked.len(), rows.len(), "every row was checked");
+    });
+}
+
+/// The interface is part of the key, so the same packet at another pod's veth does not hit.
+#[test]
+fn no_pod_hits_anothers_entry() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let [family, _] = families();
+        let l4 = L4::Udp(4000, 5000);
+        let key = pin(family.pod, family.outside, l4, ifindex + 1).unwrap();
+        steering.pin_writer().unwrap().apply([&PinOp::Insert {
+            key,
+            owner: OWNER,
+            cookie: 1,
+        }]);
+        let packet = frame(family.pod, family.outside, l4);
+        let from_pod = &steering.skel.progs.weft_from_pod;
+        let outcome = run(
+            from_pod,
+            &packet,
+            Context {
+                ifindex,
+                ..Context::default()
+            },
+        );
+        assert_eq!((outcome.action, outcome.data), (NEXT, packet));
+    });
+}
+
+/// Flows that nobody owns spread over the workers by their source alone.
+#[test]
+fn unowned_flows_spread_evenly_and_stay_where_they_are() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let from_pod = &steering.skel.progs.weft_from_pod;
+        for family in families() {
+            let target = |l4, dst| {
+                let context = Context {
+                    ifindex,
+                    ..Context::default()
+                };
+                let data = run(from_pod, &frame(family.pod, dst, l4), context).data;
+                u16::from_be_bytes([data[10], data[11]])
+            };
+            let mut hits = [0_usize; 4];
+            for port in 1024..3072 {
+                hits[usize::from(target(L4::Syn(port, SERVICE_PORT), family.vip) % 4)] += 1;
+            }
+            assert!(
+                hits.iter().all(|hits| (430..600).contains(hits)),
+                "{hits:?}"
+            );
+            let syn = target(L4::Syn(4000, SERVICE_PORT), family.vip);
+            assert_eq!(syn, target(L4::Ack(4000, SERVICE_PORT), family.vip));
+            assert_eq!(syn, target(L4::Syn(4000, 5000), family.enrolled));
+        }
+    });
+}
