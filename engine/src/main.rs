@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The `weft` command.
+
+fn main() -> std::process::ExitCode {
+    weft::cli::main()
+}

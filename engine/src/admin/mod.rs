@@ -1,0 +1,57 @@
+//! The admin socket: one JSON request a line, one JSON answer a line, for root only.
+
+mod client;
+mod server;
+pub mod view;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{ClientError, ask};
+pub use server::{Call, Listener};
+
+/// Longest request or answer: 256 MiB, a full flow table of the largest worker as JSON.
+const LINE_MAX: u64 = 256 << 20;
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What runs, in what mode, and where the packets went.
+    Status {
+        /// Check the ledger too.
+        #[serde(default)]
+        audit: bool,
+    },
+    /// Services and backends as the workers see them.
+    LbList {
+        /// Only this VIP.
+        #[serde(default)]
+        vip: Option<std::net::IpAddr>,
+    },
+    /// The flow tables.
+    Flows,
+    /// Everything that the node process owns in the kernel and the file system.
+    Owned,
+    /// Read the configuration files again.
+    Reload,
+}
+
+/// What a client gets back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<view::Status>),
+    /// To [`Request::LbList`].
+    LbList(view::LbList),
+    /// To [`Request::Flows`].
+    Flows(view::Flows),
+    /// To [`Request::Owned`].
+    Owned(Vec<view::Owned>),
+    /// To [`Request::Reload`], when it was taken.
+    Reloaded(view::Reloaded),
+    /// The configuration was refused; nothing changed.
+    Refused(Vec<view::Refusal>),
+    /// Anything else that went wrong.
+    Failed(String),
+}

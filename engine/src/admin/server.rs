@@ -1,0 +1,114 @@
+//! The node process's half of the admin socket.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Answer, Request};
+
+/// Longest request: the largest is under a hundred bytes.
+const REQUEST_MAX: u64 = 4096;
+/// Clients at once. More wait in the socket's backlog.
+const CLIENTS_MAX: usize = 16;
+/// How long a client may take to say what it wants or to take its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One question, on its way to control.
+#[derive(Debug)]
+pub struct Call {
+    /// The question.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// The listening socket. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`, readable and writable by its owner only. A file left there by a dead
+    /// process is replaced: the caller holds the run directory's lock.
+    ///
+    /// # Errors
+    /// When the path cannot be bound.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?; // The directory is 0700: no window before chmod.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self {
+            listener,
+            path: path.into(),
+        })
+    }
+
+    /// Accepts clients until the process ends and passes what they ask to `calls`.
+    pub async fn serve(&self, calls: mpsc::Sender<Call>) {
+        let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
+        loop {
+            let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let calls = calls.clone();
+                    tokio::task::spawn_local(async move {
+                        let _slot = slot;
+                        if let Err(error) = converse(stream, calls).await {
+                            tracing::debug!(%error, "an admin client left early");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an admin client");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(read.take(REQUEST_MAX));
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    tokio::time::timeout(PATIENCE, reader.read_line(&mut line))
+        .await
+        .map_err(|_| late())??;
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => put(request, &calls).await,
+        Err(error) => Answer::Failed(format!("not a request: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    tokio::time::timeout(PATIENCE, write.write_all(&text))
+        .await
+        .map_err(|_| late())?
+}
+
+async fn put(request: Request, calls: &mpsc::Sender<Call>) -> Answer {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || Answer::Failed("the node process is stopping".into());
+    if calls.send(Call { request, reply }).await.is_err() {
+        return stopping();
+    }
+    answer.await.unwrap_or_else(|_| stopping())
+}

@@ -1,0 +1,312 @@
+//! What the admin socket answers with: the stable JSON of `--json`.
+//!
+//! Counts are packets unless a name says bytes; times are in the unit that their name ends in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ConfigError, Errors};
+
+/// Counts by name, in the order of their names.
+pub type Counts = BTreeMap<String, u64>;
+
+/// `weft status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// `node.name` of the configuration.
+    pub node: String,
+    /// Version of the node process.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Since it took over traffic.
+    pub uptime_s: u64,
+    /// The configuration files, as given.
+    pub files: Vec<String>,
+    /// Generation of the published tables.
+    pub generation: u64,
+    /// `workers.fast_path`.
+    pub fast_path: String,
+    /// Keys that changed on disk and wait for a restart.
+    pub restart_needed: Vec<String>,
+    /// Why the last reload was refused, if it was.
+    pub last_refusal: Vec<String>,
+    /// One a worker.
+    pub workers: Vec<Worker>,
+    /// The enrolled pods.
+    pub pods: Vec<Pod>,
+    /// Sums over all workers and hooks.
+    pub ledger: Ledger,
+    /// The checked equations, with `--audit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+}
+
+/// One worker and its queue.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number, which is its queue of weft1.
+    pub queue: u16,
+    /// The core that it is pinned to.
+    pub core: usize,
+    /// `workers.poll`.
+    pub poll: String,
+    /// How the XDP program is attached to weft1, asked of the kernel: `native`, `generic` or `none`.
+    pub xdp_mode: String,
+    /// What the kernel says of the socket: `copy` or `zero-copy`.
+    pub socket_mode: String,
+    /// Since its last heartbeat.
+    pub heartbeat_age_ms: u64,
+    /// Generation of the tables that its last burst saw.
+    pub generation: u64,
+    /// Flows in its table.
+    pub flows: u64,
+    /// What the table holds at most.
+    pub flows_max: u64,
+    /// Owner entries that it has in the kernel.
+    pub pins: u64,
+    /// Owner entries that the kernel refused.
+    pub pin_errors: u64,
+    /// Where the frames of its UMEM are.
+    pub frames: Frames,
+    /// Frames received, forwarded and so on.
+    pub packets: Packets,
+    /// `XDP_STATISTICS` of the socket.
+    pub socket: Counts,
+}
+
+/// Where the frames of a UMEM are. The parts add up to `total`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Frames {
+    /// All.
+    pub total: u64,
+    /// On the free list.
+    pub free: u64,
+    /// On the fill ring, waiting for a packet.
+    pub fill: u64,
+    /// Received and not yet taken.
+    pub rx: u64,
+    /// In the worker's hands.
+    pub app: u64,
+    /// On the transmit ring, or sent and not yet completed.
+    pub tx: u64,
+}
+
+/// What became of frames.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Packets {
+    /// Taken from the socket.
+    pub received: u64,
+    /// Put into a pod.
+    pub forwarded: u64,
+    /// Turned into an answer to their sender.
+    pub replied: u64,
+    /// Taken from another worker.
+    pub handed_in: u64,
+    /// Given to another worker.
+    pub handed_out: u64,
+    /// Given back to the kernel, by reason.
+    pub kernel: Counts,
+    /// Dropped, by reason.
+    pub dropped: Counts,
+}
+
+/// One enrolled pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// The host side of its veth.
+    pub interface: String,
+    /// Index of that interface, none while it does not exist.
+    pub ifindex: Option<u32>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `enrolled`, `grace` (recently enrolled), `draining` or `absent` (its interface is gone).
+    pub state: String,
+    /// Since its enrolment.
+    pub enrolled_s: u64,
+}
+
+/// The way of the packets, from the pods' hooks to the pods.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Sums over the workers.
+    pub engine: Packets,
+    /// Counters of the BPF programs.
+    pub hooks: Counts,
+    /// Drops between the hooks and the sockets.
+    pub path: Counts,
+}
+
+/// The checked ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Audit {
+    /// Whether every equation holds.
+    pub balanced: bool,
+    /// The equations.
+    pub equations: Vec<Equation>,
+}
+
+/// `left = right + in_flight`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Equation {
+    /// What is compared.
+    pub name: String,
+    /// Packets that came.
+    pub left: u64,
+    /// Packets accounted for.
+    pub right: u64,
+    /// Packets that may be under way between the two points of counting.
+    pub in_flight_max: u64,
+    /// Whether `0 <= left - right <= in_flight_max`.
+    pub balanced: bool,
+}
+
+/// `weft lb list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LbList {
+    /// Generation of the snapshot that this was read from.
+    pub generation: u64,
+    /// One a VIP, port and protocol.
+    pub services: Vec<ServicePort>,
+}
+
+/// One VIP, port and protocol.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The service's name.
+    pub service: String,
+    /// The port's name, empty when it has none.
+    pub port_name: String,
+    /// The VIP and port.
+    pub vip: SocketAddr,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `maglev`, `round_robin` or `random`.
+    pub algorithm: String,
+    /// Slots of its Maglev table, 0 without one.
+    pub maglev_size: usize,
+    /// Its backends.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend of a port.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backend {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The pod's name, if it is enrolled here.
+    pub pod: Option<String>,
+    /// `pod` (straight into the enrolled pod) or `kernel` (not enrolled, or on the host network).
+    pub path: String,
+    /// Its weight.
+    pub weight: u16,
+    /// Flows to it now.
+    pub flows: u64,
+}
+
+/// `weft flows`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Flows {
+    /// The flows of all workers.
+    pub flows: Vec<Flow>,
+}
+
+/// One flow with both of its tuples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Flow {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The client.
+    pub client: SocketAddr,
+    /// What it dialled.
+    pub destination: SocketAddr,
+    /// Where its packets go: the backend, or the destination itself.
+    pub backend: SocketAddr,
+    /// `service`, `direct` or `kernel`.
+    pub kind: String,
+    /// The service's name, for a flow to one.
+    pub service: Option<String>,
+    /// The client pod's name.
+    pub client_pod: Option<String>,
+    /// The backend pod's name, if it is enrolled here.
+    pub backend_pod: Option<String>,
+    /// State of the connection.
+    pub state: String,
+    /// Packets from the client.
+    pub packets_out: u64,
+    /// Packets to the client.
+    pub packets_in: u64,
+    /// Bytes from the client (whole Ethernet frames).
+    pub bytes_out: u64,
+    /// Bytes to the client (whole Ethernet frames).
+    pub bytes_in: u64,
+    /// Since the flow's first packet.
+    pub age_ms: u64,
+    /// Since its last packet.
+    pub idle_ms: u64,
+    /// The worker that owns it.
+    pub worker: u16,
+}
+
+/// One thing that the node process owns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// `link`, `map`, `interface`, `file` or `directory`.
+    pub kind: String,
+    /// Its name or path.
+    pub name: String,
+    /// What it is attached to or used for.
+    pub detail: String,
+}
+
+/// An accepted reload.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Generation of the new tables.
+    pub generation: u64,
+    /// Pods that joined.
+    pub enrolled: Vec<String>,
+    /// Pods that left and drain now.
+    pub draining: Vec<String>,
+    /// Keys that changed and wait for a restart.
+    pub restart_needed: Vec<String>,
+}
+
+/// One fault of a refused configuration, shown as `file:line: key: reason`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The file, as given.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The full path of the key.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}: {}: {}",
+            self.file, self.line, self.key, self.reason
+        )
+    }
+}
+
+/// The faults of a refused configuration, as they travel to a client.
+pub fn refusals(errors: &Errors) -> Vec<Refusal> {
+    let refusal = |error: &ConfigError| Refusal {
+        file: error.at.file.display().to_string(),
+        line: error.at.line,
+        key: error.at.key.clone(),
+        reason: error.reason.to_string(),
+    };
+    errors.iter().map(refusal).collect()
+}

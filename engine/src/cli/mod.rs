@@ -1,0 +1,292 @@
+//! The command line: what a person types, and the exit codes that a script reads.
+
+mod offline;
+mod table;
+
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::admin::view::{Refusal, refusals};
+use crate::admin::{self, Answer, ClientError, Request};
+use crate::node;
+use crate::rundir::RunDir;
+
+/// How a command ended.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All well.
+    Ok = 0,
+    /// Something failed at run time.
+    Failed = 1,
+    /// The configuration was refused and nothing changed. (2 is clap's: wrong usage.)
+    Refused = 3,
+    /// No node process answers.
+    Unreachable = 4,
+    /// The audit found packets that are not accounted for.
+    Unbalanced = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A user-space node dataplane: services, from a pod's socket to a backend pod, without netfilter.
+///
+/// `weft run` takes over the traffic of the pods that its configuration enrols. All other commands
+/// look at that process, or clean up after it. Everything needs root (or CAP_BPF, CAP_NET_ADMIN,
+/// CAP_NET_RAW and, to mount the BPF file system, CAP_SYS_ADMIN).
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed at run time
+  2  wrong usage
+  3  the configuration was refused; nothing changed
+  4  no node process answers
+  5  the audit found packets that are not accounted for";
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Directory of the admin socket and the lock; its last component names the pins in
+    /// /sys/fs/bpf. One node process per directory.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEFT_RUN_DIR",
+        default_value = "/run/weft"
+    )]
+    run_dir: PathBuf,
+    /// Answer in JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take over the traffic of the enrolled pods, in the foreground.
+    ///
+    /// Logs a line with `ready` once it has. SIGHUP reads the files again, as `weft reload` does.
+    /// SIGTERM and SIGINT give everything back to the kernel and remove what Weft made; a second
+    /// one ends the process at once and leaves that to `weft cleanup` or the next `weft run`.
+    /// After a crash the kernel carries new connections on by itself, and `weft run` takes over
+    /// again without a manual step.
+    #[command(after_help = "\
+Example:
+  weft run configs/quickstart.toml
+  RUST_LOG=weft=debug weft run --log-format json node.toml services/*.toml")]
+    Run {
+        /// Configuration files; pods and services of all of them count.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// How to log, to standard error. RUST_LOG sets what (default: info).
+        #[arg(long, value_enum, default_value = "text")]
+        log_format: LogFormat,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Check configuration files against this machine, without changing anything.
+    ///
+    /// Accepts exactly what `weft run` and `weft reload` accept. Prints each error as
+    /// `file:line: key: reason`.
+    Check {
+        /// Configuration files, as for `weft run`.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Let the node process read its configuration files again, all or nothing.
+    Reload {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show workers, queues, pods and where the packets went.
+    Status {
+        /// Check that every packet is accounted for; exit code 5 when one is not.
+        #[arg(long)]
+        audit: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// The load balancer's live tables.
+    Lb {
+        #[command(subcommand)]
+        command: LbCommand,
+    },
+    /// List the flows with both tuples: client to VIP, client to backend.
+    Flows {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List everything that Weft owns on this node, also when no node process runs.
+    Owned {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Remove everything that a dead node process left behind.
+    ///
+    /// Run it in the network namespace of the node. Refuses while a node process runs.
+    Cleanup {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LbCommand {
+    /// Services and their backends, as the workers see them now.
+    List {
+        /// Only this VIP.
+        #[arg(long, value_name = "ADDRESS")]
+        vip: Option<IpAddr>,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    // A reader that leaves early (`weft flows | head`) is no failure of ours.
+    match Cli::parse().command {
+        Command::Run {
+            files,
+            log_format,
+            common,
+        } => run(&files, log_format, &common),
+        Command::Check { files, common } => offline::check(&files, common.json),
+        Command::Reload { common } => ask(&common, &Request::Reload),
+        Command::Status { audit, common } => ask(&common, &Request::Status { audit }),
+        Command::Lb {
+            command: LbCommand::List { vip, common },
+        } => ask(&common, &Request::LbList { vip }),
+        Command::Flows { common } => ask(&common, &Request::Flows),
+        Command::Owned { common } => match RunDir::new(&common.run_dir) {
+            Ok(dir) => offline::owned(&dir, common.json),
+            Err(error) => failed(&error),
+        },
+        Command::Cleanup { common } => match RunDir::new(&common.run_dir) {
+            Ok(dir) => offline::cleanup(&dir, common.json),
+            Err(error) => failed(&error),
+        },
+    }
+    .into()
+}
+
+/// Says what failed.
+fn failed(error: &dyn std::error::Error) -> Exit {
+    eprintln!("weft: {}", node::chain(error));
+    Exit::Failed
+}
+
+fn run(files: &[PathBuf], format: LogFormat, common: &Common) -> Exit {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.with_target(false).init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+    let dir = match RunDir::new(&common.run_dir) {
+        Ok(dir) => dir,
+        Err(error) => return failed(&error),
+    };
+    match node::run(files, &dir) {
+        Ok(()) => Exit::Ok,
+        Err(node::Error::Config(errors)) => refused(&refusals(&errors), false),
+        Err(error) => {
+            tracing::error!("{}", node::chain(&error));
+            Exit::Failed
+        }
+    }
+}
+
+/// Prints configuration errors: lines to standard error, or JSON to standard output.
+fn refused(errors: &[Refusal], json: bool) -> Exit {
+    if json {
+        print_json(&serde_json::json!({ "refused": errors }));
+    } else {
+        for error in errors {
+            eprintln!("{error}");
+        }
+    }
+    Exit::Refused
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    // Write errors here mean that the reader has left.
+    if serde_json::to_writer_pretty(&mut out, value).is_ok() {
+        let _ = writeln!(out);
+    }
+}
+
+fn print_text(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end());
+}
+
+fn ask(common: &Common, request: &Request) -> Exit {
+    let dir = match RunDir::new(&common.run_dir) {
+        Ok(dir) => dir,
+        Err(error) => return failed(&error),
+    };
+    match admin::ask(&dir.socket(), request) {
+        Ok(answer) => show(&answer, common.json),
+        Err(error @ ClientError::Unreachable { .. }) => {
+            failed(&error);
+            Exit::Unreachable
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn show(answer: &Answer, json: bool) -> Exit {
+    let exit = match answer {
+        Answer::Refused(errors) => return refused(errors, json),
+        Answer::Failed(reason) => {
+            eprintln!("weft: {reason}");
+            return Exit::Failed;
+        }
+        Answer::Status(status) if status.audit.as_ref().is_some_and(|a| !a.balanced) => {
+            Exit::Unbalanced
+        }
+        _ => Exit::Ok,
+    };
+    match answer {
+        Answer::Status(status) if json => print_json(status),
+        Answer::Status(status) => print_text(&table::status(status)),
+        Answer::LbList(list) if json => print_json(list),
+        Answer::LbList(list) => print_text(&table::services(list)),
+        Answer::Flows(flows) if json => print_json(flows),
+        Answer::Flows(flows) => print_text(&table::flows(flows)),
+        Answer::Owned(owned) if json => print_json(owned),
+        Answer::Owned(owned) => print_text(&table::owned(owned)),
+        Answer::Reloaded(reloaded) if json => print_json(reloaded),
+        Answer::Reloaded(reloaded) => print_text(&table::reloaded(reloaded)),
+        Answer::Refused(_) | Answer::Failed(_) => {}
+    }
+    exit
+}

@@ -1,0 +1,73 @@
+//! Commands that work without a node process.
+
+use std::path::PathBuf;
+
+use super::{Exit, failed, print_json, print_text, refused, table};
+use crate::admin::view::refusals;
+use crate::control::checked;
+use crate::node;
+use crate::rundir::RunDir;
+
+/// Runs a future to its end on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future))
+}
+
+/// `weft check`.
+pub(super) fn check(files: &[PathBuf], json: bool) -> Exit {
+    let interfaces = match block_on(node::interfaces()) {
+        Ok(Ok(interfaces)) => interfaces,
+        Ok(Err(error)) => return failed(&error),
+        Err(error) => return failed(&error),
+    };
+    match checked(files, &interfaces) {
+        Ok(config) if json => {
+            print_json(&serde_json::json!({
+                "accepted": { "pods": config.pods.len(), "services": config.services.len() }
+            }));
+            Exit::Ok
+        }
+        Ok(config) => {
+            let (pods, services) = (config.pods.len(), config.services.len());
+            print_text(&format!("accepted: {pods} pods, {services} services"));
+            Exit::Ok
+        }
+        Err(errors) => refused(&refusals(&errors), json),
+    }
+}
+
+/// `weft owned`.
+pub(super) fn owned(dir: &RunDir, json: bool) -> Exit {
+    match node::owned(dir) {
+        Ok(owned) if json => print_json(&owned),
+        Ok(owned) => print_text(&table::owned(&owned)),
+        Err(error) => return failed(&error),
+    }
+    Exit::Ok
+}
+
+/// `weft cleanup`.
+pub(super) fn cleanup(dir: &RunDir, json: bool) -> Exit {
+    let before = match node::owned(dir) {
+        Ok(before) => before,
+        Err(error) => return failed(&error),
+    };
+    let lock = match dir.lock() {
+        Ok(lock) => lock,
+        Err(error) => return failed(&error),
+    };
+    let cleaned = weft_xdp::cleanup(dir.pins());
+    lock.remove();
+    if let Err(error) = cleaned {
+        return failed(&error);
+    }
+    if json {
+        print_json(&serde_json::json!({ "removed": before }));
+    } else {
+        print_text(&format!("removed:\n{}", table::owned(&before)));
+    }
+    Exit::Ok
+}

@@ -1,0 +1,320 @@
+//! Answers as tables, for people.
+
+use std::fmt::Write;
+
+use comfy_table::{Table, presets};
+
+use crate::admin::view::{Counts, Flow, Flows, LbList, Owned, Packets, Reloaded, Status, Worker};
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(header.iter().map(|title| title.to_uppercase()));
+    table
+}
+
+/// Counts that are not zero, as `name=3 other=1`, or `none`.
+fn counts(counts: &Counts) -> String {
+    let some: Vec<_> = counts
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(name, n)| format!("{name}={n}"))
+        .collect();
+    if some.is_empty() {
+        "none".into()
+    } else {
+        some.join(" ")
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// `weft status`.
+pub(super) fn status(status: &Status) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "node {}  weft {}  pid {}  up {}  generation {}  fast_path {}",
+        status.node,
+        status.version,
+        status.pid,
+        duration(status.uptime_s),
+        status.generation,
+        status.fast_path,
+    );
+    let _ = writeln!(text, "configuration {}", status.files.join(" "));
+    if !status.restart_needed.is_empty() {
+        let _ = writeln!(
+            text,
+            "waiting for a restart: {}",
+            status.restart_needed.join(", ")
+        );
+    }
+    for line in &status.last_refusal {
+        let _ = writeln!(text, "last reload refused: {line}");
+    }
+    let _ = writeln!(
+        text,
+        "\n{}\n\n{}",
+        workers(&status.workers),
+        frames(&status.workers)
+    );
+    let mut pods = table(&[
+        "pod",
+        "interface",
+        "ifindex",
+        "addresses",
+        "state",
+        "enrolled for",
+    ]);
+    for pod in &status.pods {
+        let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+        pods.add_row([
+            pod.name.clone(),
+            pod.interface.clone(),
+            pod.ifindex
+                .map_or_else(|| "-".into(), |index| index.to_string()),
+            addresses.join(" "),
+            pod.state.clone(),
+            duration(pod.enrolled_s),
+        ]);
+    }
+    let _ = writeln!(text, "\n{pods}\n\nledger (packets)");
+    let ledger = &status.ledger;
+    let _ = writeln!(text, "  engine    {}", packets(&ledger.engine));
+    let _ = writeln!(text, "  to kernel {}", counts(&ledger.engine.kernel));
+    let _ = writeln!(text, "  dropped   {}", counts(&ledger.engine.dropped));
+    let _ = writeln!(text, "  hooks     {}", counts(&ledger.hooks));
+    let _ = writeln!(text, "  path      {}", counts(&ledger.path));
+    if let Some(audit) = &status.audit {
+        let verdict = if audit.balanced {
+            "every packet is accounted for"
+        } else {
+            "UNBALANCED"
+        };
+        let mut rows = table(&[
+            "equation",
+            "came",
+            "accounted",
+            "in flight at most",
+            "holds",
+        ]);
+        for equation in &audit.equations {
+            rows.add_row([
+                equation.name.clone(),
+                equation.left.to_string(),
+                equation.right.to_string(),
+                equation.in_flight_max.to_string(),
+                if equation.balanced { "yes" } else { "NO" }.to_string(),
+            ]);
+        }
+        let _ = writeln!(text, "\naudit: {verdict}\n{rows}");
+    }
+    text
+}
+
+fn packets(packets: &Packets) -> String {
+    let kernel: u64 = packets.kernel.values().sum();
+    let dropped: u64 = packets.dropped.values().sum();
+    format!(
+        "received={} forwarded={} replied={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={}",
+        packets.received, packets.forwarded, packets.replied, packets.handed_out, packets.handed_in,
+    )
+}
+
+fn workers(workers: &[Worker]) -> String {
+    let mut rows = table(&[
+        "queue",
+        "core",
+        "poll",
+        "xdp",
+        "socket",
+        "heartbeat",
+        "generation",
+        "flows",
+        "pins",
+        "received",
+        "forwarded",
+        "dropped",
+    ]);
+    for worker in workers {
+        rows.add_row([
+            worker.queue.to_string(),
+            worker.core.to_string(),
+            worker.poll.clone(),
+            worker.xdp_mode.clone(),
+            worker.socket_mode.clone(),
+            format!("{} ms ago", worker.heartbeat_age_ms),
+            worker.generation.to_string(),
+            format!("{} of {}", worker.flows, worker.flows_max),
+            worker.pins.to_string(),
+            worker.packets.received.to_string(),
+            worker.packets.forwarded.to_string(),
+            worker.packets.dropped.values().sum::<u64>().to_string(),
+        ]);
+    }
+    rows.to_string()
+}
+
+fn frames(workers: &[Worker]) -> String {
+    let mut rows = table(&[
+        "queue",
+        "frames",
+        "free",
+        "fill",
+        "rx",
+        "app",
+        "tx",
+        "socket statistics",
+    ]);
+    for worker in workers {
+        let frames = &worker.frames;
+        let numbers = [
+            frames.total,
+            frames.free,
+            frames.fill,
+            frames.rx,
+            frames.app,
+            frames.tx,
+        ];
+        let mut row = vec![worker.queue.to_string()];
+        row.extend(numbers.map(|n| n.to_string()));
+        row.push(counts(&worker.socket));
+        rows.add_row(row);
+    }
+    rows.to_string()
+}
+
+/// `weft lb list`.
+pub(super) fn services(list: &LbList) -> String {
+    if list.services.is_empty() {
+        return format!("no services (generation {})", list.generation);
+    }
+    let mut rows = table(&[
+        "service",
+        "port",
+        "vip",
+        "protocol",
+        "algorithm",
+        "backend",
+        "pod",
+        "path",
+        "weight",
+        "flows",
+    ]);
+    for port in &list.services {
+        let head = [
+            port.service.clone(),
+            port.port_name.clone(),
+            port.vip.to_string(),
+            port.protocol.clone(),
+            port.algorithm.clone(),
+        ];
+        if port.backends.is_empty() {
+            rows.add_row(head.iter().cloned().chain(["none".to_string()]));
+        }
+        for (index, backend) in port.backends.iter().enumerate() {
+            let head = if index == 0 {
+                head.clone()
+            } else {
+                Default::default()
+            };
+            rows.add_row(head.into_iter().chain([
+                backend.address.to_string(),
+                backend.pod.clone().unwrap_or_else(|| "-".into()),
+                backend.path.clone(),
+                backend.weight.to_string(),
+                backend.flows.to_string(),
+            ]));
+        }
+    }
+    rows.to_string()
+}
+
+/// `weft flows`.
+pub(super) fn flows(flows: &Flows) -> String {
+    if flows.flows.is_empty() {
+        return "no flows".into();
+    }
+    let mut rows = table(&[
+        "proto",
+        "client",
+        "destination",
+        "backend",
+        "service",
+        "kind",
+        "state",
+        "out",
+        "in",
+        "age",
+        "idle",
+        "worker",
+    ]);
+    for flow in &flows.flows {
+        rows.add_row(flow_row(flow));
+    }
+    rows.to_string()
+}
+
+fn flow_row(flow: &Flow) -> [String; 12] {
+    let volume = |packets: u64, bytes: u64| format!("{packets} / {bytes} B");
+    [
+        flow.protocol.clone(),
+        flow.client.to_string(),
+        flow.destination.to_string(),
+        flow.backend.to_string(),
+        flow.service.clone().unwrap_or_else(|| "-".into()),
+        flow.kind.clone(),
+        flow.state.clone(),
+        volume(flow.packets_out, flow.bytes_out),
+        volume(flow.packets_in, flow.bytes_in),
+        duration(flow.age_ms / 1000),
+        duration(flow.idle_ms / 1000),
+        flow.worker.to_string(),
+    ]
+}
+
+/// `weft owned`.
+pub(super) fn owned(owned: &[Owned]) -> String {
+    if owned.is_empty() {
+        return "nothing".into();
+    }
+    let mut rows = table(&["kind", "name", "detail"]);
+    for thing in owned {
+        rows.add_row([&thing.kind, &thing.name, &thing.detail]);
+    }
+    rows.to_string()
+}
+
+/// `weft reload`.
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    let list = |names: &[String]| {
+        if names.is_empty() {
+            "none".into()
+        } else {
+            names.join(", ")
+        }
+    };
+    let mut text = format!(
+        "reloaded: generation {}; enrolled: {}; draining: {}",
+        reloaded.generation,
+        list(&reloaded.enrolled),
+        list(&reloaded.draining)
+    );
+    if !reloaded.restart_needed.is_empty() {
+        let _ = write!(
+            text,
+            "\nwaiting for a restart: {}",
+            reloaded.restart_needed.join(", ")
+        );
+    }
+    text
+}

@@ -1,0 +1,222 @@
+//! The configuration: TOML files in, a validated model or every error out.
+//!
+//! [`load`] reads files and [`parse`] does the rest without touching the machine; what a
+//! configuration asks of the machine is checked by [`check_interfaces`] and [`check_cores`] against
+//! a snapshot of it. Every error names file, line and key. `docs/config.md` describes each key.
+
+mod document;
+mod error;
+mod model;
+mod node;
+mod pod;
+mod reader;
+mod registry;
+mod reload;
+mod resolve;
+mod scalar;
+mod service;
+mod system;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::{ConfigError, Errors, Location, Reason};
+pub use model::{
+    Algorithm, Backends, Config, Endpoint, FastPath, Node, Pod, Poll, Protocol, Service,
+    ServicePort, Stage, TargetPort, Workers,
+};
+pub use reload::{RESTART_KEYS, restart_keys};
+pub use resolve::ResolvedEndpoint;
+pub use system::{InterfaceInfo, check_cores, check_interfaces};
+
+use document::Document;
+use registry::Registry;
+
+const FILE_KEYS: &[&str] = &["node", "workers", "pod", "service"];
+
+/// Every table and the keys that it takes.
+#[cfg(test)]
+const ACCEPTED: &[(&str, &[&str])] = &[
+    ("", FILE_KEYS),
+    ("node", node::NODE_KEYS),
+    ("workers", node::WORKERS_KEYS),
+    ("pod", pod::KEYS),
+    ("service", service::KEYS),
+    ("service.ports", service::PORT_KEYS),
+    ("service.endpoints", service::ENDPOINT_KEYS),
+];
+
+/// One configuration file, read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its path, for errors.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// Reads the files and parses them as one configuration.
+///
+/// # Errors
+/// Everything that is wrong with them; also every file that cannot be read.
+pub fn load(paths: &[PathBuf]) -> Result<Config, Errors> {
+    let mut sources = Vec::new();
+    let mut unread = Vec::new();
+    for path in paths {
+        match read(path) {
+            Ok(text) => sources.push(Source {
+                path: path.clone(),
+                text,
+            }),
+            Err(error) => unread.push(error),
+        }
+    }
+    if unread.is_empty() {
+        return parse(&sources);
+    }
+    // The files that can be read are checked too, but nothing is missed in them: it may stand in
+    // a file that could not be read.
+    let (_, mut found) = parse_some(&sources, true);
+    found.append(&mut unread);
+    Err(Errors::of(found))
+}
+
+/// Parses files as one configuration: pods and services add up, `[node]` and `[workers]` may stand
+/// in one of them.
+///
+/// # Errors
+/// Everything that is wrong with them, sorted by file and line.
+pub fn parse(sources: &[Source]) -> Result<Config, Errors> {
+    match parse_some(sources, false) {
+        (Some(config), found) if found.is_empty() => Ok(config),
+        (_, found) => Err(Errors::of(found)),
+    }
+}
+
+/// What could be made of the sources, and every error. `incomplete`: there are more sources, so
+/// that a missing table is no error.
+fn parse_some(sources: &[Source], mut incomplete: bool) -> (Option<Config>, Vec<ConfigError>) {
+    let mut registry = Registry::default();
+    let mut node = Section::default();
+    let mut workers = Section::default();
+    let mut pods = Vec::new();
+    let mut services = Vec::new();
+    let mut found = Vec::new();
+    for source in sources {
+        let document = Document::parse(&source.path, &source.text);
+        incomplete |= document.damaged();
+        if let Some(root) = document.root(FILE_KEYS) {
+            node.read(&root, "node", node::read_node);
+            workers.read(&root, "workers", node::read_workers);
+            for_each(&root, "pod", |value| {
+                pods.extend(pod::read(value, &mut registry));
+            });
+            for_each(&root, "service", |value| {
+                services.extend(service::read(value, &mut registry));
+            });
+        }
+        found.append(&mut document.into_errors());
+    }
+    found.extend(registry.endpoint_clashes());
+    let start = |key: &str| Location {
+        file: Arc::from(
+            sources
+                .first()
+                .map_or(Path::new("(no file)"), |s| s.path.as_path()),
+        ),
+        line: 1,
+        key: key.to_owned(),
+    };
+    if node.at.is_none() && !incomplete {
+        found.push(ConfigError {
+            at: start("node"),
+            reason: Reason::Missing,
+        });
+    }
+    if workers.at.is_none() {
+        workers.value = Some(Workers::unconfigured(start("workers.cores")));
+    }
+    let config = node.value.zip(workers.value).map(|(node, workers)| Config {
+        node,
+        workers,
+        pods,
+        services,
+    });
+    (config, found)
+}
+
+/// A table that only one file may hold.
+struct Section<T> {
+    value: Option<T>,
+    at: Option<Location>,
+}
+
+impl<T> Default for Section<T> {
+    fn default() -> Self {
+        Self {
+            value: None,
+            at: None,
+        }
+    }
+}
+
+impl<T> Section<T> {
+    fn read(
+        &mut self,
+        root: &reader::Table<'_, '_>,
+        key: &'static str,
+        read: impl FnOnce(&reader::Value<'_, '_>) -> Option<T>,
+    ) {
+        let Some(value) = root.get(key) else {
+            return;
+        };
+        let read = read(&value); // Errors inside a second table show too.
+        match &self.at {
+            Some(first) => {
+                let _: Option<()> = value.reject(Reason::SecondTable(first.clone()));
+            }
+            None => {
+                self.at = Some(value.location());
+                self.value = read;
+            }
+        }
+    }
+}
+
+/// Hands every `[[key]]` to `read`.
+fn for_each(
+    root: &reader::Table<'_, '_>,
+    key: &'static str,
+    mut read: impl FnMut(&reader::Value<'_, '_>),
+) {
+    let Some(value) = root.get(key) else {
+        return;
+    };
+    let expected = if key == "pod" {
+        "an array of tables, written [[pod]]"
+    } else {
+        "an array of tables, written [[service]]"
+    };
+    if let Some(items) = value.items(expected) {
+        items.for_each(|item| read(&item));
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let error = |line, reason| ConfigError {
+        at: Location {
+            file: Arc::from(path),
+            line,
+            key: "file".to_owned(),
+        },
+        reason,
+    };
+    let bytes = std::fs::read(path).map_err(|e| error(1, Reason::Unreadable(e.to_string())))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let newlines = valid.iter().filter(|&&byte| byte == b'\n').count();
+        error(newlines + 1, Reason::NotUtf8)
+    })
+}

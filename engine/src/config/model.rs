@@ -1,0 +1,216 @@
+//! The validated configuration: what a set of files says, with nothing left to check but the machine.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::error::Location;
+
+/// A whole configuration, of one file or several.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// `[node]`.
+    pub node: Node,
+    /// `[workers]`.
+    pub workers: Workers,
+    /// Every `[[pod]]`, in the order of the files and of their text.
+    pub pods: Vec<Pod>,
+    /// Every `[[service]]`, in the order of the files and of their text.
+    pub services: Vec<Service>,
+}
+
+/// `[node]`: the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// The node's name, as in Kubernetes.
+    pub name: String,
+    /// How long a pod that has left the configuration keeps its flows.
+    pub drain: Duration,
+    /// How long after a pod's enrolment its unknown flows are taken for older than the enrolment.
+    pub enrolment_grace: Duration,
+}
+
+/// `[workers]`: the data cores.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Workers {
+    /// One worker a core; at least one, each once.
+    pub cores: Vec<usize>,
+    /// Where `cores` stands, or where it would.
+    pub cores_at: Location,
+    /// What a worker does when there is nothing to do.
+    pub poll: Poll,
+    /// How much the kernel forwards without the engine.
+    pub fast_path: FastPath,
+    /// Flows that a worker can hold.
+    pub max_flows: usize,
+    /// Frames of 4 KiB that a worker has.
+    pub frames: u32,
+    /// How long a worker may be silent before its packets fall to the kernel.
+    pub heartbeat: Duration,
+    /// Packets a second that one pod may bring to the engine; 0 is unlimited.
+    pub punt_rate: u64,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Poll {
+    /// Spin while there is traffic, sleep when there is none.
+    #[default]
+    Adaptive,
+    /// Never sleep.
+    Spin,
+    /// Always sleep.
+    Sleep,
+}
+
+impl Poll {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adaptive => "adaptive",
+            Self::Spin => "spin",
+            Self::Sleep => "sleep",
+        }
+    }
+}
+
+impl FastPath {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How much the kernel forwards without the engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FastPath {
+    /// Nothing: every packet goes through the engine.
+    #[default]
+    Off,
+}
+
+/// `[[pod]]`: an enrolled pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Its name, unique, such as `default/reviews-v1-0`.
+    pub name: String,
+    /// Its addresses: one or two, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The host side of its veth.
+    pub interface: String,
+    /// Its labels, for selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Its named ports.
+    pub ports: BTreeMap<String, u16>,
+    /// Its own limit in place of [`Workers::punt_rate`].
+    pub punt_rate: Option<u64>,
+    /// Where it is configured; the key is `pod[3]`.
+    pub at: Location,
+    /// Where its interface is configured.
+    pub interface_at: Location,
+}
+
+/// `[[service]]`: addresses and ports that stand for a set of backends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Its name, unique.
+    pub name: String,
+    /// Its addresses: one or two, at most one of each family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// How a backend is chosen.
+    pub algorithm: Algorithm,
+    /// Its ports, at least one.
+    pub ports: Vec<ServicePort>,
+    /// Its backends.
+    pub backends: Backends,
+    /// Where it is configured; the key is `service[3]`.
+    pub at: Location,
+}
+
+/// How a service chooses a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Algorithm {
+    /// By a consistent hash of the flow.
+    #[default]
+    Maglev,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// One port of a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Its name, unique within the service; never `None` when the service has several ports.
+    pub name: Option<String>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port that clients connect to.
+    pub port: u16,
+    /// The port of the backend.
+    pub target_port: TargetPort,
+    /// How deep Weft looks into the traffic.
+    pub stage: Stage,
+}
+
+/// The transport protocol of a port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// The port of a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TargetPort {
+    /// The same number on every backend.
+    Number(u16),
+    /// Looked up in the `ports` of the backend; one without that name is no backend of the port.
+    Named(String),
+}
+
+/// How deep Weft looks into a port's traffic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Stage {
+    /// Addresses and ports.
+    #[default]
+    L4,
+}
+
+/// The backends of a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backends {
+    /// The enrolled pods that have all of these labels; never empty.
+    Selector(BTreeMap<String, String>),
+    /// These, and no others. May be empty: every connection is then refused.
+    Endpoints(Vec<Endpoint>),
+}
+
+/// One backend of a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Its address, once within a service.
+    pub address: IpAddr,
+    /// Whether it takes new flows.
+    pub ready: bool,
+    /// Its share against the other endpoints, 0 to 1000; 0 takes no new flows.
+    pub weight: u16,
+    /// Its named ports.
+    pub ports: BTreeMap<String, u16>,
+}

@@ -1,0 +1,144 @@
+//! `[node]` and `[workers]`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::error::{Location, Reason};
+use super::model::{FastPath, Node, Poll, Workers};
+use super::reader::{Table, Value};
+use super::registry::taken;
+use super::scalar::{DurationRange, NAME};
+
+pub(super) const NODE_KEYS: &[&str] = &["name", "drain", "enrolment_grace"];
+pub(super) const WORKERS_KEYS: &[&str] = &[
+    "cores",
+    "poll",
+    "fast_path",
+    "max_flows",
+    "frames",
+    "heartbeat",
+    "punt_rate",
+];
+
+const DRAIN: DurationRange = DurationRange {
+    min: "0s",
+    max: "1h",
+};
+const ENROLMENT_GRACE: DurationRange = DurationRange {
+    min: "0s",
+    max: "24h",
+};
+const HEARTBEAT: DurationRange = DurationRange {
+    min: "10ms",
+    max: "10s",
+};
+
+/// One AF_XDP socket and one heartbeat a worker: as many as the BPF maps have places.
+const WORKERS_MAX: u64 = 64;
+
+impl Workers {
+    /// What holds when `[workers]` does not stand. `cores_at` is where it could.
+    pub(super) fn unconfigured(cores_at: Location) -> Self {
+        Self {
+            cores: vec![0],
+            cores_at,
+            poll: Poll::default(),
+            fast_path: FastPath::default(),
+            max_flows: 262_144,
+            frames: 8_192,
+            heartbeat: Duration::from_millis(100),
+            punt_rate: 1_000_000,
+        }
+    }
+}
+
+pub(super) fn read_node(value: &Value<'_, '_>) -> Option<Node> {
+    let table = value.table(NODE_KEYS)?;
+    let name = table.require("name").and_then(|value| value.name(&NAME));
+    let drain = table.optional("drain", Duration::from_secs(30), |v| v.duration(&DRAIN));
+    let enrolment_grace = table.optional("enrolment_grace", Duration::from_mins(10), |v| {
+        v.duration(&ENROLMENT_GRACE)
+    });
+    Some(Node {
+        name: name?,
+        drain: drain?,
+        enrolment_grace: enrolment_grace?,
+    })
+}
+
+pub(super) fn read_workers(value: &Value<'_, '_>) -> Option<Workers> {
+    let table = value.table(WORKERS_KEYS)?;
+    let cores_at = match table.get("cores") {
+        Some(value) => value.location(),
+        None => Location {
+            key: "workers.cores".to_owned(),
+            ..table.location()
+        },
+    };
+    let default = Workers::unconfigured(cores_at);
+    let cores = table.optional("cores", default.cores, read_cores);
+    let poll = table.optional("poll", default.poll, |value| {
+        let words = [
+            ("adaptive", Poll::Adaptive),
+            ("spin", Poll::Spin),
+            ("sleep", Poll::Sleep),
+        ];
+        value.word(&words, &[])
+    });
+    let fast_path = table.optional("fast_path", default.fast_path, |value| {
+        value.word(&[("off", FastPath::Off)], &["flows", "full"])
+    });
+    let max_flows = table.optional("max_flows", default.max_flows, |value| {
+        value.integer(16..=16_777_216)?.try_into().ok()
+    });
+    let frames = table.optional("frames", default.frames, |value| {
+        value.integer(64..=16_384)?.try_into().ok()
+    });
+    let heartbeat = table.optional("heartbeat", default.heartbeat, |v| v.duration(&HEARTBEAT));
+    let punt_rate = read_punt_rate(&table, default.punt_rate);
+    Some(Workers {
+        cores: cores?,
+        cores_at: default.cores_at,
+        poll: poll?,
+        fast_path: fast_path?,
+        max_flows: max_flows?,
+        frames: frames?,
+        heartbeat: heartbeat?,
+        punt_rate: punt_rate?,
+    })
+}
+
+/// Packets a second that a pod may punt, of `[workers]` or of a `[[pod]]`.
+pub(super) fn read_punt_rate<T: From<u64>>(table: &Table<'_, '_>, default: T) -> Option<T> {
+    table.optional("punt_rate", default, |value| {
+        value.integer(0..=1_000_000_000).map(T::from)
+    })
+}
+
+fn read_cores(value: &Value<'_, '_>) -> Option<Vec<usize>> {
+    let items = value.items("an array of core numbers")?;
+    let count = items.len();
+    if count == 0 {
+        return value.reject(Reason::Empty);
+    }
+    if count as u64 > WORKERS_MAX {
+        return value.reject(Reason::TooMany {
+            count,
+            max: WORKERS_MAX,
+        });
+    }
+    let mut first = HashMap::new();
+    let mut cores = Vec::new();
+    for item in items {
+        let Some(core) = item.integer(0..=u64::from(u16::MAX)) else {
+            continue;
+        };
+        if let Some(by) = first.get(&core) {
+            taken(&item, format!("core {core}"), by);
+            continue;
+        }
+        first.insert(core, item.location());
+        cores.extend(usize::try_from(core));
+    }
+    (cores.len() == count).then_some(cores)
+}

@@ -1,0 +1,129 @@
+//! Who has what, over all files of a load: names, addresses, interfaces and service ports are each
+//! had once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use super::error::{ConfigError, Location, Reason};
+use super::model::Protocol;
+use super::reader::{Value, quoted};
+
+/// Everything claimed so far.
+#[derive(Default)]
+pub(super) struct Registry {
+    pod_names: HashMap<String, Location>,
+    service_names: HashMap<String, Location>,
+    interfaces: HashMap<String, Location>,
+    pod_addresses: HashMap<IpAddr, Location>,
+    cluster_ips: HashMap<IpAddr, Location>,
+    service_ports: HashMap<(IpAddr, u16, Protocol), Location>,
+    endpoints: Vec<(IpAddr, Location)>,
+}
+
+impl Registry {
+    pub(super) fn pod_name(&mut self, value: &Value<'_, '_>, name: &str) {
+        claim(&mut self.pod_names, value, name.to_owned(), || quoted(name));
+    }
+
+    pub(super) fn service_name(&mut self, value: &Value<'_, '_>, name: &str) {
+        claim(&mut self.service_names, value, name.to_owned(), || {
+            quoted(name)
+        });
+    }
+
+    pub(super) fn interface(&mut self, value: &Value<'_, '_>, name: &str) {
+        claim(&mut self.interfaces, value, name.to_owned(), || {
+            quoted(name)
+        });
+    }
+
+    /// A pod's address is nobody else's.
+    pub(super) fn pod_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
+        match self.cluster_ips.get(&address) {
+            Some(by) => taken(value, address.to_string(), by),
+            None => claim(&mut self.pod_addresses, value, address, || {
+                address.to_string()
+            }),
+        }
+    }
+
+    /// A cluster IP is no pod's. Several services may share one, on different ports.
+    pub(super) fn cluster_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
+        match self.pod_addresses.get(&address) {
+            Some(by) => taken(value, address.to_string(), by),
+            None => {
+                let entry = self.cluster_ips.entry(address);
+                entry.or_insert_with(|| value.location());
+            }
+        }
+    }
+
+    /// A port of a service on all of its cluster IPs. A clash is reported once, whatever the number
+    /// of addresses.
+    pub(super) fn service_port(
+        &mut self,
+        value: &Value<'_, '_>,
+        cluster_ips: &[IpAddr],
+        port: u16,
+        protocol: Protocol,
+    ) {
+        let mut clash = None;
+        for &address in cluster_ips {
+            match self.service_ports.entry((address, port, protocol)) {
+                Entry::Occupied(entry) => clash = clash.or(Some((address, entry.get().clone()))),
+                Entry::Vacant(entry) => {
+                    entry.insert(value.location());
+                }
+            }
+        }
+        if let Some((address, by)) = clash {
+            let what = format!("{address} port {port}/{}", protocol.name());
+            taken(value, what, &by);
+        }
+    }
+
+    /// An endpoint, to be compared with the cluster IPs once all of these are known.
+    pub(super) fn endpoint(&mut self, value: &Value<'_, '_>, address: IpAddr) {
+        self.endpoints.push((address, value.location()));
+    }
+
+    /// Endpoints that are cluster IPs: a service behind a service would be translated twice.
+    pub(super) fn endpoint_clashes(self) -> impl Iterator<Item = ConfigError> {
+        let Self {
+            endpoints,
+            cluster_ips,
+            ..
+        } = self;
+        endpoints.into_iter().filter_map(move |(address, at)| {
+            let by = cluster_ips.get(&address)?.clone();
+            let what = address.to_string();
+            Some(ConfigError {
+                at,
+                reason: Reason::Taken { what, by },
+            })
+        })
+    }
+}
+
+/// Notes who has `key`, or reports who had it first.
+fn claim<K: Hash + Eq>(
+    owners: &mut HashMap<K, Location>,
+    value: &Value<'_, '_>,
+    key: K,
+    what: impl FnOnce() -> String,
+) {
+    match owners.entry(key) {
+        Entry::Occupied(entry) => taken(value, what(), entry.get()),
+        Entry::Vacant(entry) => {
+            entry.insert(value.location());
+        }
+    }
+}
+
+/// Reports that `what` belongs to another.
+pub(super) fn taken(value: &Value<'_, '_>, what: String, by: &Location) {
+    let by = by.clone();
+    let _: Option<()> = value.reject(Reason::Taken { what, by });
+}

@@ -1,0 +1,32 @@
+//! Which changes wait for a restart.
+
+use super::model::Config;
+
+/// The keys whose change takes effect at the next start: they make a worker what it is, or size
+/// memory that it has handed to the kernel.
+pub const RESTART_KEYS: [&str; 5] = [
+    "workers.cores",
+    "workers.poll",
+    "workers.max_flows",
+    "workers.frames",
+    "workers.heartbeat",
+];
+
+/// The keys among [`RESTART_KEYS`] in which `new` differs from `old`.
+///
+/// A reload that changes them is accepted, and says that they wait for a restart.
+pub fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (old, new) = (&old.workers, &new.workers);
+    let changed = [
+        old.cores != new.cores,
+        old.poll != new.poll,
+        old.max_flows != new.max_flows,
+        old.frames != new.frames,
+        old.heartbeat != new.heartbeat,
+    ];
+    RESTART_KEYS
+        .into_iter()
+        .zip(changed)
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect()
+}

@@ -1,0 +1,183 @@
+//! `[[service]]`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use super::error::{Location, Reason};
+use super::model::{
+    Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort,
+};
+use super::pod::{read_addresses, read_labels, read_named_ports};
+use super::reader::{Kind, Table, Value, quoted};
+use super::registry::{Registry, taken};
+use super::scalar::{NAME, PORT_NAME};
+
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "cluster_ip",
+    "cluster_ips",
+    "algorithm",
+    "ports",
+    "selector",
+    "endpoints",
+];
+pub(super) const PORT_KEYS: &[&str] = &["name", "protocol", "port", "target_port", "stage"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &["address", "ready", "weight", "ports"];
+
+pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Service> {
+    let table = value.table(KEYS)?;
+    let name = table.require("name").and_then(|value| {
+        let name = value.name(&NAME)?;
+        registry.service_name(&value, &name);
+        Some(name)
+    });
+    let cluster_ips = read_addresses(&table, "cluster_ip", "cluster_ips", |value, address| {
+        registry.cluster_ip(value, address);
+    });
+    let algorithm = table.optional("algorithm", Algorithm::default(), |value| {
+        let words = [
+            ("maglev", Algorithm::Maglev),
+            ("round_robin", Algorithm::RoundRobin),
+            ("random", Algorithm::Random),
+        ];
+        value.word(&words, &[])
+    });
+    let ports = table
+        .require("ports")
+        .and_then(|value| read_ports(&value, cluster_ips.as_deref().unwrap_or_default(), registry));
+    let backends = read_backends(&table, registry);
+    Some(Service {
+        name: name?,
+        cluster_ips: cluster_ips?,
+        algorithm: algorithm?,
+        ports: ports?,
+        backends: backends?,
+        at: table.location(),
+    })
+}
+
+fn read_ports(
+    value: &Value<'_, '_>,
+    cluster_ips: &[IpAddr],
+    registry: &mut Registry,
+) -> Option<Vec<ServicePort>> {
+    let items = value.items("an array of tables")?;
+    let count = items.len();
+    if count == 0 {
+        return value.reject(Reason::Empty);
+    }
+    let mut names = HashMap::new();
+    let ports: Vec<ServicePort> = items
+        .filter_map(|item| read_port(&item, count > 1, &mut names, cluster_ips, registry))
+        .collect();
+    (ports.len() == count).then_some(ports)
+}
+
+fn read_port(
+    value: &Value<'_, '_>,
+    named: bool,
+    names: &mut HashMap<String, Location>,
+    cluster_ips: &[IpAddr],
+    registry: &mut Registry,
+) -> Option<ServicePort> {
+    let table = value.table(PORT_KEYS)?;
+    if named && table.get("name").is_none() {
+        table.report_at("name", Reason::PortName);
+    }
+    let name = table.optional("name", None, |value| {
+        let name = value.name(&PORT_NAME)?;
+        match names.get(&name) {
+            Some(by) => taken(value, quoted(&name), by),
+            None => _ = names.insert(name.clone(), value.location()),
+        }
+        Some(Some(name))
+    });
+    let protocol = table.optional("protocol", Protocol::default(), |value| {
+        value.word(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)], &[])
+    });
+    let port = table.require("port").and_then(|value| {
+        let port = value.port()?;
+        if let Some(protocol) = protocol {
+            registry.service_port(&value, cluster_ips, port, protocol);
+        }
+        Some(port)
+    });
+    let target_port = match table.get("target_port") {
+        Some(value) => read_target_port(&value),
+        None => port.map(TargetPort::Number),
+    };
+    let stage = table.optional("stage", Stage::default(), |value| {
+        value.word(&[("l4", Stage::L4)], &["tcp", "tls", "http"])
+    });
+    Some(ServicePort {
+        name: name?,
+        protocol: protocol?,
+        port: port?,
+        target_port: target_port?,
+        stage: stage?,
+    })
+}
+
+fn read_target_port(value: &Value<'_, '_>) -> Option<TargetPort> {
+    match value.kind() {
+        Kind::String => value.name(&PORT_NAME).map(TargetPort::Named),
+        Kind::Integer => value.port().map(TargetPort::Number),
+        Kind::Other => value.wrong_type("a port number, or the name of a port"),
+    }
+}
+
+fn read_backends(table: &Table<'_, '_>, registry: &mut Registry) -> Option<Backends> {
+    match (table.get("selector"), table.get("endpoints")) {
+        (Some(value), None) => {
+            let selector = read_labels(&value)?;
+            if selector.is_empty() {
+                return value.reject(Reason::Empty); // It would select every pod.
+            }
+            Some(Backends::Selector(selector))
+        }
+        (None, Some(value)) => read_endpoints(&value, registry).map(Backends::Endpoints),
+        (Some(_), Some(value)) => value.reject(Reason::Both("selector", "endpoints")),
+        (None, None) => {
+            table.report(Reason::Neither("selector", "endpoints"));
+            None
+        }
+    }
+}
+
+fn read_endpoints(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Vec<Endpoint>> {
+    let items = value.items("an array of tables")?;
+    let count = items.len();
+    let mut addresses = HashMap::new();
+    let endpoints: Vec<Endpoint> = items
+        .filter_map(|item| read_endpoint(&item, &mut addresses, registry))
+        .collect();
+    (endpoints.len() == count).then_some(endpoints)
+}
+
+fn read_endpoint(
+    value: &Value<'_, '_>,
+    addresses: &mut HashMap<IpAddr, Location>,
+    registry: &mut Registry,
+) -> Option<Endpoint> {
+    let table = value.table(ENDPOINT_KEYS)?;
+    let address = table.require("address").and_then(|value| {
+        let address = value.address()?;
+        match addresses.get(&address) {
+            Some(by) => taken(&value, address.to_string(), by),
+            None => _ = addresses.insert(address, value.location()),
+        }
+        registry.endpoint(&value, address);
+        Some(address)
+    });
+    let ready = table.optional("ready", true, |value| value.boolean());
+    let weight = table.optional("weight", 1, |value| {
+        value.integer(0..=1_000)?.try_into().ok()
+    });
+    let ports = table.optional("ports", BTreeMap::new(), read_named_ports);
+    Some(Endpoint {
+        address: address?,
+        ready: ready?,
+        weight: weight?,
+        ports: ports?,
+    })
+}

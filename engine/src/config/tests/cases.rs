@@ -1,0 +1,295 @@
+//! Every error, with its exact text.
+
+/// A text and all of its errors.
+pub(super) const CASES: &[(&str, &str)] = &[
+    // Syntax.
+    (
+        "[node]\nname = \"a\"\n[[pod]\n",
+        "node.toml:3: syntax: unclosed array table, expected `]`",
+    ),
+    (
+        "[node]\nname = \"a\n",
+        "node.toml:2: syntax: invalid basic string, expected `\"`",
+    ),
+    (
+        "[[pod]]\nip = 10.0.0.1\ninterface = veth7\n",
+        "node.toml:2: syntax: missing or unquoted value: names, addresses and durations stand in quotes\n\
+         node.toml:3: syntax: missing or unquoted value: names, addresses and durations stand in quotes",
+    ),
+    (
+        "[workers]\nframes = 010\n",
+        "node.toml:2: syntax: unexpected leading zero",
+    ),
+    (
+        "[node]\nname = \"a\"\nname = \"b\"\n",
+        "node.toml:3: node.name: duplicate key",
+    ),
+    (
+        "[node]\nname = \"a\"\n[workers]\n[node]\n",
+        "node.toml:4: node: duplicate key",
+    ),
+    (
+        "a = 1\n[node]\nname = \"a\"\nx = { b = 1, b = 2 }\n",
+        "node.toml:1: a: unknown key\nnode.toml:4: node.x: unknown key\nnode.toml:4: node.x.b: duplicate key",
+    ),
+    // Keys.
+    (
+        "[node]\nname = \"a\"\ndrian = \"30s\"\n",
+        "node.toml:3: node.drian: unknown key, did you mean `drain`?",
+    ),
+    (
+        "[node]\nname = \"a\"\naddress = \"192.168.7.1\"\nuplink = \"eth0\"\n",
+        "node.toml:3: node.address: unknown key\nnode.toml:4: node.uplink: unknown key",
+    ),
+    (
+        "[overlay]\nvni = 77\n[[overlay.peer]]\nname = \"node-b\"\n",
+        "node.toml:1: overlay: unknown key",
+    ),
+    (
+        "[worker]\n",
+        "node.toml:1: worker: unknown key, did you mean `workers`?",
+    ),
+    ("\"a\\nb\" = 1\n", "node.toml:1: \"a\\nb\": unknown key"),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nsession_affinity = \"client_ip\"\nports = [\n  { port = 80, node_port = 30080 },\n]\n",
+        "node.toml:5: service[0].session_affinity: unknown key\nnode.toml:7: service[0].ports[0].node_port: unknown key",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nendpoints = [{ adress = \"10.0.0.1\", address = \"10.0.0.2\" }]\n",
+        "node.toml:5: service[0].endpoints[0].adress: unknown key, did you mean `address`?",
+    ),
+    ("", "node.toml:1: node: required, but missing"),
+    ("[node]\n", "node.toml:1: node.name: required, but missing"),
+    (
+        "[[pod]]\n\n[[service]]\n",
+        "node.toml:1: pod[0]: needs either `ip` or `ips`\n\
+         node.toml:1: pod[0].interface: required, but missing\n\
+         node.toml:1: pod[0].name: required, but missing\n\
+         node.toml:3: service[0]: needs either `cluster_ip` or `cluster_ips`\n\
+         node.toml:3: service[0]: needs either `selector` or `endpoints`\n\
+         node.toml:3: service[0].name: required, but missing\n\
+         node.toml:3: service[0].ports: required, but missing",
+    ),
+    // Types.
+    (
+        "[node]\nname = 7\n",
+        "node.toml:2: node.name: expected a string, found a whole number",
+    ),
+    (
+        "node = 1\n",
+        "node.toml:1: node: expected a table, found a whole number",
+    ),
+    (
+        "[node]\nname = \"a\"\ndrain = 30\n",
+        "node.toml:3: node.drain: expected a duration such as \"30s\", found a whole number",
+    ),
+    (
+        "[workers]\ncores = 0\nframes = 1.5\n",
+        "node.toml:2: workers.cores: expected an array of core numbers, found a whole number\nnode.toml:3: workers.frames: expected a whole number, found a fraction",
+    ),
+    (
+        "[pod]\nname = \"x\"\n",
+        "node.toml:1: pod: expected an array of tables, written [[pod]], found a table",
+    ),
+    (
+        "service = true\n",
+        "node.toml:1: service: expected an array of tables, written [[service]], found true or false",
+    ),
+    (
+        "pod = [1]\n",
+        "node.toml:1: pod[0]: expected a table, found a whole number",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nip = 2024-01-01\ninterface = \"veth7\"\nlabels = { a = 1 }\nports = [80]\n",
+        "node.toml:3: pod[0].ip: expected an address as a string, found a date or time\n\
+         node.toml:5: pod[0].labels.a: expected a string, found a whole number\n\
+         node.toml:6: pod[0].ports: expected a table of port numbers, found an array",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80, target_port = true }]\nendpoints = [{ address = \"10.0.0.1\", ready = \"yes\" }]\n",
+        "node.toml:4: service[0].ports[0].target_port: expected a port number, or the name of a port, found true or false\nnode.toml:5: service[0].endpoints[0].ready: expected true or false, found a string",
+    ),
+    // Numbers.
+    (
+        "[workers]\n\nframes = 0\n",
+        "node.toml:3: workers.frames: 0 is not in 64..=16384",
+    ),
+    (
+        "[workers]\nmax_flows = 1\npunt_rate = -1\n",
+        "node.toml:2: workers.max_flows: 1 is not in 16..=16777216\nnode.toml:3: workers.punt_rate: -1 is not in 0..=1000000000",
+    ),
+    (
+        "[workers]\nframes = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff\n",
+        "node.toml:2: workers.frames: 0xffffffffffffffffffffffffffffffffffff is not in 64..=16384",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.0.0.1\"\ninterface = \"veth7\"\nports = { http = 0 }\npunt_rate = 1_000_000_001\n",
+        "node.toml:5: pod[0].ports.http: 0 is not in 1..=65535\nnode.toml:6: pod[0].punt_rate: 1000000001 is not in 0..=1000000000",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 65536, target_port = 0 }]\nendpoints = [{ address = \"10.0.0.1\", weight = 1001, ports = { a = 70000 } }]\n",
+        "node.toml:4: service[0].ports[0].port: 65536 is not in 1..=65535\nnode.toml:4: service[0].ports[0].target_port: 0 is not in 1..=65535\nnode.toml:5: service[0].endpoints[0].ports.a: 70000 is not in 1..=65535\nnode.toml:5: service[0].endpoints[0].weight: 1001 is not in 0..=1000",
+    ),
+    // Words.
+    (
+        "[workers]\npoll = \"busy\"\n",
+        "node.toml:2: workers.poll: \"busy\" is not one of \"adaptive\", \"spin\", \"sleep\"",
+    ),
+    (
+        "[workers]\nfast_path = \"full\"\n",
+        "node.toml:2: workers.fast_path: \"full\" is not available yet in this version",
+    ),
+    (
+        "[workers]\nfast_path = \"flows\"\n",
+        "node.toml:2: workers.fast_path: \"flows\" is not available yet in this version",
+    ),
+    (
+        "[workers]\nfast_path = \"on\"\n",
+        "node.toml:2: workers.fast_path: \"on\" is not one of \"off\"",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"http\" },\n  { name = \"c\", port = 82, stage = \"tcp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n]\n",
+        "node.toml:4: service[0].algorithm: \"least_conn\" is not one of \"maglev\", \"round_robin\", \"random\"\n\
+         node.toml:7: service[0].ports[0].protocol: \"sctp\" is not one of \"tcp\", \"udp\"\n\
+         node.toml:8: service[0].ports[1].stage: \"http\" is not available yet in this version\n\
+         node.toml:9: service[0].ports[2].stage: \"tcp\" is not available yet in this version\n\
+         node.toml:10: service[0].ports[3].stage: \"tls\" is not available yet in this version",
+    ),
+    // Durations.
+    (
+        "[node]\nname = \"a\"\ndrain = \"30\"\nenrolment_grace = \"1 m\"\n",
+        "node.toml:3: node.drain: \"30\" is not a duration: write a whole number and its unit, ms, s, m or h, such as \"30s\"\nnode.toml:4: node.enrolment_grace: \"1 m\" is not a duration: write a whole number and its unit, ms, s, m or h, such as \"30s\"",
+    ),
+    (
+        "[node]\nname = \"a\"\ndrain = \"2h\"\nenrolment_grace = \"25h\"\n",
+        "node.toml:3: node.drain: \"2h\" is not in 0s..=1h\nnode.toml:4: node.enrolment_grace: \"25h\" is not in 0s..=24h",
+    ),
+    (
+        "[workers]\nheartbeat = \"9ms\"\n",
+        "node.toml:2: workers.heartbeat: \"9ms\" is not in 10ms..=10s",
+    ),
+    (
+        "[workers]\nheartbeat = \"99999999999999999999999s\"\n",
+        "node.toml:2: workers.heartbeat: \"99999999999999999999999s\" is not in 10ms..=10s",
+    ),
+    (
+        "[workers]\nheartbeat = \"\"\n",
+        "node.toml:2: workers.heartbeat: \"\" is not a duration: write a whole number and its unit, ms, s, m or h, such as \"30s\"",
+    ),
+    (
+        "[workers]\nheartbeat = \"-5s\"\n",
+        "node.toml:2: workers.heartbeat: \"-5s\" is not a duration: write a whole number and its unit, ms, s, m or h, such as \"30s\"",
+    ),
+    // Names.
+    (
+        "[node]\nname = \"\"\n",
+        "node.toml:2: node.name: must not be empty",
+    ),
+    (
+        "[node]\nname = \"a b\"\n",
+        "node.toml:2: node.name: \"a b\" is not a name: at most 317 letters, digits and . _ - /",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.0.0.1\"\ninterface = \"veth-that-is-long\"\nlabels = { \"\" = \"x\" }\nports = { HTTP = 80 }\n",
+        "node.toml:4: pod[0].interface: \"veth-that-is-long\" is not an interface name: at most 15 characters, no spaces, / or :\n\
+         node.toml:5: pod[0].labels.\"\": must not be empty\n\
+         node.toml:6: pod[0].ports.HTTP: \"HTTP\" is not a port name: at most 63 lower-case letters, digits and -, no - at either end",
+    ),
+    (
+        "[[service]]\nname = \"\"\ncluster_ip = \"\"\nports = []\nselector = {}\n",
+        "node.toml:2: service[0].name: must not be empty\nnode.toml:3: service[0].cluster_ip: must not be empty\nnode.toml:4: service[0].ports: must not be empty\nnode.toml:5: service[0].selector: must not be empty",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ips = []\nports = [{ name = \"\", port = 80, target_port = \"\" }]\nendpoints = []\n",
+        "node.toml:3: service[0].cluster_ips: must not be empty\nnode.toml:4: service[0].ports[0].name: must not be empty\nnode.toml:4: service[0].ports[0].target_port: must not be empty",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }, { port = 81 }]\nendpoints = []\n",
+        "node.toml:4: service[0].ports[0].name: required, because the service has more than one port\nnode.toml:4: service[0].ports[1].name: required, because the service has more than one port",
+    ),
+    // Addresses.
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.0.0\"\ninterface = \"veth7\"\n",
+        "node.toml:3: pod[0].ip: \"10.0.0\" is not an IP address",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.0.0.0/24\"\ninterface = \"veth7\"\n",
+        "node.toml:3: pod[0].ip: \"10.0.0.0/24\" is a range of addresses, and one address is expected",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.010.0.1\"\ninterface = \"veth7\"\n",
+        "node.toml:3: pod[0].ip: \"10.010.0.1\" has leading zeros, which are refused because they are ambiguous: some programs read them as octal",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nips = [\n  \"127.0.0.1\",\n  \"::\",\n]\ninterface = \"veth7\"\n",
+        "node.toml:4: pod[0].ips[0]: 127.0.0.1 is a loopback address, which cannot be used here\n\
+         node.toml:5: pod[0].ips[1]: :: is an unspecified address, which cannot be used here",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ips = [\"224.0.0.1\", \"fe80::1\"]\nports = [{ port = 80 }]\nendpoints = [\n  { address = \"169.254.1.1\" },\n  { address = \"ff02::1\" },\n  { address = \"255.255.255.255\" },\n  { address = \"0.1.2.3\" },\n  { address = \"::1\" },\n  { address = \"0.0.0.0\" },\n]\n",
+        "node.toml:3: service[0].cluster_ips[0]: 224.0.0.1 is a multicast address, which cannot be used here\n\
+         node.toml:3: service[0].cluster_ips[1]: fe80::1 is a link-local address, which cannot be used here\n\
+         node.toml:6: service[0].endpoints[0].address: 169.254.1.1 is a link-local address, which cannot be used here\n\
+         node.toml:7: service[0].endpoints[1].address: ff02::1 is a multicast address, which cannot be used here\n\
+         node.toml:8: service[0].endpoints[2].address: 255.255.255.255 is a broadcast address, which cannot be used here\n\
+         node.toml:9: service[0].endpoints[3].address: 0.1.2.3 is a \"this network\" address, which cannot be used here\n\
+         node.toml:10: service[0].endpoints[4].address: ::1 is a loopback address, which cannot be used here\n\
+         node.toml:11: service[0].endpoints[5].address: 0.0.0.0 is an unspecified address, which cannot be used here",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nip = \"::ffff:10.0.0.1\"\ninterface = \"veth7\"\n",
+        "node.toml:3: pod[0].ip: ::ffff:10.0.0.1 is an IPv4-mapped IPv6 address: write 10.0.0.1",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ips = [\"10.96.0.1\", \"10.96.0.2\"]\nports = [{ port = 80 }]\nendpoints = []\n",
+        "node.toml:3: service[0].cluster_ips[1]: 10.96.0.2 is a second IPv4 address, and there may be one of each family",
+    ),
+    (
+        "[[pod]]\nname = \"x\"\nips = [\"fd00::1\", \"fd00:0:0::1\"]\ninterface = \"veth7\"\n",
+        "node.toml:3: pod[0].ips[1]: fd00::1 is a second IPv6 address, and there may be one of each family",
+    ),
+    // One of two keys.
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.0.0.1\"\nips = [\"10.0.0.1\"]\ninterface = \"veth7\"\n",
+        "node.toml:4: pod[0].ips: `ip` and `ips` exclude each other",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\ncluster_ips = [\"fd00::1\"]\nports = [{ port = 80 }]\nselector = { a = \"b\" }\nendpoints = []\n",
+        "node.toml:4: service[0].cluster_ips: `cluster_ip` and `cluster_ips` exclude each other\nnode.toml:7: service[0].endpoints: `selector` and `endpoints` exclude each other",
+    ),
+    // Had once only.
+    (
+        "[[pod]]\nname = \"x\"\nip = \"10.0.0.1\"\ninterface = \"veth7\"\n[[pod]]\nname = \"x\"\nips = [\"10.0.0.1\"]\ninterface = \"veth7\"\n",
+        "node.toml:6: pod[1].name: \"x\" is already taken by pod[0].name at node.toml:2\n\
+         node.toml:7: pod[1].ips[0]: 10.0.0.1 is already taken by pod[0].ip at node.toml:3\n\
+         node.toml:8: pod[1].interface: \"veth7\" is already taken by pod[0].interface at node.toml:4",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ips = [\"10.96.0.1\", \"fd00::1\"]\nports = [{ port = 80 }]\nendpoints = []\n[[service]]\nname = \"s\"\ncluster_ips = [\"10.96.0.1\", \"fd00::1\"]\nports = [\n  { name = \"a\", port = 80, protocol = \"udp\" },\n  { name = \"b\", port = 80, protocol = \"tcp\" },\n]\nendpoints = []\n",
+        "node.toml:7: service[1].name: \"s\" is already taken by service[0].name at node.toml:2\n\
+         node.toml:11: service[1].ports[1].port: 10.96.0.1 port 80/tcp is already taken by service[0].ports[0].port at node.toml:4",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.1\" }, { address = \"10.96.0.1\" }]\n[[service.ports]]\nname = \"a\"\nport = 80\n[[service.ports]]\nname = \"a\"\nport = 80\n",
+        "node.toml:4: service[0].endpoints[1].address: 10.0.0.1 is already taken by service[0].endpoints[0].address at node.toml:4\n\
+         node.toml:4: service[0].endpoints[2].address: 10.96.0.1 is already taken by service[0].cluster_ip at node.toml:3\n\
+         node.toml:9: service[0].ports[1].name: \"a\" is already taken by service[0].ports[0].name at node.toml:6\n\
+         node.toml:10: service[0].ports[1].port: 10.96.0.1 port 80/tcp is already taken by service[0].ports[0].port at node.toml:7",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.0.0.1\"\nports = [{ port = 80 }]\nendpoints = []\n[[pod]]\nname = \"x\"\nip = \"10.0.0.1\"\ninterface = \"veth7\"\n",
+        "node.toml:3: service[0].cluster_ip: 10.0.0.1 is already taken by pod[0].ip at node.toml:8",
+    ),
+    (
+        "[workers]\ncores = [0, 1, 0]\n",
+        "node.toml:2: workers.cores[2]: core 0 is already taken by workers.cores[0] at node.toml:2",
+    ),
+    (
+        "[workers]\ncores = []\n",
+        "node.toml:2: workers.cores: must not be empty",
+    ),
+    (
+        "[workers]\ncores = [-1]\n",
+        "node.toml:2: workers.cores[0]: -1 is not in 0..=65535",
+    ),
+];

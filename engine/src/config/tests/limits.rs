@@ -1,0 +1,94 @@
+//! Odd, deep and large texts.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use super::super::{Backends, parse};
+use super::{parse_one, source, valid};
+
+#[test]
+fn a_byte_order_mark_and_crlf_change_nothing() {
+    let text = "[node]\r\nname = \"a\"\r\n\r\n[workers]\r\nframes = 64\r\n";
+    assert_eq!(valid(&format!("\u{feff}{text}")).workers.frames, 64);
+    let errors = parse_one(&format!("\u{feff}{}", text.replace("64", "63")));
+    assert_eq!(
+        errors.unwrap_err().to_string(),
+        "node.toml:5: workers.frames: 63 is not in 64..=16384"
+    );
+    assert_eq!(
+        parse_one("\u{feff}").unwrap_err().to_string(),
+        "node.toml:1: node: required, but missing"
+    );
+}
+
+#[test]
+fn deep_nesting_is_refused_and_not_followed() {
+    let path = vec!["a"; 79].join(".");
+    for depth in [79, 80, 1_000, 100_000] {
+        for text in [
+            format!("a = {}{}", "[".repeat(depth), "]".repeat(depth)),
+            format!("a = {}1{}", "{a=".repeat(depth), "}".repeat(depth)),
+            format!("a = {}", "[".repeat(depth)),
+            format!("a = {}", "{a=".repeat(depth)),
+            format!("{}a = 1", "a.".repeat(depth)),
+            format!("[{}a]", "a.".repeat(depth)),
+        ] {
+            assert!(parse(&[source("node.toml", &text)]).is_err());
+        }
+    }
+    // The deepest tree that the parser lets through, with a repeated key at its end.
+    let open = format!("{{{path} = ").repeat(79);
+    let text = format!("[{path}]\n{path} = {open}1{}\n[{path}]\n", "}".repeat(79));
+    assert!(parse(&[source("node.toml", &text)]).is_err());
+}
+
+fn services(services: usize, endpoints: usize) -> String {
+    let mut text = String::from("[node]\nname = \"a\"\n");
+    for service in 0..services {
+        let (high, low) = (service / 250, service % 250);
+        write!(
+            text,
+            "[[service]]\nname = \"s{service}\"\ncluster_ip = \"10.96.{high}.{low}\"\nports = [{{ port = 80 }}]\nendpoints = [\n"
+        )
+        .unwrap();
+        for endpoint in 0..endpoints {
+            writeln!(text, "  {{ address = \"10.{high}.{low}.{endpoint}\" }},").unwrap();
+        }
+        text.push_str("]\n");
+    }
+    text
+}
+
+/// Quadratic work would take minutes; the bounds leave room for a busy machine.
+#[test]
+fn large_configurations_load_quickly() {
+    for (count, endpoints, bound) in [(1_000, 10, 1), (1_000, 100, 5)] {
+        let sources = [source("node.toml", &services(count, endpoints))];
+        let start = Instant::now();
+        let config = parse(&sources).unwrap();
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(bound), "took {took:?}");
+        assert_eq!(config.services.len(), count);
+        let last = &config.services[count - 1].backends;
+        assert!(matches!(last, Backends::Endpoints(list) if list.len() == endpoints));
+    }
+}
+
+#[test]
+fn ten_megabytes_are_fine() {
+    let comments = "# é\n".repeat(2_000_000);
+    let text = format!("{comments}[node]\nname = \"a\"\n[workers]\nframes = 1\n");
+    assert!(text.len() >= 10_000_000);
+    assert_eq!(
+        parse_one(&text).unwrap_err().to_string(),
+        "node.toml:2000004: workers.frames: 1 is not in 64..=16384"
+    );
+    let one_line = format!("[node]\nname = \"{}\"\n", "x".repeat(10_000_000));
+    assert_eq!(parse_one(&one_line).unwrap_err().iter().len(), 1);
+}
+
+#[test]
+fn a_text_that_is_no_toml_says_so_briefly() {
+    let errors = parse_one(&"x\n".repeat(100_000)).unwrap_err();
+    assert_eq!(errors.iter().len(), 20);
+}

@@ -1,0 +1,193 @@
+//! From configuration and registry to what the workers and the hooks read.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_datapath::{
+    Address, Algorithm, Backend, BackendPath, BuildError, PodState, Protocol, ServicePortSpec,
+    SlotRef, Tables, TablesBuilder,
+};
+use weft_xdp::{PodEntry, ServiceKey};
+
+use super::registry::Registry;
+use crate::config::{self, Config};
+
+/// Packets that a pod may punt at once beyond its rate: a few bursts of a TCP window.
+const PUNT_BURST: u32 = 4096;
+
+/// Stable numbers for service ports. A flow carries the number, so it is never reused.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    numbers: HashMap<(String, String), u32>,
+    names: Vec<(String, String)>,
+}
+
+impl Names {
+    fn number(&mut self, service: &str, port: &str) -> u32 {
+        let key = (service.to_string(), port.to_string());
+        *self.numbers.entry(key).or_insert_with_key(|key| {
+            self.names.push(key.clone());
+            self.names.len() as u32 - 1
+        })
+    }
+
+    /// The service's name and the port's.
+    pub fn service(&self, number: u32) -> (&str, &str) {
+        let known = self.names.get(number as usize);
+        known.map_or(("", ""), |(service, port)| (service, port))
+    }
+}
+
+/// One generation of everything derived.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// For the workers.
+    pub tables: Arc<Tables>,
+    /// For the hooks: enrolled pods, by interface.
+    pub pods: Vec<PodEntry>,
+    /// For the hooks: VIPs and their ports.
+    pub services: Vec<ServiceKey>,
+    /// For the hooks: addresses of enrolled pods.
+    pub endpoints: Vec<(Address, u32)>,
+}
+
+impl Compiled {
+    /// Compiles one generation. Backend sets that did not change keep their Maglev tables.
+    ///
+    /// # Errors
+    /// When the tables cannot hold what a checked configuration asks for: an interface index
+    /// beyond 2^24.
+    pub fn new(
+        config: &Config,
+        registry: &Registry,
+        names: &mut Names,
+        previous: Option<&Tables>,
+        generation: u64,
+    ) -> Result<Self, BuildError> {
+        let mut builder = previous.map_or_else(TablesBuilder::new, TablesBuilder::following);
+        let mut pods = Vec::new();
+        let mut endpoints = Vec::new();
+        let mut slots = HashMap::new();
+        for pod in registry.pods() {
+            let Some(ifindex) = pod.ifindex else { continue };
+            let draining = pod.draining_until.is_some();
+            let addresses: Vec<Address> = pod
+                .config
+                .addresses
+                .iter()
+                .map(|&address| address.into())
+                .collect();
+            endpoints.extend(addresses.iter().map(|&address| (address, ifindex)));
+            if !draining {
+                slots.extend(
+                    pod.config
+                        .addresses
+                        .iter()
+                        .map(|&address| (address, (ifindex, pod.slot))),
+                );
+            }
+            builder.add_pod(weft_datapath::Pod {
+                ifindex,
+                addresses: addresses.iter().copied().collect(),
+                slot: pod.slot,
+                state: if draining {
+                    PodState::Draining
+                } else {
+                    PodState::Enrolled {
+                        grace_until: pod.grace_until,
+                    }
+                },
+            });
+            pods.push(PodEntry {
+                ifindex,
+                addresses,
+                draining,
+                punt_rate: pod.config.punt_rate.unwrap_or(config.workers.punt_rate),
+                punt_burst: PUNT_BURST,
+            });
+        }
+        let mut services = Vec::new();
+        for service in &config.services {
+            for &vip in &service.cluster_ips {
+                services.push(ServiceKey::wildcard(vip.into()));
+            }
+            for port in &service.ports {
+                let id = names.number(&service.name, port.name.as_deref().unwrap_or_default());
+                let ready = ready_backends(service, port, config, registry, &slots);
+                for &vip in &service.cluster_ips {
+                    let proto = protocol(port.protocol);
+                    services.push(ServiceKey::port(vip.into(), port.port, proto));
+                    let same_family = |backend: &&Backend| backend.address.is_v4() == vip.is_ipv4();
+                    builder.add_service_port(ServicePortSpec {
+                        id,
+                        address: vip.into(),
+                        port: port.port,
+                        proto,
+                        algorithm: algorithm(service.algorithm),
+                        backends: ready.iter().filter(same_family).copied().collect(),
+                    });
+                }
+            }
+        }
+        services.sort_unstable();
+        services.dedup(); // Services may share a VIP, and so its wildcard.
+        pods.sort_by_key(|pod| pod.ifindex);
+        endpoints.sort_unstable();
+        builder.set_epochs(registry.epochs());
+        let tables = Arc::new(builder.build(generation)?);
+        Ok(Self {
+            tables,
+            pods,
+            services,
+            endpoints,
+        })
+    }
+}
+
+/// The backends that take new flows, of both families.
+fn ready_backends(
+    service: &config::Service,
+    port: &config::ServicePort,
+    config: &Config,
+    registry: &Registry,
+    slots: &HashMap<IpAddr, (u32, SlotRef)>,
+) -> Vec<Backend> {
+    let absent = |address: IpAddr| {
+        let mut pods = registry.pods().iter();
+        pods.any(|pod| !pod.is_present() && pod.config.addresses.contains(&address))
+    };
+    let endpoints = service.endpoints_for(port, &config.pods).into_iter();
+    endpoints
+        .filter(|endpoint| endpoint.ready && !absent(endpoint.address))
+        .map(|endpoint| {
+            let (path, slot) = match slots.get(&endpoint.address) {
+                Some(&(ifindex, slot)) => (BackendPath::Pod { ifindex }, slot),
+                None => (BackendPath::Kernel, SlotRef::FIXED),
+            };
+            Backend {
+                address: endpoint.address.into(),
+                port: endpoint.port,
+                path,
+                slot,
+                weight: endpoint.weight,
+                name: None,
+            }
+        })
+        .collect()
+}
+
+fn protocol(protocol: config::Protocol) -> Protocol {
+    match protocol {
+        config::Protocol::Tcp => Protocol::Tcp,
+        config::Protocol::Udp => Protocol::Udp,
+    }
+}
+
+fn algorithm(algorithm: config::Algorithm) -> Algorithm {
+    match algorithm {
+        config::Algorithm::Maglev => Algorithm::Maglev,
+        config::Algorithm::RoundRobin => Algorithm::RoundRobin,
+        config::Algorithm::Random => Algorithm::Random,
+    }
+}

@@ -1,0 +1,66 @@
+//! What control asks of the kernel, as a trait, so that a test can be the kernel.
+
+use weft_datapath::Address;
+use weft_xdp::{PodEntry, ServiceKey, Steering};
+
+/// The maps and hooks that make the kernel steer.
+///
+/// Every call is idempotent: asking for what is already so succeeds and changes nothing.
+pub trait KernelSide {
+    /// Writes what the hooks of a pod need to know.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses.
+    fn set_pod(&mut self, pod: &PodEntry) -> Result<(), weft_xdp::Error>;
+    /// Attaches both hooks of a pod's interface.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    fn attach_pod(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error>;
+    /// Detaches both hooks. An interface that is gone counts as detached.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn detach_pod(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error>;
+    /// Forgets a pod.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn remove_pod(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error>;
+    /// Makes the services that the hooks know exactly these.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses.
+    fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), weft_xdp::Error>;
+    /// Makes the pod addresses that the hooks know exactly these.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses.
+    fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error>;
+}
+
+impl KernelSide for Steering {
+    fn set_pod(&mut self, pod: &PodEntry) -> Result<(), weft_xdp::Error> {
+        Self::set_pod(self, pod)
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error> {
+        Self::attach_pod(self, ifindex)
+    }
+
+    fn detach_pod(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error> {
+        Self::detach_pod(self, ifindex)
+    }
+
+    fn remove_pod(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error> {
+        Self::remove_pod(self, ifindex).map(drop)
+    }
+
+    fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), weft_xdp::Error> {
+        Self::sync_services(self, services).map(drop)
+    }
+
+    fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error> {
+        Self::sync_endpoints(self, endpoints).map(drop)
+    }
+}

@@ -1,0 +1,226 @@
+//! Which pods are enrolled, since when, and under which slot: the memory that outlives a reload.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustc_hash::FxHashSet;
+use weft_datapath::{Now, SlotRef};
+
+use crate::config;
+
+/// Slot 0 never moves: it stands for what needs no validity check.
+const FIRST_SLOT: u32 = 1;
+
+/// One pod as the node process knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// As configured.
+    pub config: config::Pod,
+    /// Index of the host side of its veth, none while the interface does not exist.
+    pub ifindex: Option<u32>,
+    /// Validity of the flows that depend on it.
+    pub slot: SlotRef,
+    /// When it joined.
+    pub enrolled_at: Now,
+    /// Until when a packet of an unknown flow may be older than the enrolment.
+    pub grace_until: Now,
+    /// Set once it has left the configuration: when its last flows end.
+    pub draining_until: Option<Now>,
+}
+
+impl Pod {
+    /// Whether packets of the pod are ours at all: its interface is there.
+    pub fn is_present(&self) -> bool {
+        self.ifindex.is_some()
+    }
+
+    fn collides(&self, pod: &config::Pod, ifindex: Option<u32>) -> bool {
+        (ifindex.is_some() && ifindex == self.ifindex)
+            || self
+                .config
+                .addresses
+                .iter()
+                .any(|address| pod.addresses.contains(address))
+    }
+}
+
+/// All pods, and the epoch of every slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registry {
+    pods: Vec<Pod>,
+    epochs: Vec<u32>,
+}
+
+/// How long things may take, from the configuration.
+#[derive(Copy, Clone, Debug)]
+pub struct Patience {
+    /// How long unknown flows count as older than an enrolment.
+    pub grace: Duration,
+    /// How long the flows of a pod that left may go on.
+    pub drain: Duration,
+}
+
+impl Registry {
+    /// The pods, those that drain included.
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
+    /// The current epoch of every slot; slot 0 is always 0.
+    pub fn epochs(&self) -> Vec<u32> {
+        if self.epochs.is_empty() {
+            vec![0; FIRST_SLOT as usize]
+        } else {
+            self.epochs.clone()
+        }
+    }
+
+    /// The registry after the configuration names `pods`.
+    ///
+    /// A pod with the same interface and addresses stays what it is, whatever its name. One that is
+    /// gone drains. One whose interface or address another pod takes over ends at once: its slot's
+    /// epoch moves, so none of its flows can reach the newcomer. The same goes for one whose
+    /// address has become a VIP.
+    #[must_use]
+    pub fn with_pods(
+        &self,
+        pods: &[config::Pod],
+        is_vip: impl Fn(&IpAddr) -> bool,
+        ifindex_of: impl Fn(&str) -> Option<u32>,
+        patience: Patience,
+        now: Now,
+    ) -> Self {
+        let mut next = Self {
+            pods: Vec::with_capacity(pods.len()),
+            epochs: self.epochs(),
+        };
+        let mut old: Vec<Option<Pod>> = self.pods.iter().cloned().map(Some).collect();
+        for pod in pods {
+            let ifindex = ifindex_of(&pod.interface);
+            let same = old.iter_mut().find(|slot| {
+                slot.as_ref().is_some_and(|known| {
+                    known.ifindex == ifindex && known.config.addresses == pod.addresses
+                })
+            });
+            let entry = match same.and_then(Option::take) {
+                Some(known) if known.draining_until.is_none() => Pod {
+                    config: pod.clone(),
+                    ..known
+                },
+                // It left and came back before its flows had ended: they go on, and what it opened
+                // through the kernel meanwhile is older than this enrolment.
+                Some(known) => Pod {
+                    config: pod.clone(),
+                    enrolled_at: now,
+                    grace_until: now + patience.grace,
+                    draining_until: None,
+                    ..known
+                },
+                None => {
+                    let taken = self.pods.iter().chain(&next.pods).map(|pod| pod.slot.slot);
+                    let slot = allocate(&mut next.epochs, taken.collect());
+                    Pod {
+                        config: pod.clone(),
+                        ifindex,
+                        slot,
+                        enrolled_at: now,
+                        grace_until: now + patience.grace,
+                        draining_until: None,
+                    }
+                }
+            };
+            next.pods.push(entry);
+        }
+        for known in old.into_iter().flatten() {
+            let replaced = next
+                .pods
+                .iter()
+                .any(|pod| known.collides(&pod.config, pod.ifindex))
+                || known.config.addresses.iter().any(&is_vip);
+            if replaced || !known.is_present() {
+                next.end(known.slot);
+            } else {
+                let until = known.draining_until.unwrap_or(now + patience.drain);
+                next.pods.push(Pod {
+                    draining_until: Some(until),
+                    ..known
+                });
+            }
+        }
+        next
+    }
+
+    /// The registry without the pods whose draining is over, or itself if there are none.
+    pub fn without_drained(&self, now: Now) -> Option<Self> {
+        let over = |pod: &Pod| pod.draining_until.is_some_and(|until| until <= now);
+        if !self.pods.iter().any(over) {
+            return None;
+        }
+        let mut next = self.clone();
+        let (ended, kept) = next.pods.into_iter().partition(over);
+        next.pods = kept;
+        let ended: Vec<Pod> = ended;
+        for pod in &ended {
+            next.end(pod.slot);
+        }
+        Some(next)
+    }
+
+    /// The registry after interfaces came or went, or itself if that changes nothing.
+    ///
+    /// A pod whose interface is gone, or was replaced by another of the same name, loses its flows
+    /// at once. It is enrolled anew when its interface is back.
+    pub fn with_interfaces(
+        &self,
+        ifindex_of: impl Fn(&str) -> Option<u32>,
+        patience: Patience,
+        now: Now,
+    ) -> Option<Self> {
+        let mut next = self.clone();
+        next.epochs = self.epochs();
+        let mut changed = false;
+        for index in 0..next.pods.len() {
+            let ifindex = ifindex_of(&next.pods[index].config.interface);
+            if ifindex == next.pods[index].ifindex {
+                continue;
+            }
+            changed = true;
+            let slot = next.pods[index].slot;
+            next.end(slot);
+            let pod = &mut next.pods[index];
+            pod.ifindex = ifindex;
+            pod.slot = SlotRef {
+                slot: slot.slot,
+                epoch: next.epochs[slot.slot as usize],
+            };
+            pod.enrolled_at = now;
+            pod.grace_until = now + patience.grace;
+        }
+        next.pods
+            .retain(|pod| pod.draining_until.is_none() || pod.is_present());
+        changed.then_some(next)
+    }
+
+    /// Makes every flow that depends on the slot invalid.
+    fn end(&mut self, slot: SlotRef) {
+        let epoch = &mut self.epochs[slot.slot as usize];
+        *epoch = epoch.wrapping_add(1);
+    }
+}
+
+/// A slot that no pod uses, at a new epoch, since flows may still name it under the epoch of its
+/// last user. Slots are reused, so their number stays that of the most pods enrolled at once.
+fn allocate(epochs: &mut Vec<u32>, taken: FxHashSet<u32>) -> SlotRef {
+    let slot = (FIRST_SLOT..)
+        .find(|slot| !taken.contains(slot))
+        .unwrap_or(FIRST_SLOT);
+    if slot as usize >= epochs.len() {
+        epochs.resize(slot as usize + 1, 0);
+    }
+    let epoch = &mut epochs[slot as usize];
+    *epoch = epoch.wrapping_add(1);
+    SlotRef {
+        slot,
+        epoch: *epoch,
+    }
+}

@@ -1,0 +1,315 @@
+//! Control against a kernel that is a list, and one that fails wherever a test tells it to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use weft_datapath::{Address, Now};
+use weft_xdp::{Error as KernelError, PodEntry, ServiceKey};
+
+use super::*;
+use crate::config::{Source, parse};
+
+/// A kernel in memory. `refuse_attach` makes that interface unattachable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct FakeKernel {
+    pods: BTreeMap<u32, PodEntry>,
+    attached: BTreeSet<u32>,
+    services: Vec<ServiceKey>,
+    endpoints: Vec<(Address, u32)>,
+    refuse_attach: Option<u32>,
+}
+
+impl KernelSide for FakeKernel {
+    fn set_pod(&mut self, pod: &PodEntry) -> Result<(), KernelError> {
+        self.pods.insert(pod.ifindex, pod.clone());
+        Ok(())
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        if self.refuse_attach == Some(ifindex) {
+            return Err(KernelError::Pod {
+                ifindex,
+                reason: "a test says so",
+            });
+        }
+        assert!(
+            self.pods.contains_key(&ifindex),
+            "a hook without its pod would let spoofs pass"
+        );
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+
+    fn detach_pod(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+
+    fn remove_pod(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        assert!(
+            !self.attached.contains(&ifindex),
+            "a pod is forgotten only once its hooks are off"
+        );
+        self.pods.remove(&ifindex);
+        Ok(())
+    }
+
+    fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), KernelError> {
+        self.services = services.to_vec();
+        Ok(())
+    }
+
+    fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), KernelError> {
+        self.endpoints = endpoints.to_vec();
+        Ok(())
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+fn at(seconds: u64) -> Now {
+    Now::from_nanos(1_000 * SECOND + seconds * SECOND)
+}
+
+fn config(pods: &[(&str, &str, &str)], services: &str) -> Config {
+    let mut text =
+        String::from("[node]\nname = \"n\"\ndrain = \"10s\"\nenrolment_grace = \"60s\"\n");
+    for (name, ip, interface) in pods {
+        text += &format!(
+            "[[pod]]\nname = \"{name}\"\nip = \"{ip}\"\ninterface = \"{interface}\"\nlabels = {{ app = \"a\" }}\n"
+        );
+    }
+    parse(&[Source {
+        path: PathBuf::from("n.toml"),
+        text: text + services,
+    }])
+    .unwrap()
+}
+
+fn veth(name: &str, index: u32) -> InterfaceInfo {
+    InterfaceInfo {
+        index,
+        name: name.into(),
+        mtu: 1500,
+        is_veth: true,
+    }
+}
+
+fn interfaces() -> Vec<InterfaceInfo> {
+    (1..=6).map(|n| veth(&format!("v{n}"), n)).collect()
+}
+
+fn control(config: &Config) -> Control<FakeKernel> {
+    let mut control = Control::new(FakeKernel::default(), config);
+    control.apply(config.clone(), &interfaces(), at(0)).unwrap();
+    control
+}
+
+const SERVICE: &str = "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nselector = { app = \"a\" }\n";
+
+#[test]
+fn amb_01_a_pod_that_leaves_drains_and_is_then_forgotten() {
+    let both = config(&[("a", "10.0.0.1", "v1"), ("b", "10.0.0.2", "v2")], SERVICE);
+    let mut control = control(&both);
+    assert_eq!(control.kernel.attached, BTreeSet::from([1, 2]));
+
+    let one = config(&[("a", "10.0.0.1", "v1")], SERVICE);
+    let change = control.apply(one, &interfaces(), at(1)).unwrap();
+    assert_eq!(
+        change,
+        Change {
+            enrolled: vec![],
+            draining: vec!["b".into()]
+        }
+    );
+    assert_eq!(
+        control.kernel.attached,
+        BTreeSet::from([1, 2]),
+        "its flows go on"
+    );
+    assert!(control.kernel.pods[&2].draining);
+
+    control.end_drained(at(10)).unwrap();
+    assert_eq!(
+        control.kernel.attached,
+        BTreeSet::from([1, 2]),
+        "not before its time"
+    );
+    control.end_drained(at(11)).unwrap();
+    assert_eq!(control.kernel.attached, BTreeSet::from([1]));
+    assert_eq!(control.kernel.pods.keys().copied().collect::<Vec<_>>(), [1]);
+    assert_eq!(control.kernel.endpoints.len(), 1);
+}
+
+#[test]
+fn a_pod_that_comes_back_while_draining_keeps_its_slot_and_starts_a_new_grace() {
+    let both = config(&[("a", "10.0.0.1", "v1"), ("b", "10.0.0.2", "v2")], "");
+    let mut control = control(&both);
+    let slot = control.registry.pods()[1].slot;
+    control
+        .apply(config(&[("a", "10.0.0.1", "v1")], ""), &interfaces(), at(1))
+        .unwrap();
+    control.apply(both, &interfaces(), at(5)).unwrap();
+    let pod = &control.registry.pods()[1];
+    assert_eq!((pod.slot, pod.draining_until), (slot, None));
+    assert_eq!(pod.grace_until, at(65));
+    assert!(!control.kernel.pods[&2].draining);
+}
+
+#[test]
+fn an_unchanged_pod_keeps_its_grace_across_reloads() {
+    let one = config(&[("a", "10.0.0.1", "v1")], "");
+    let mut control = control(&one);
+    control.apply(one, &interfaces(), at(30)).unwrap();
+    assert_eq!(control.registry.pods()[0].grace_until, at(60));
+}
+
+#[test]
+fn a_renamed_pod_is_the_same_pod() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], ""));
+    let slot = control.registry.pods()[0].slot;
+    control
+        .apply(config(&[("z", "10.0.0.1", "v1")], ""), &interfaces(), at(1))
+        .unwrap();
+    assert_eq!(control.registry.pods().len(), 1);
+    assert_eq!(control.registry.pods()[0].slot, slot);
+}
+
+#[test]
+fn an_address_that_moves_to_another_interface_ends_the_flows_of_the_old_one() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], ""));
+    let old = control.registry.pods()[0].slot;
+    control
+        .apply(config(&[("a", "10.0.0.1", "v2")], ""), &interfaces(), at(1))
+        .unwrap();
+    assert_eq!(
+        control.registry.pods().len(),
+        1,
+        "nothing drains: the address is taken"
+    );
+    let epochs = control.registry.epochs();
+    assert_ne!(
+        epochs[old.slot as usize], old.epoch,
+        "flows of the old pod are invalid"
+    );
+    let new = control.registry.pods()[0].slot;
+    assert_eq!(
+        epochs[new.slot as usize], new.epoch,
+        "flows of the new one are valid"
+    );
+    assert_eq!(control.kernel.attached, BTreeSet::from([2]));
+}
+
+#[test]
+fn a_deleted_interface_ends_its_pod_and_its_return_enrols_it_anew() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], SERVICE));
+    let old = control.registry.pods()[0].slot;
+    assert!(control.follow_interfaces(&[], at(1)).unwrap());
+    assert_eq!(control.registry.pods()[0].ifindex, None);
+    assert!(control.kernel.attached.is_empty() && control.kernel.endpoints.is_empty());
+    assert_ne!(control.registry.epochs()[old.slot as usize], old.epoch);
+
+    assert!(control.follow_interfaces(&[veth("v1", 9)], at(2)).unwrap());
+    let pod = &control.registry.pods()[0];
+    assert_eq!((pod.ifindex, pod.grace_until), (Some(9), at(62)));
+    assert_eq!(
+        control.registry.epochs()[pod.slot.slot as usize],
+        pod.slot.epoch
+    );
+    assert_eq!(control.kernel.attached, BTreeSet::from([9]));
+    assert!(
+        !control.follow_interfaces(&[veth("v1", 9)], at(3)).unwrap(),
+        "nothing changed"
+    );
+}
+
+#[test]
+fn slots_are_reused_under_a_new_epoch() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], ""));
+    let old = control.registry.pods()[0].slot;
+    control
+        .apply(config(&[], ""), &interfaces(), at(1))
+        .unwrap();
+    control.end_drained(at(100)).unwrap();
+    control
+        .apply(
+            config(&[("b", "10.0.0.2", "v2")], ""),
+            &interfaces(),
+            at(101),
+        )
+        .unwrap();
+    let new = control.registry.pods()[0].slot;
+    assert_eq!(old.slot, new.slot);
+    assert_ne!(old.epoch, new.epoch);
+}
+
+#[test]
+fn xds_04_a_change_that_the_kernel_refuses_leaves_everything_as_it_was() {
+    let before = config(&[("a", "10.0.0.1", "v1")], SERVICE);
+    let mut control = control(&before);
+    control.kernel.refuse_attach = Some(3);
+    let kernel = control.kernel.clone();
+    let registry = control.registry.clone();
+    let after = config(&[("b", "10.0.0.2", "v2"), ("c", "10.0.0.3", "v3")], "");
+    control.apply(after, &interfaces(), at(1)).unwrap_err();
+    assert_eq!(control.kernel, kernel);
+    assert_eq!(control.registry, registry);
+    assert_eq!(control.config, before);
+    let tables = control.tables.load();
+    assert!(
+        tables.vip(&"10.96.0.1".parse().unwrap()),
+        "the old tables are published again"
+    );
+}
+
+prop_compose! {
+    /// Pods on some of six interfaces, and perhaps a service over them.
+    fn any_config()(
+        pods in prop::collection::btree_map(1u32..=6, 1u8..=6, 0..5),
+        service in any::<bool>(),
+    ) -> Config {
+        let mut used = BTreeSet::new();
+        let pods: Vec<(String, String, String)> = pods
+            .into_iter()
+            .filter(|(_, address)| used.insert(*address))
+            .map(|(v, address)| (format!("p{address}"), format!("10.0.0.{address}"), format!("v{v}")))
+            .collect();
+        let borrowed: Vec<(&str, &str, &str)> =
+            pods.iter().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str())).collect();
+        config(&borrowed, if service { SERVICE } else { "" })
+    }
+}
+
+proptest! {
+    /// XDS-04: a reload is accepted if and only if a cold start with it works, and once the pods
+    /// that left have drained, both leave the same behind.
+    #[test]
+    fn xds_04_a_reload_ends_where_a_cold_start_does(
+        configs in prop::collection::vec(any_config(), 1..6),
+        refuse in prop::option::of(1u32..=6),
+    ) {
+        let mut reloaded = Control::new(FakeKernel::default(), &configs[0]);
+        let mut time = 0;
+        for config in &configs {
+            time += 1;
+            let mut cold = Control::new(
+                FakeKernel { refuse_attach: refuse, ..FakeKernel::default() },
+                config,
+            );
+            // The fault is in the kernel, so it is there for both.
+            reloaded.kernel.refuse_attach = refuse;
+            let cold_start = cold.apply(config.clone(), &interfaces(), at(time));
+            let was = reloaded.kernel.clone();
+            let reload = reloaded.apply(config.clone(), &interfaces(), at(time));
+            prop_assert_eq!(cold_start.is_ok(), reload.is_ok());
+            if reload.is_err() {
+                prop_assert_eq!(&reloaded.kernel, &was);
+                continue;
+            }
+            time += 100;
+            reloaded.end_drained(at(time)).unwrap();
+            prop_assert_eq!(&reloaded.kernel, &cold.kernel);
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The node process: puts kernel, workers and control together, then serves until it is told to stop.
+
+mod audit;
+mod start;
+mod status;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel;
+use thiserror::Error;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
+
+use crate::admin::{Answer, Call, Listener, Request, view};
+use crate::config::{self, Config};
+use crate::control::{self, Control, checked};
+use crate::rundir::{self, Lock, RunDir};
+use crate::worker::{self, Command, Running};
+use audit::Baseline;
+
+pub use start::interfaces;
+pub use status::owned;
+
+/// How often control looks after draining pods, retired tables and the workers' health.
+const TICK: Duration = Duration::from_millis(100);
+/// Questions to control that may wait.
+const CALLS: usize = 16;
+
+/// Why the node process ended.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The configuration was refused.
+    #[error("{0}")]
+    Config(config::Errors),
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] rundir::Error),
+    /// The configuration cannot be put in force.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+    /// The kernel refused programs, maps or links.
+    #[error(transparent)]
+    Kernel(#[from] weft_xdp::Error),
+    /// The kernel refused a socket.
+    #[error(transparent)]
+    Socket(#[from] weft_xdp::XskError),
+    /// The kernel refused something about interfaces.
+    #[error(transparent)]
+    Netlink(#[from] netlink::NetlinkError),
+    /// Anything else of the operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A worker ended by itself.
+    #[error(
+        "worker {0} ended unexpectedly (see the panic above); the kernel has taken over, start weft again"
+    )]
+    WorkerDied(u16),
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // Transparent errors repeat their cause.
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs a node process until a signal ends it.
+///
+/// # Errors
+/// When it cannot start, or cannot go on. Whatever it had taken over is the kernel's then: either
+/// because it was given back, or because its heartbeat has stopped.
+pub fn run(files: &[PathBuf], dir: &RunDir) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("cannot start the control thread"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let signals = Signals::new().map_err(system("cannot handle signals"))?;
+        let lock = dir.lock()?;
+        let node = match Node::start(files, dir).await {
+            Ok(node) => node,
+            Err(error) => {
+                if !matches!(error, Error::Config(_)) {
+                    // Nothing half made stays behind a failed start.
+                    clean_up(dir);
+                }
+                lock.remove();
+                return Err(error);
+            }
+        };
+        node.serve(signals, lock).await
+    })
+}
+
+fn clean_up(dir: &RunDir) {
+    if let Err(error) = weft_xdp::cleanup(dir.pins()) {
+        let error = chain(&error);
+        tracing::warn!(
+            error,
+            "cannot remove everything; `weft cleanup` tries again"
+        );
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// One worker's parts that stay on the control side.
+struct WorkerSide {
+    running: Running,
+    commands: channel::Sender<Command>,
+    probe: SocketProbe,
+    heartbeat: Heartbeat,
+    core: usize,
+}
+
+struct Node {
+    files: Vec<PathBuf>,
+    dir: RunDir,
+    control: Control<Steering>,
+    pair: PairInfo,
+    workers: Vec<WorkerSide>,
+    baseline: Baseline,
+    started: Instant,
+    /// What the workers were started with; a reload cannot change it.
+    launched: Config,
+    restart_needed: Vec<String>,
+    last_refusal: Vec<String>,
+}
+
+impl Node {
+    async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
+        let interfaces = interfaces().await?;
+        let config = checked(files, &interfaces).map_err(Error::Config)?;
+        let count = config.workers.cores.len() as u16;
+        weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
+        let pair = netlink::ensure_pair(count).await?;
+        let steering = Steering::open(SteeringConfig {
+            pin_dir: dir.pins().to_path_buf(),
+            pair: pair.clone(),
+            workers: count,
+            heartbeat_limit: config.workers.heartbeat,
+            max_pins: u32::try_from(2 * config.workers.max_flows)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(u32::from(count)),
+        })?;
+        start::forget_strangers(&steering, &config, &interfaces)?;
+        let mut control = Control::new(steering, &config);
+        let baseline = Baseline::read(control.kernel()).await?;
+        let workers = start::workers(&mut control, &config, &pair)?;
+        control.kernel().attach_pair()?;
+        control.apply(config.clone(), &interfaces, worker::now())?;
+        Ok(Self {
+            files: files.to_vec(),
+            dir: dir.clone(),
+            control,
+            pair,
+            workers,
+            baseline,
+            started: Instant::now(),
+            launched: config,
+            restart_needed: Vec::new(),
+            last_refusal: Vec::new(),
+        })
+    }
+
+    async fn serve(mut self, mut signals: Signals, lock: Lock) -> Result<(), Error> {
+        let listener =
+            Listener::bind(&self.dir.socket()).map_err(system("cannot open the admin socket"))?;
+        let (calls, questions) = mpsc::channel(CALLS);
+        let server = tokio::task::spawn_local(async move { listener.serve(calls).await });
+        let links = netlink::monitor().await?;
+        tracing::info!(
+            node = self.control.config().node.name,
+            pods = self.control.config().pods.len(),
+            services = self.control.config().services.len(),
+            workers = self.workers.len(),
+            socket = %self.dir.socket().display(),
+            "ready: the traffic of the enrolled pods is ours"
+        );
+        // On an error everything stays as after a crash: stale heartbeats send packets to the
+        // kernel, and the next start re-adopts what is pinned.
+        self.turn(&mut signals, links, questions).await?;
+        force_on_second_signal();
+        server.abort();
+        self.stop(lock).await;
+        Ok(())
+    }
+
+    /// Serves until a signal to end (`Ok`), or until it cannot go on.
+    async fn turn(
+        &mut self,
+        signals: &mut Signals,
+        mut links: netlink::LinkMonitor,
+        mut questions: mpsc::Receiver<Call>,
+    ) -> Result<(), Error> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => {
+                    if let Answer::Failed(reason) = self.reload().await {
+                        tracing::error!("{reason}");
+                    }
+                }
+                Some(call) = questions.recv() => {
+                    let answer = self.answer(call.request).await;
+                    let _ = call.reply.send(answer); // The asker may have left.
+                }
+                Some(_) = links.next() => self.follow_interfaces().await,
+                _ = tick.tick() => self.look_after()?,
+            }
+        }
+    }
+
+    /// Gives everything back: first the hooks, so that no packet is punted any more, then the rest.
+    async fn stop(mut self, lock: Lock) {
+        tracing::info!("stopping: giving the traffic back to the kernel");
+        let pods: Vec<u32> = self
+            .control
+            .registry()
+            .pods()
+            .iter()
+            .filter_map(|pod| pod.ifindex)
+            .collect();
+        for ifindex in pods {
+            if let Err(error) = self.control.kernel().detach_pod(ifindex) {
+                tracing::warn!(error = chain(&error), ifindex, "cannot detach");
+            }
+        }
+        for worker in &mut self.workers {
+            worker.running.stop();
+        }
+        drop(self.workers);
+        drop(self.control);
+        clean_up(&self.dir);
+        lock.remove();
+        tracing::info!("stopped");
+    }
+}
+
+/// After the first signal a second one ends the process at once, whatever the clean-up is doing.
+fn force_on_second_signal() {
+    let watcher = std::thread::Builder::new()
+        .name("weft-force".into())
+        .spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let mut signals = Signals::new()?;
+                tokio::select! {
+                    _ = signals.terminate.recv() => {}
+                    _ = signals.interrupt.recv() => {}
+                }
+                tracing::warn!(
+                    "forced to end; `weft cleanup` or the next `weft run` removes the rest"
+                );
+                std::process::exit(i32::from(crate::cli::Exit::Failed as u8));
+                #[allow(unreachable_code, reason = "gives the block its error type")]
+                std::io::Result::Ok(())
+            })
+        });
+    if let Err(error) = watcher {
+        tracing::warn!(%error, "a second signal will not force the end");
+    }
+}
+
+impl Node {
+    async fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Status { audit } => match self.status(audit).await {
+                Ok(status) => Answer::Status(Box::new(status)),
+                Err(error) => Answer::Failed(chain(&error)),
+            },
+            Request::LbList { vip } => Answer::LbList(self.services(vip)),
+            Request::Flows => Answer::Flows(self.flows()),
+            Request::Owned => match owned(&self.dir) {
+                Ok(owned) => Answer::Owned(owned),
+                Err(error) => Answer::Failed(chain(&error)),
+            },
+            Request::Reload => self.reload().await,
+        }
+    }
+
+    async fn reload(&mut self) -> Answer {
+        let interfaces = match interfaces().await {
+            Ok(interfaces) => interfaces,
+            Err(error) => return Answer::Failed(chain(&error)),
+        };
+        let config = match checked(&self.files, &interfaces) {
+            Ok(config) => config,
+            Err(errors) => {
+                self.last_refusal = errors.iter().map(ToString::to_string).collect();
+                for error in &errors {
+                    tracing::error!("reload refused: {error}");
+                }
+                return Answer::Refused(view::refusals(&errors));
+            }
+        };
+        let restart: Vec<String> = config::restart_keys(&self.launched, &config)
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        match self.control.apply(config, &interfaces, worker::now()) {
+            Ok(change) => {
+                self.restart_needed = restart.clone();
+                self.last_refusal.clear();
+                let generation = self.control.tables().load().generation;
+                tracing::info!(
+                    generation,
+                    enrolled = ?change.enrolled,
+                    draining = ?change.draining,
+                    waiting_for_restart = ?restart,
+                    "reloaded"
+                );
+                Answer::Reloaded(view::Reloaded {
+                    generation,
+                    enrolled: change.enrolled,
+                    draining: change.draining,
+                    restart_needed: restart,
+                })
+            }
+            Err(error) => {
+                let reason = format!(
+                    "reload failed, the old configuration stays: {}",
+                    chain(&error)
+                );
+                self.last_refusal = vec![reason.clone()];
+                Answer::Failed(reason)
+            }
+        }
+    }
+
+    async fn follow_interfaces(&mut self) {
+        let interfaces = match interfaces().await {
+            Ok(interfaces) => interfaces,
+            Err(error) => return tracing::warn!(error = chain(&error), "cannot list interfaces"),
+        };
+        match self.control.follow_interfaces(&interfaces, worker::now()) {
+            Ok(true) => tracing::info!("pods' interfaces changed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = chain(&error), "cannot follow a pod's interface"),
+        }
+    }
+
+    fn look_after(&mut self) -> Result<(), Error> {
+        if let Err(error) = self.control.end_drained(worker::now()) {
+            tracing::error!(error = chain(&error), "cannot end a pod's draining");
+        }
+        self.control.collect_retired();
+        for (index, worker) in (0u16..).zip(&self.workers) {
+            if worker.running.is_finished() {
+                return Err(Error::WorkerDied(index));
+            }
+        }
+        Ok(())
+    }
+}

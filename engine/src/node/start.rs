@@ -1,0 +1,131 @@
+//! Start-up: from a checked configuration to running workers.
+
+use std::sync::Arc;
+
+use crossbeam::channel;
+use weft_datapath::{Ports, State, StateConfig};
+use weft_xdp::{PairInfo, Steering, XskConfig, XskIo, netlink};
+
+use super::{Error, WorkerSide, system};
+use crate::config::{Config, InterfaceInfo};
+use crate::control::{Control, WorkerHandle};
+use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker, Worker};
+
+/// Questions to one worker that may wait.
+const COMMANDS: usize = 4;
+/// Received frames that may wait on a socket: 2,048 are 2-3 ms of the highest rate.
+const RING: u32 = 2048;
+
+/// Interfaces of this network namespace, as the configuration check needs them.
+///
+/// # Errors
+/// When netlink does not answer.
+pub async fn interfaces() -> Result<Vec<InterfaceInfo>, Error> {
+    let found = netlink::interfaces().await?;
+    Ok(found
+        .into_iter()
+        .map(|interface| InterfaceInfo {
+            index: interface.index,
+            is_veth: interface.is_veth(),
+            name: interface.name,
+            mtu: interface.mtu,
+        })
+        .collect())
+}
+
+/// Lets go of pods that a former process had enrolled and this configuration does not.
+pub(super) fn forget_strangers(
+    steering: &Steering,
+    config: &Config,
+    interfaces: &[InterfaceInfo],
+) -> Result<(), Error> {
+    let ours = |ifindex: u32| {
+        let name = interfaces
+            .iter()
+            .find(|interface| interface.index == ifindex);
+        name.is_some_and(|found| config.pods.iter().any(|pod| pod.interface == found.name))
+    };
+    let known = steering.pods()?.into_iter().map(|pod| pod.ifindex);
+    for ifindex in known.chain(steering.attached_pods()?) {
+        if !ours(ifindex) {
+            steering.detach_pod(ifindex)?;
+            steering.remove_pod(ifindex)?;
+        }
+    }
+    steering.clear_pins()?; // The flows that they belonged to died with their process.
+    Ok(())
+}
+
+pub(super) fn workers(
+    control: &mut Control<Steering>,
+    config: &Config,
+    pair: &PairInfo,
+) -> Result<Vec<WorkerSide>, Error> {
+    let cores = &config.workers.cores;
+    let mut handles = Vec::new();
+    for _ in cores {
+        let shared = Arc::new(Shared::default());
+        let waker = Waker::new(Arc::clone(&shared)).map_err(system("cannot make an eventfd"))?;
+        handles.push(WorkerHandle { shared, waker });
+    }
+    let wakers: Vec<Waker> = handles.iter().map(|handle| handle.waker.clone()).collect();
+    let mut sides = Vec::new();
+    for ((index, &core), handover) in (0u16..).zip(cores).zip(HandOver::mesh(&wakers)) {
+        let io = XskIo::open(
+            netlink::WEFT1,
+            u32::from(index),
+            XskConfig {
+                frames: config.workers.frames,
+                ring: RING,
+            },
+        )?;
+        control
+            .kernel()
+            .register_socket(u32::from(index), io.fd())?;
+        let probe = io.probe().map_err(system("cannot keep hold of a socket"))?;
+        let heartbeat = control.kernel().heartbeat(index)?;
+        let (commands, asked) = channel::bounded(COMMANDS);
+        let WorkerHandle { shared, waker } = handles[usize::from(index)].clone();
+        let worker = Worker::new(Parts {
+            io,
+            pins: control.kernel().pin_writer()?,
+            tables: control.tables(),
+            state: State::new(StateConfig {
+                max_flows: config.workers.max_flows,
+                seed: seed(),
+                worker: index,
+                workers: cores.len() as u16,
+                ports: Ports {
+                    weft0_mac: pair.weft0_mac,
+                },
+            }),
+            handover,
+            commands: asked,
+            shared,
+        });
+        let spawn = Spawn {
+            index,
+            core,
+            poll: config.workers.poll,
+            heartbeat: heartbeat.clone(),
+            heartbeat_limit: config.workers.heartbeat,
+            waker,
+        };
+        let running = worker::spawn(worker, spawn).map_err(system("cannot start a worker"))?;
+        sides.push(WorkerSide {
+            running,
+            commands,
+            probe,
+            heartbeat,
+            core,
+        });
+    }
+    control.set_workers(handles);
+    Ok(sides)
+}
+
+/// A seed for the flow table's hash, so that nobody outside can aim at one of its buckets.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

@@ -1,0 +1,364 @@
+//! What the node process says of itself.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crossbeam::channel;
+use weft_datapath::{
+    Address, Algorithm, BackendPath, DropReason, FlowKind, KernelReason, Now, TcpPhase,
+};
+use weft_xdp::{Counter, XdpStatistics, netlink};
+
+use super::audit::{Baseline, Reading, audit};
+use super::{Error, Node};
+use crate::admin::view::{
+    Backend, Counts, Flow, Flows, Frames, LbList, Ledger, Owned, Packets, Pod, ServicePort, Status,
+    Worker,
+};
+use crate::rundir::RunDir;
+use crate::worker::{self, Command, Snapshot, Totals};
+
+/// Flows asked of a worker at a time: about 20 us of its time.
+const SLICE: usize = 256;
+/// How long a worker may take to answer: it looks after every burst, and wakes four times per
+/// heartbeat limit (at most 10 s).
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything of a run directory that is on this node now.
+///
+/// # Errors
+/// When a pin cannot be read or netlink does not answer.
+pub fn owned(dir: &RunDir) -> Result<Vec<Owned>, weft_xdp::OwnedError> {
+    let mut owned: Vec<Owned> = weft_xdp::owned(dir.pins())?
+        .into_iter()
+        .map(|object| Owned {
+            kind: object.kind.name().into(),
+            name: object.name,
+            detail: object.detail,
+        })
+        .collect();
+    owned.extend(dir.existing().into_iter().map(|path| Owned {
+        kind: if path.is_dir() { "directory" } else { "file" }.into(),
+        name: path.display().to_string(),
+        detail: "run directory".into(),
+    }));
+    Ok(owned)
+}
+
+impl Node {
+    pub(super) async fn status(&self, with_audit: bool) -> Result<Status, Error> {
+        let first = self.reading().await?;
+        let audit = match with_audit {
+            true => Some(audit(&first, &self.reading().await?)),
+            false => None,
+        };
+        let xdp_mode = netlink::xdp_mode(self.pair.weft1_ifindex).await?.name();
+        let config = self.control.config();
+        Ok(Status {
+            node: config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            files: self
+                .files
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect(),
+            generation: self.control.tables().load().generation,
+            fast_path: config.workers.fast_path.name().into(),
+            restart_needed: self.restart_needed.clone(),
+            last_refusal: self.last_refusal.clone(),
+            workers: (0..self.workers.len())
+                .map(|index| self.worker(index, xdp_mode))
+                .collect::<Result<_, Error>>()?,
+            pods: self.pods(),
+            ledger: ledger(&first),
+            audit,
+        })
+    }
+
+    fn worker(&self, index: usize, xdp_mode: &str) -> Result<Worker, Error> {
+        let side = &self.workers[index];
+        let Snapshot {
+            totals,
+            frames,
+            flows,
+            pins,
+            pin_errors,
+            generation,
+        } = self.control.workers()[index].shared.read();
+        let statistics = side.probe.statistics()?;
+        let age = worker::now()
+            .as_nanos()
+            .saturating_sub(side.heartbeat.last());
+        Ok(Worker {
+            queue: index as u16,
+            core: side.core,
+            poll: self.launched.workers.poll.name().into(),
+            xdp_mode: xdp_mode.into(),
+            socket_mode: side.probe.mode()?.name().into(),
+            heartbeat_age_ms: age / 1_000_000,
+            generation,
+            flows,
+            flows_max: self.launched.workers.max_flows as u64,
+            pins,
+            pin_errors,
+            frames: Frames {
+                total: frames.total as u64,
+                free: frames.free as u64,
+                fill: frames.fill as u64,
+                rx: frames.rx as u64,
+                app: frames.app as u64,
+                tx: frames.tx as u64,
+            },
+            packets: packets(&totals),
+            socket: socket_counts(&statistics),
+        })
+    }
+
+    /// Where the packets are, since the node process took over.
+    async fn reading(&self) -> Result<Reading, Error> {
+        let mut reading = Baseline::read(self.control.kernel())
+            .await?
+            .since(&self.baseline);
+        reading.workers = self.workers.len() as u64;
+        for (side, handle) in self.workers.iter().zip(self.control.workers()) {
+            let statistics = side.probe.statistics()?;
+            reading.socket_lost += statistics.rx_dropped + statistics.rx_ring_full;
+            reading.invalid += statistics.tx_invalid_descs;
+            reading.engine.add(&handle.shared.read().totals);
+        }
+        Ok(reading)
+    }
+
+    fn pods(&self) -> Vec<Pod> {
+        let now = worker::now();
+        let pods = self.control.registry().pods().iter();
+        pods.map(|pod| Pod {
+            name: pod.config.name.clone(),
+            interface: pod.config.interface.clone(),
+            ifindex: pod.ifindex,
+            addresses: pod.config.addresses.clone(),
+            state: match pod {
+                _ if !pod.is_present() => "absent",
+                _ if pod.draining_until.is_some() => "draining",
+                _ if now < pod.grace_until => "grace",
+                _ => "enrolled",
+            }
+            .into(),
+            enrolled_s: now.since(pod.enrolled_at).as_secs(),
+        })
+        .collect()
+    }
+
+    /// The services as the workers see them, read from the published tables.
+    pub(super) fn services(&self, vip: Option<IpAddr>) -> LbList {
+        let tables = self.control.tables().load_full();
+        let mut flows: BTreeMap<(u32, Address, u16), u64> = BTreeMap::new();
+        for flow in self
+            .all_flows()
+            .iter()
+            .filter(|flow| flow.kind() == FlowKind::Service)
+        {
+            let to = flow.backend_tuple();
+            *flows.entry((flow.service(), to.dst, to.dport)).or_default() += 1;
+        }
+        let names = self.control.names();
+        let backend =
+            |port: &weft_datapath::ServicePort, backend: &weft_datapath::Backend| Backend {
+                address: SocketAddr::new(backend.address.into(), backend.port),
+                pod: self.pod_name(backend.address),
+                path: match backend.path {
+                    BackendPath::Pod { .. } => "pod",
+                    BackendPath::Kernel => "kernel",
+                }
+                .into(),
+                weight: backend.weight,
+                flows: flows
+                    .get(&(port.id(), backend.address, backend.port))
+                    .copied()
+                    .unwrap_or(0),
+            };
+        let ports = tables.services().iter();
+        let mut services: Vec<ServicePort> = ports
+            .filter(|port| vip.is_none_or(|vip| IpAddr::from(port.address()) == vip))
+            .map(|port| {
+                let (service, port_name) = names.service(port.id());
+                ServicePort {
+                    service: service.into(),
+                    port_name: port_name.into(),
+                    vip: SocketAddr::new(port.address().into(), port.port()),
+                    protocol: port.proto().to_string(),
+                    algorithm: match port.algorithm() {
+                        Algorithm::Maglev => "maglev",
+                        Algorithm::RoundRobin => "round_robin",
+                        Algorithm::Random => "random",
+                    }
+                    .into(),
+                    maglev_size: port.maglev().map_or(0, |table| table.size()),
+                    backends: port
+                        .backends()
+                        .iter()
+                        .map(|one| backend(port, one))
+                        .collect(),
+                }
+            })
+            .collect();
+        services.sort_by(|a, b| {
+            (&a.service, a.vip, &a.protocol).cmp(&(&b.service, b.vip, &b.protocol))
+        });
+        LbList {
+            generation: tables.generation,
+            services,
+        }
+    }
+
+    pub(super) fn flows(&self) -> Flows {
+        let now = worker::now();
+        Flows {
+            flows: self
+                .all_flows()
+                .iter()
+                .map(|flow| self.flow(flow, now))
+                .collect(),
+        }
+    }
+
+    fn flow(&self, flow: &weft_datapath::Flow, now: Now) -> Flow {
+        let (front, back) = (flow.tuple(), flow.backend_tuple());
+        let socket = |address: Address, port| SocketAddr::new(address.into(), port);
+        let service = self.control.names().service(flow.service()).0;
+        let [packets_out, packets_in] = flow.packets();
+        let [bytes_out, bytes_in] = flow.bytes();
+        Flow {
+            protocol: front.proto.to_string(),
+            client: socket(front.src, front.sport),
+            destination: socket(front.dst, front.dport),
+            backend: socket(back.dst, back.dport),
+            kind: match flow.kind() {
+                FlowKind::Service => "service",
+                FlowKind::Direct => "direct",
+                FlowKind::Kernel => "kernel",
+            }
+            .into(),
+            service: (flow.kind() == FlowKind::Service).then(|| service.to_string()),
+            client_pod: self.pod_name(front.src),
+            backend_pod: self.pod_name(back.dst),
+            state: match flow.phase() {
+                TcpPhase::Opening => "opening",
+                TcpPhase::Established => "established",
+                TcpPhase::HalfClosed => "half_closed",
+                TcpPhase::Closing => "closing",
+            }
+            .into(),
+            packets_out,
+            packets_in,
+            bytes_out,
+            bytes_in,
+            age_ms: now.since(flow.created()).as_millis() as u64,
+            idle_ms: now.since(flow.last_seen()).as_millis() as u64,
+            worker: flow.owner(),
+        }
+    }
+
+    fn pod_name(&self, address: Address) -> Option<String> {
+        let address = IpAddr::from(address);
+        let pods = self.control.registry().pods();
+        let pod = pods
+            .iter()
+            .find(|pod| pod.config.addresses.contains(&address))?;
+        Some(pod.config.name.clone())
+    }
+
+    /// All flows of all workers, asked for in slices.
+    fn all_flows(&self) -> Vec<weft_datapath::Flow> {
+        let mut all = Vec::new();
+        for (side, handle) in self.workers.iter().zip(self.control.workers()) {
+            let mut start = Some(0);
+            // Bound: each slice goes on where the last one ended, through a table of fixed size.
+            while let Some(from) = start {
+                let (reply, answer) = channel::bounded(1);
+                let asked = Command::Flows {
+                    start: from,
+                    flows: Vec::with_capacity(SLICE),
+                    reply,
+                };
+                if side.commands.send_timeout(asked, PATIENCE).is_err() {
+                    break;
+                }
+                handle.waker.wake();
+                let Ok(slice) = answer.recv_timeout(PATIENCE) else {
+                    break;
+                };
+                all.extend(slice.flows);
+                start = slice.next;
+            }
+        }
+        all
+    }
+}
+
+fn ledger(reading: &Reading) -> Ledger {
+    let path = [
+        ("punt_lost", reading.punt_lost),
+        ("socket_lost", reading.socket_lost),
+        ("inject_lost", reading.inject_lost),
+        ("transmit_invalid", reading.invalid),
+    ];
+    Ledger {
+        engine: packets(&reading.engine),
+        hooks: Counter::ALL
+            .iter()
+            .map(|&counter| (counter.name().to_string(), reading.hooks[counter]))
+            .collect(),
+        path: path
+            .into_iter()
+            .map(|(name, n)| (name.to_string(), n))
+            .collect(),
+    }
+}
+
+fn socket_counts(statistics: &XdpStatistics) -> Counts {
+    let XdpStatistics {
+        rx_dropped,
+        rx_invalid_descs,
+        tx_invalid_descs,
+        rx_ring_full,
+        rx_fill_ring_empty_descs,
+        tx_ring_empty_descs,
+    } = *statistics;
+    let counts = [
+        ("rx_dropped", rx_dropped),
+        ("rx_invalid_descs", rx_invalid_descs),
+        ("tx_invalid_descs", tx_invalid_descs),
+        ("rx_ring_full", rx_ring_full),
+        ("rx_fill_ring_empty_descs", rx_fill_ring_empty_descs),
+        ("tx_ring_empty_descs", tx_ring_empty_descs),
+    ];
+    counts
+        .into_iter()
+        .map(|(name, n)| (name.to_string(), n))
+        .collect()
+}
+
+fn packets(totals: &Totals) -> Packets {
+    let fates = &totals.fates;
+    let kernel: Counts = KernelReason::ALL
+        .iter()
+        .map(|&reason| (reason.name().to_string(), fates.kernel[reason as usize]))
+        .collect();
+    let dropped: Counts = DropReason::ALL
+        .iter()
+        .map(|&reason| (reason.name().to_string(), fates.dropped[reason as usize]))
+        .collect();
+    Packets {
+        received: totals.received,
+        forwarded: fates.forwarded,
+        replied: fates.replied,
+        handed_in: totals.handed_in,
+        handed_out: fates.handed_over,
+        kernel,
+        dropped,
+    }
+}

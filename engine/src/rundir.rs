@@ -1,0 +1,180 @@
+//! The run directory: the admin socket, the lock that makes a node process the only one, and the
+//! name under which everything is pinned.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+/// Where BPF objects are pinned.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Why a run directory cannot be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The path has no last component to name the pins by.
+    #[error("{0}: a run directory needs a name, such as /run/weft")]
+    Nameless(PathBuf),
+    /// Another node process holds it.
+    #[error("{path}: another node process runs here{}; stop it, or give another --run-dir", process(.pid))]
+    Taken {
+        /// The directory.
+        path: PathBuf,
+        /// The process, as far as it said.
+        pid: Option<u32>,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn process(pid: &Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// The paths of a node process.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    pins: PathBuf,
+}
+
+impl RunDir {
+    /// The run directory at `path`, which need not exist.
+    ///
+    /// # Errors
+    /// When the path has no last component.
+    pub fn new(path: &Path) -> Result<Self, Error> {
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::Nameless(path.into()))?;
+        Ok(Self {
+            path: path.into(),
+            pins: Path::new(BPFFS).join(name),
+        })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The admin socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("weft.sock")
+    }
+
+    /// The directory of the BPF file system that holds the pinned maps and links.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// Makes the directory (0700) and takes its lock, which the kernel drops with the process.
+    ///
+    /// # Errors
+    /// When another node process holds it, or the file system refuses.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source: io::Error| Error::Io { path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(io(&self.path))?;
+        std::fs::set_permissions(&self.path, Permissions::from_mode(0o700))
+            .map_err(io(&self.path))?;
+        let path = self.lock_file();
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io(&path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let pid = std::fs::read_to_string(&path)
+                    .ok()
+                    .and_then(|t| t.trim().parse().ok());
+                return Err(Error::Taken {
+                    path: self.path.clone(),
+                    pid,
+                });
+            }
+            Err(error) => return Err(io(&path)(error.into())),
+        }
+        file.set_len(0).map_err(io(&path))?;
+        writeln!(file, "{}", std::process::id()).map_err(io(&path))?;
+        Ok(Lock {
+            _file: file,
+            dir: self.clone(),
+        })
+    }
+
+    /// The files and directories that are there.
+    pub fn existing(&self) -> Vec<PathBuf> {
+        [self.path.clone(), self.socket(), self.lock_file()]
+            .into_iter()
+            .filter(|path| path.exists())
+            .collect()
+    }
+}
+
+/// The right to be the node process of a run directory.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    dir: RunDir,
+}
+
+impl Lock {
+    /// Removes what the node process put there, as its last act.
+    pub fn remove(self) {
+        let _ = std::fs::remove_file(self.dir.socket());
+        let _ = std::fs::remove_file(self.dir.lock_file());
+        let _ = std::fs::remove_dir(&self.dir.path); // Fails when somebody else's file is in it.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_belongs_to_one_process_at_a_time() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(&base.path().join("weft")).unwrap();
+        let lock = dir.lock().unwrap();
+        let refused = dir.lock().unwrap_err();
+        let expected = format!(
+            "another node process runs here (pid {})",
+            std::process::id()
+        );
+        assert!(refused.to_string().contains(&expected), "{refused}");
+        drop(lock);
+        dir.lock().unwrap().remove();
+        assert!(!dir.path().exists());
+    }
+
+    #[test]
+    fn pins_are_named_after_the_directory() {
+        let dir = RunDir::new(Path::new("/run/weft-a")).unwrap();
+        assert_eq!(dir.pins(), Path::new("/sys/fs/bpf/weft-a"));
+        assert!(RunDir::new(Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! What a worker publishes: one writer, any number of readers, no lock.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use weft_datapath::{Counters, DropReason, FrameLedger, KernelReason};
+
+/// What became of every frame that one worker took. The worker owns it; [`Shared`] is its mirror.
+///
+/// `received + handed_in` is the sum of all fates, always: see [`Totals::unaccounted`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Frames taken from the AF_XDP socket.
+    pub received: u64,
+    /// Frames of ours that another worker received and handed over.
+    pub handed_in: u64,
+    /// Their fates.
+    pub fates: Counters,
+}
+
+impl Totals {
+    /// Frames that came in and have no fate. Zero, or there is a bug.
+    pub fn unaccounted(&self) -> i128 {
+        i128::from(self.received) + i128::from(self.handed_in) - i128::from(self.fates.received())
+    }
+
+    /// Frames that the worker put on its transmit ring.
+    pub fn transmitted(&self) -> u64 {
+        self.fates.forwarded + self.fates.replied + self.fates.total_kernel()
+    }
+
+    /// Adds another worker's totals to these.
+    pub fn add(&mut self, other: &Self) {
+        self.received += other.received;
+        self.handed_in += other.handed_in;
+        let (mine, theirs) = (&mut self.fates, &other.fates);
+        mine.forwarded += theirs.forwarded;
+        mine.replied += theirs.replied;
+        mine.handed_over += theirs.handed_over;
+        for (mine, theirs) in mine.kernel.iter_mut().zip(theirs.kernel) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in mine.dropped.iter_mut().zip(theirs.dropped) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// The part of a worker that other threads may look at.
+///
+/// A sequence lock of one writer: `version` is odd while the worker writes, so a reader never sees
+/// totals of two different steps, and the worker never waits for a reader.
+#[derive(Debug, Default)]
+pub struct Shared {
+    version: AtomicU64,
+    received: AtomicU64,
+    handed_in: AtomicU64,
+    forwarded: AtomicU64,
+    replied: AtomicU64,
+    handed_over: AtomicU64,
+    kernel: [AtomicU64; KernelReason::ALL.len()],
+    dropped: [AtomicU64; DropReason::ALL.len()],
+    frames: [AtomicU64; 6],
+    flows: AtomicU64,
+    pins: AtomicU64,
+    pin_errors: AtomicU64,
+    generation: AtomicU64,
+    sleeping: AtomicBool,
+}
+
+/// One consistent look at a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// What became of the frames.
+    pub totals: Totals,
+    /// Where the frames of the UMEM are.
+    pub frames: FrameLedger,
+    /// Flows in the worker's table.
+    pub flows: u64,
+    /// Owner entries that the worker has written and not removed.
+    pub pins: u64,
+    /// Owner entries that the kernel refused (map full).
+    pub pin_errors: u64,
+    /// Generation of the tables that the last burst saw.
+    pub generation: u64,
+}
+
+impl Shared {
+    /// Publishes the state after a step. Called by the one worker that owns this.
+    pub fn publish(&self, snapshot: &Snapshot) {
+        let totals = &snapshot.totals;
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        std::sync::atomic::fence(Ordering::Release);
+        let store = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
+        store(&self.received, totals.received);
+        store(&self.handed_in, totals.handed_in);
+        let fates = &totals.fates;
+        store(&self.forwarded, fates.forwarded);
+        store(&self.replied, fates.replied);
+        store(&self.handed_over, fates.handed_over);
+        for (cell, value) in self.kernel.iter().zip(fates.kernel) {
+            store(cell, value);
+        }
+        for (cell, value) in self.dropped.iter().zip(fates.dropped) {
+            store(cell, value);
+        }
+        for (cell, value) in self.frames.iter().zip(frames_to_array(&snapshot.frames)) {
+            store(cell, value);
+        }
+        store(&self.flows, snapshot.flows);
+        store(&self.pins, snapshot.pins);
+        store(&self.pin_errors, snapshot.pin_errors);
+        store(&self.generation, snapshot.generation);
+        self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// A consistent look, from any thread.
+    pub fn read(&self) -> Snapshot {
+        // Bound: the writer is inside `publish` for well under a microsecond, so a reader that
+        // loses a thousand races in a row looks at a torn snapshot at worst.
+        for _ in 0..1_000 {
+            let before = self.version.load(Ordering::Acquire);
+            let snapshot = self.copy();
+            std::sync::atomic::fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
+                return snapshot;
+            }
+            std::hint::spin_loop();
+        }
+        self.copy()
+    }
+
+    fn copy(&self) -> Snapshot {
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        Snapshot {
+            totals: Totals {
+                received: load(&self.received),
+                handed_in: load(&self.handed_in),
+                fates: Counters {
+                    forwarded: load(&self.forwarded),
+                    replied: load(&self.replied),
+                    handed_over: load(&self.handed_over),
+                    kernel: std::array::from_fn(|i| load(&self.kernel[i])),
+                    dropped: std::array::from_fn(|i| load(&self.dropped[i])),
+                },
+            },
+            frames: frames_from_array(std::array::from_fn(|i| load(&self.frames[i]))),
+            flows: load(&self.flows),
+            pins: load(&self.pins),
+            pin_errors: load(&self.pin_errors),
+            generation: load(&self.generation),
+        }
+    }
+
+    /// Generation of the tables that the worker's last burst saw.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Says that the worker is about to sleep, or is awake again.
+    ///
+    /// Sequentially consistent, as is [`Self::is_sleeping`]: a worker that is about to sleep looks
+    /// at its rings once more after this store, a producer looks here after its push, so one of
+    /// the two always sees the other.
+    pub fn set_sleeping(&self, sleeping: bool) {
+        self.sleeping.store(sleeping, Ordering::SeqCst);
+    }
+
+    /// Whether the worker needs a wake-up to see what was pushed to it.
+    pub fn is_sleeping(&self) -> bool {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.sleeping.load(Ordering::SeqCst)
+    }
+}
+
+fn frames_to_array(frames: &FrameLedger) -> [u64; 6] {
+    [
+        frames.total,
+        frames.free,
+        frames.fill,
+        frames.rx,
+        frames.app,
+        frames.tx,
+    ]
+    .map(|n| n as u64)
+}
+
+fn frames_from_array(cells: [u64; 6]) -> FrameLedger {
+    let [total, free, fill, rx, app, tx] = cells.map(|n| n as _);
+    FrameLedger {
+        total,
+        free,
+        fill,
+        rx,
+        app,
+        tx,
+    }
+}

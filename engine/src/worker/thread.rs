@@ -1,0 +1,128 @@
+//! The edge around a worker: its thread, its core, its clock and when it sleeps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::fd::AsFd;
+use rustix::time::{ClockId, clock_gettime};
+use weft_datapath::Now;
+use weft_xdp::{Heartbeat, XskIo};
+
+use super::{PinSink, Waker, Worker};
+use crate::config::Poll;
+
+/// How long `poll = "adaptive"` keeps looking after the last frame: longer than a request's round
+/// trip inside a node (20-40 us), short enough that an idle node sleeps.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// The monotonic clock, the one that `bpf_ktime_get_ns` reads.
+pub fn now() -> Now {
+    let time = clock_gettime(ClockId::Monotonic);
+    Now::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// What a worker's thread needs besides the worker.
+pub struct Spawn {
+    /// Number of the worker, for the thread's name.
+    pub index: u16,
+    /// The core to run on.
+    pub core: usize,
+    /// When to sleep.
+    pub poll: Poll,
+    /// Where to say that it is alive.
+    pub heartbeat: Heartbeat,
+    /// After what time without a heartbeat the kernel takes over.
+    pub heartbeat_limit: Duration,
+    /// How others wake it.
+    pub waker: Waker,
+}
+
+/// A worker's thread. Dropping it stops the worker.
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Whether the thread has ended, which before [`Self::stop`] means that it panicked.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Asks the worker to stop after its current step and waits for it.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic was logged by its own thread.
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts a worker on its own thread, pinned to its core.
+///
+/// # Errors
+/// When the kernel refuses another thread.
+pub fn spawn<P>(mut worker: Worker<XskIo, P>, spawn: Spawn) -> std::io::Result<Running>
+where
+    P: PinSink + Send + 'static,
+{
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = std::thread::Builder::new()
+        .name(format!("weft-worker-{}", spawn.index))
+        .spawn(move || {
+            if !core_affinity::set_for_current(core_affinity::CoreId { id: spawn.core }) {
+                tracing::warn!(
+                    worker = spawn.index,
+                    core = spawn.core,
+                    "cannot pin the worker"
+                );
+            }
+            run(&mut worker, &spawn, &stopped);
+        })?;
+    Ok(Running {
+        stop,
+        thread: Some(thread),
+    })
+}
+
+fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBool) {
+    // Four wake-ups within the limit, so that one late wake-up does not look like death.
+    let nap = spawn.heartbeat_limit / 4;
+    let mut last_frame = now();
+    // Bound: until control stops the worker; each turn is one bounded step.
+    while !stop.load(Ordering::Acquire) {
+        let time = now();
+        let handled = worker.step(time);
+        spawn.heartbeat.beat(time.as_nanos());
+        if handled > 0 {
+            last_frame = time;
+            continue;
+        }
+        match spawn.poll {
+            Poll::Spin => std::hint::spin_loop(),
+            Poll::Adaptive if time.since(last_frame) < SPIN => std::hint::spin_loop(),
+            Poll::Adaptive | Poll::Sleep => sleep(worker, spawn, nap),
+        }
+    }
+}
+
+fn sleep<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, nap: Duration) {
+    worker.shared().set_sleeping(true);
+    if !worker.has_work() {
+        let woken = worker.io_mut().wait(nap, &[spawn.waker.fd().as_fd()]);
+        // An interrupted or failed wait only means one more empty step.
+        if woken.is_ok_and(|ready| ready.waker) {
+            spawn.waker.clear();
+        }
+    }
+    worker.shared().set_sleeping(false);
+}
