@@ -1,1 +1,29 @@
-//! Placeholder.
+//! Weft's laboratory: network-namespace labs, the demo, end-to-end scenarios and A/B benchmarks.
+//!
+//! A [`lab::Lab`] is a node with pods, all network namespaces of this machine; nothing outside of
+//! them is touched, and everything in them goes when the lab does, however it ends
+//! ([`janitor`]). The node process is a subprocess ([`weft`]), driven by its command line as an
+//! operator would.
+#![forbid(unsafe_code)]
+
+pub mod binaries;
+pub mod capture;
+pub mod client;
+pub mod command;
+pub mod config;
+pub mod demo;
+pub mod janitor;
+pub mod kubeproxy;
+pub mod lab;
+pub mod load;
+pub mod machine;
+pub mod measure;
+pub mod namespace;
+pub mod process;
+pub mod progress;
+pub mod servers;
+pub mod snapshot;
+pub mod sweep;
+pub mod tools;
+pub mod wait;
+pub mod weft;

@@ -1,2 +1,281 @@
-//! Placeholder.
-fn main() {}
+//! `weft-lab`: the demo, the benchmarks and the tools that labs run inside their namespaces.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use weft_lab::lab::Lab;
+use weft_lab::measure::{Plan, SCENARIOS, html};
+use weft_lab::tools::{flood, rr, serve, sink};
+use weft_lab::{demo, janitor, machine, servers, sweep};
+
+/// Set once a signal has asked for the end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Labs of network namespaces for Weft.
+///
+/// Labs need root. Everything they make is in network namespaces called wl<pid>-<number>-...,
+/// and goes when they end, also by Ctrl-C or kill -9.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows Weft at work: real servers and clients in a lab, and what became of their packets
+    Demo {
+        /// Leave the lab up and say how to enter it
+        #[arg(long)]
+        keep: bool,
+        /// Take the kernel's path instead of Weft's, to compare
+        #[arg(long)]
+        kernel: bool,
+    },
+    /// Measures Weft against the kernel's paths
+    Bench(Bench),
+    /// Removes what dead labs left, kept ones (--keep) included
+    Clean {
+        /// Only these labs; all whose process is gone when none is named
+        labs: Vec<String>,
+    },
+    /// Sweeps a lab when its process is gone (labs start this themselves)
+    #[command(hide = true)]
+    Janitor {
+        /// The lab
+        lab: String,
+    },
+    /// Makes a small lab, prints its name and stays (for the tests of the clean-up)
+    #[command(hide = true)]
+    SelfTest,
+    /// Runs a small server
+    Serve {
+        #[command(subcommand)]
+        server: Server,
+    },
+    /// Sends 64-byte UDP packets as fast as it can
+    UdpFlood {
+        /// Where to
+        to: SocketAddr,
+        /// For how long
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// From how many sockets (flows)
+        #[arg(long, default_value_t = 1)]
+        sockets: usize,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
+    /// Measures round trips of one byte
+    Rr {
+        /// An echo server
+        to: SocketAddr,
+        /// Over what
+        #[arg(long, value_enum, default_value = "tcp")]
+        transport: rr::Transport,
+        /// How many
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
+    /// Counts and drops UDP packets entering an interface
+    Sink {
+        /// The interface
+        #[arg(long, default_value = "eth0")]
+        interface: String,
+        /// The UDP port
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Bench {
+    /// What to measure; everything when none is named
+    scenarios: Vec<String>,
+    /// How often; medians of fewer than 5 are for trying out
+    #[arg(long, default_value_t = 5)]
+    reps: usize,
+    /// Over which paths; all that can run here when none is named
+    #[arg(long, value_delimiter = ',')]
+    paths: Vec<String>,
+    /// Where to write the report as JSON; - is standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where to write the report with plots; - is standard output
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Only name the scenarios
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Server {
+    /// Echoes datagrams
+    UdpEcho(Listen),
+    /// Echoes TCP streams
+    TcpEcho(Listen),
+    /// Says its name and the client address and port it sees, over TCP and UDP
+    Peer {
+        #[command(flatten)]
+        listen: Listen,
+        /// The server's name
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Listen {
+    /// The port
+    #[arg(long)]
+    port: u16,
+    /// On which core
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // What fails after Ctrl-C fails because of it: the handler cleans up and exits.
+        Err(_) if INTERRUPTED.load(Ordering::Relaxed) => loop {
+            std::thread::park();
+        },
+        Err(error) => {
+            eprintln!("weft-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo { keep, kernel } => {
+            sweep_on_signals()?;
+            demo::run(demo::Options { keep, kernel })
+        }
+        Command::Bench(options) => bench(&options),
+        Command::Clean { labs } => clean(labs),
+        Command::Janitor { lab } => janitor::watch(&lab),
+        Command::SelfTest => self_test(),
+        Command::Serve { server } => match server {
+            Server::UdpEcho(listen) => pinned(listen.core, || serve::udp_echo(listen.port)),
+            Server::TcpEcho(listen) => pinned(listen.core, || serve::tcp_echo(listen.port)),
+            Server::Peer { listen, name } => {
+                pinned(listen.core, || serve::peer(listen.port, &name))
+            }
+        },
+        Command::UdpFlood {
+            to,
+            seconds,
+            sockets,
+            core,
+        } => pinned(core, || {
+            let sent = flood::flood(to, Duration::from_secs_f64(seconds), sockets)?;
+            println!("{}", serde_json::to_string(&sent)?);
+            Ok(())
+        }),
+        Command::Rr {
+            to,
+            transport,
+            count,
+            core,
+        } => pinned(core, || {
+            println!(
+                "{}",
+                serde_json::to_string(&rr::round_trips(to, transport, count)?)?
+            );
+            Ok(())
+        }),
+        Command::Sink { interface, port } => sink::serve(&interface, port),
+    }
+}
+
+/// Labs end by Ctrl-C and SIGTERM with everything cleaned up; kill -9 leaves it to the janitor.
+fn sweep_on_signals() -> Result<()> {
+    ctrlc::set_handler(|| {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+        eprintln!("weft-lab: interrupted, cleaning up");
+        janitor::sweep_all();
+        std::process::exit(130);
+    })?;
+    Ok(())
+}
+
+fn bench(options: &Bench) -> Result<()> {
+    if options.list {
+        for scenario in SCENARIOS {
+            println!("{:22} {} ({})", scenario.id, scenario.about, scenario.unit);
+        }
+        return Ok(());
+    }
+    sweep_on_signals()?;
+    let report = Plan::new(&options.scenarios, &options.paths, options.reps)?.run()?;
+    let mut to_stdout = false;
+    for (file, text) in [
+        (&options.json, serde_json::to_string_pretty(&report)? + "\n"),
+        (&options.html, html::render(&report)?),
+    ] {
+        let Some(file) = file else { continue };
+        if file.as_os_str() == "-" {
+            print!("{text}");
+            to_stdout = true;
+        } else {
+            if let Some(directory) = file.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            std::fs::write(file, text).with_context(|| file.display().to_string())?;
+            eprintln!("wrote {}", file.display());
+        }
+    }
+    if !to_stdout {
+        println!("{}", report.table());
+        for scenario in &report.scenarios {
+            for (name, ratio) in &scenario.ratio {
+                println!("{} {name}: {ratio:.2}", scenario.id);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn self_test() -> Result<()> {
+    sweep_on_signals()?;
+    let mut lab = Lab::new()?;
+    let pod = lab.pod("a")?;
+    servers::peer(&mut lab, &pod.namespace, "a")?;
+    println!("{}", lab.id());
+    std::thread::sleep(Duration::from_secs(60));
+    Ok(())
+}
+
+fn pinned(core: Option<usize>, then: impl FnOnce() -> Result<()>) -> Result<()> {
+    core.map_or(Ok(()), machine::pin)?;
+    then()
+}
+
+fn clean(labs: Vec<String>) -> Result<()> {
+    let labs = if labs.is_empty() {
+        sweep::leftovers()
+    } else {
+        labs
+    };
+    if labs.is_empty() {
+        println!("nothing was left behind");
+    }
+    for lab in labs {
+        println!("{lab}: removed {}", sweep::sweep(&lab)?.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Packet captures that compare what a pod put on the wire in two runs.
+
+use crate::command::run;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::wait::{START_LIMIT, wait_until};
+use anyhow::Result;
+use rustix::process::Signal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A running tcpdump.
+#[derive(Debug)]
+pub struct Capture {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Capture {
+    /// Captures what matches `filter` on `interface` inside `namespace` into `directory`.
+    pub fn start(
+        namespace: &Namespace,
+        interface: &str,
+        filter: &str,
+        directory: &Path,
+        name: &str,
+    ) -> Result<Self> {
+        let file = directory.join(format!("{name}.pcap"));
+        let mut command = namespace.command("tcpdump");
+        command.args([
+            "-i",
+            interface,
+            "-U",
+            "--immediate-mode",
+            "-s",
+            "0",
+            "-Z",
+            "root",
+            "-w",
+        ]);
+        let process = Process::start(
+            &format!("tcpdump-{name}"),
+            command.arg(&file).arg(filter),
+            directory,
+        )?;
+        wait_until("tcpdump", START_LIMIT, || {
+            process.log().contains("listening on")
+        })?;
+        Ok(Self { process, file })
+    }
+
+    /// Ends it and returns the file.
+    pub fn stop(mut self) -> Result<PathBuf> {
+        // The last packets are in the socket, not yet in the file.
+        std::thread::sleep(Duration::from_millis(200));
+        self.process.signal(Signal::INT)?;
+        self.process.wait(START_LIMIT)?;
+        Ok(self.file.clone())
+    }
+}
+
+/// Every packet of a capture as hexadecimal bytes, link layer included, times left out.
+pub fn packets(file: &Path) -> Result<Vec<String>> {
+    let text = run(Command::new("tcpdump")
+        .args(["-r"])
+        .arg(file)
+        .args(["-nn", "-t", "-q", "-xx"]))?;
+    let mut packets: Vec<String> = Vec::new();
+    for line in text.lines() {
+        // A line of bytes is indented: "\t0x0010:  0001 0203 ...".
+        match line
+            .trim_start()
+            .strip_prefix("0x")
+            .and_then(|rest| rest.split_once(':'))
+        {
+            Some((_, bytes)) => {
+                let bytes: String = bytes.chars().filter(|c| !c.is_whitespace()).collect();
+                if let Some(packet) = packets.last_mut() {
+                    packet.push_str(&bytes);
+                }
+            }
+            None => packets.push(String::new()),
+        }
+    }
+    Ok(packets)
+}

@@ -1,0 +1,250 @@
+//! The node process's configuration as the lab writes it.
+
+use crate::lab::{Pod, vips};
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A whole configuration file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// `[node]`.
+    pub node: NodeSection,
+    /// `[workers]`.
+    pub workers: Workers,
+    /// `[[pod]]`: the enrolled pods.
+    #[serde(rename = "pod", skip_serializing_if = "Vec::is_empty")]
+    pub pods: Vec<PodEntry>,
+    /// `[[service]]`.
+    #[serde(rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+}
+
+/// `[node]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeSection {
+    /// The node's name.
+    pub name: String,
+    /// How long a pod that left may finish its flows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
+    /// How long after an enrolment unknown flows count as older than it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enrolment_grace: Option<String>,
+}
+
+/// `[workers]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Workers {
+    /// The core of each worker.
+    pub cores: Vec<usize>,
+    /// `adaptive`, `spin` or `sleep`.
+    pub poll: String,
+    /// `off`: every packet of a flow passes user space.
+    pub fast_path: String,
+    /// How long a worker may be silent before packets go to the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<String>,
+    /// Packets a second that one pod may send into user space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub punt_rate: Option<u64>,
+}
+
+/// `[[pod]]`.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub struct PodEntry {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The host side of its veth.
+    pub interface: String,
+    /// What selectors select by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `[[service]]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its cluster addresses, at most one a family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `maglev`, `round_robin` or `random`; the default when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<String>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// Labels of the pods that serve it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<BTreeMap<String, String>>,
+    /// The endpoints that serve it, when there is no selector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Vec<Endpoint>>,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, Serialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The port at the cluster address.
+    pub port: u16,
+    /// The port at the endpoint.
+    pub target_port: TargetPort,
+}
+
+/// A port at an endpoint: a number, or a name that each endpoint maps.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum TargetPort {
+    /// The same port at every endpoint.
+    Number(u16),
+    /// A named port.
+    Name(String),
+}
+
+/// An endpoint named by its address.
+#[derive(Debug, Clone, Serialize)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its named ports.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, u16>,
+}
+
+impl Config {
+    /// One worker on core 0, nothing enrolled.
+    pub fn new() -> Self {
+        Self {
+            node: NodeSection {
+                name: "lab".into(),
+                drain: None,
+                enrolment_grace: None,
+            },
+            workers: Workers {
+                cores: vec![0],
+                poll: "adaptive".into(),
+                fast_path: "off".into(),
+                heartbeat: None,
+                punt_rate: None,
+            },
+            pods: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+
+    /// Enrols a pod, labelled `app = <app>`.
+    pub fn enrol(&mut self, pod: &Pod, app: &str) -> &mut Self {
+        self.pods.push(PodEntry {
+            name: format!("lab/{}", pod.name),
+            ips: pod.ips.to_vec(),
+            interface: pod.interface.clone(),
+            labels: BTreeMap::from([("app".into(), app.into())]),
+        });
+        self
+    }
+
+    /// Takes a pod out again.
+    pub fn unenrol(&mut self, pod: &Pod) -> &mut Self {
+        self.pods.retain(|entry| entry.interface != pod.interface);
+        self
+    }
+
+    /// Adds a dual-stack service on the addresses `vips(number)`, without endpoints yet.
+    pub fn service(&mut self, name: &str, number: u8, ports: &[(&str, u16, u16)]) -> &mut Service {
+        let ports = ports
+            .iter()
+            .map(|(protocol, port, target)| Port {
+                name: format!("{protocol}-{port}"),
+                protocol: (*protocol).to_owned(),
+                port: *port,
+                target_port: TargetPort::Number(*target),
+            })
+            .collect();
+        let service = Service {
+            name: format!("lab/{name}"),
+            cluster_ips: vips(number).to_vec(),
+            algorithm: None,
+            ports,
+            selector: None,
+            endpoints: Some(Vec::new()),
+        };
+        let at = self.services.len();
+        self.services.push(service);
+        &mut self.services[at]
+    }
+
+    /// The file's text.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Service {
+    /// Serves it by the pods labelled `app = <app>`.
+    pub fn select(&mut self, app: &str) -> &mut Self {
+        self.endpoints = None;
+        self.selector = Some(BTreeMap::from([("app".into(), app.into())]));
+        self
+    }
+
+    /// Serves it by these addresses.
+    pub fn serve_at(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> &mut Self {
+        let endpoint = |address| Endpoint {
+            address,
+            ports: BTreeMap::new(),
+        };
+        self.selector = None;
+        self.endpoints = Some(addresses.into_iter().map(endpoint).collect());
+        self
+    }
+
+    /// Sets how a backend is chosen.
+    pub fn algorithm(&mut self, name: &str) -> &mut Self {
+        self.algorithm = Some(name.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_the_tables_that_the_node_process_reads() {
+        let mut config = Config::new();
+        config
+            .service("web", 10, &[("tcp", 80, 8080)])
+            .select("web");
+        config.service("none", 11, &[("udp", 53, 53)]);
+        let text = config.to_toml().unwrap();
+        let parsed: toml::Table = text.parse().unwrap();
+        let services = parsed["service"].as_array().unwrap();
+        assert_eq!(
+            services[0]["selector"]["app"].as_str(),
+            Some("web"),
+            "{text}"
+        );
+        assert_eq!(
+            services[0]["cluster_ips"][0].as_str(),
+            Some("10.96.0.10"),
+            "{text}"
+        );
+        assert_eq!(
+            services[1]["endpoints"].as_array().map(Vec::len),
+            Some(0),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! A lab: one node namespace, one outside namespace, and pods routed the way Calico routes them.
+//!
+//! A pod has a /32 and a /128, a default route through a link-local address that exists nowhere,
+//! and permanent neighbours on both sides; the node has one route per pod. Offloads of the veths
+//! stay as the kernel makes them. The node forwards both families and filters reverse paths
+//! strictly. Its default route leads to the outside namespace, where whatever leaves the node
+//! untranslated can be counted.
+
+use crate::janitor::Janitor;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::sweep;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The node's own addresses, as servers in the host network have them.
+pub const NODE_IPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 168, 7, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 1)),
+];
+/// The node's interface towards the outside namespace.
+pub const UPLINK: &str = "uplink";
+
+/// Labs made by this process so far; part of their names.
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, in the order tests go through them.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// Cluster addresses number `n` (1..=250), one per family.
+pub fn vips(n: u8) -> [IpAddr; 2] {
+    [
+        IpAddr::V4(Ipv4Addr::new(10, 96, 0, n)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, n.into())),
+    ]
+}
+
+/// The address of `family` out of a pair.
+pub fn pick(addresses: &[IpAddr; 2], family: Family) -> IpAddr {
+    addresses[match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }]
+}
+
+/// What a pod's link looks like.
+#[derive(Debug, Clone, Copy)]
+pub struct PodOptions {
+    /// Transmit and receive queues on both ends of the veth.
+    pub queues: u32,
+    /// The pod's number, which makes its addresses; the next free one when `None`.
+    pub number: Option<u8>,
+    /// Interface index on the node, for tests of index reuse; the kernel's choice when `None`.
+    pub ifindex: Option<u32>,
+}
+
+impl Default for PodOptions {
+    fn default() -> Self {
+        Self {
+            queues: 1,
+            number: None,
+            ifindex: None,
+        }
+    }
+}
+
+/// A pod of a lab. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its name, unique in the lab.
+    pub name: String,
+    /// Its network namespace.
+    pub namespace: Namespace,
+    /// The host side of its veth.
+    pub interface: String,
+    /// Its IPv4 and IPv6 address.
+    pub ips: [IpAddr; 2],
+}
+
+impl Pod {
+    /// Its address of `family`.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        pick(&self.ips, family)
+    }
+
+    /// A socket address on it.
+    pub fn at(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(family), port)
+    }
+}
+
+/// Namespaces, pods and a state directory, all gone when this is dropped or its process ends.
+#[derive(Debug)]
+pub struct Lab {
+    // The janitor goes last: fields drop in the order of their declaration.
+    pods: BTreeMap<String, Pod>,
+    next_pod: u8,
+    processes: Vec<Process>,
+    /// The node's namespace.
+    pub node: Namespace,
+    /// What lies behind the node's default route. Answers nothing.
+    pub outside: Namespace,
+    id: String,
+    janitor: Janitor,
+}
+
+impl Lab {
+    /// Makes the node and the outside. Needs root.
+    pub fn new() -> Result<Self> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "network namespaces need root: run this with sudo"
+        );
+        let id = format!(
+            "wl{}-{}",
+            std::process::id(),
+            LABS.fetch_add(1, Ordering::Relaxed)
+        );
+        fs::create_dir_all(sweep::state_dir(&id)).context("cannot make the state directory")?;
+        let janitor = Janitor::start(&id)?;
+        sweep::record_owner(&id)?;
+        let node = Namespace::create(&format!("{id}-node"))?;
+        let outside = Namespace::create(&format!("{id}-outside"))?;
+        let lab = Self {
+            pods: BTreeMap::new(),
+            next_pod: 1,
+            processes: Vec::new(),
+            node,
+            outside,
+            id,
+            janitor,
+        };
+        lab.set_up_node().context("cannot set up the node")?;
+        Ok(lab)
+    }
+
+    /// The lab's name: the prefix of its namespaces and the name of its directory.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where configurations and logs go.
+    pub fn directory(&self) -> PathBuf {
+        sweep::state_dir(&self.id)
+    }
+
+    /// The node process's run directory.
+    pub fn run_dir(&self) -> PathBuf {
+        sweep::run_dir(&self.id)
+    }
+
+    /// The node process's pin directory.
+    pub fn pin_dir(&self) -> PathBuf {
+        sweep::pin_dir(&self.id)
+    }
+
+    /// Adds a pod with a one-queue veth.
+    pub fn pod(&mut self, name: &str) -> Result<Pod> {
+        self.pod_with(name, PodOptions::default())
+    }
+
+    /// Adds a pod.
+    pub fn pod_with(&mut self, name: &str, options: PodOptions) -> Result<Pod> {
+        ensure!(
+            !self.pods.contains_key(name),
+            "the lab has a pod {name} already"
+        );
+        let interface = format!("v-{name}");
+        ensure!(
+            interface.len() <= 15,
+            "{name}: an interface name holds 15 characters"
+        );
+        let number = options.number.unwrap_or(self.next_pod);
+        if options.number.is_none() {
+            self.next_pod = self.next_pod.checked_add(1).context("too many pods")?;
+        }
+        let namespace = Namespace::create(&format!("{}-{name}", self.id))?;
+        let pod = Pod {
+            name: name.to_owned(),
+            namespace,
+            interface,
+            ips: pod_ips(number),
+        };
+        self.set_up_pod(&pod, number, options)
+            .with_context(|| format!("cannot set up {name}"))?;
+        self.pods.insert(pod.name.clone(), pod.clone());
+        Ok(pod)
+    }
+
+    /// Deletes a pod with its processes and its interface, as a container runtime does.
+    pub fn delete_pod(&mut self, name: &str) -> Result<()> {
+        let Some(pod) = self.pods.remove(name) else {
+            bail!("the lab has no pod {name}")
+        };
+        // The interface first: the kernel deletes namespaces' interfaces some time later.
+        self.node.ip(&format!("link del {}", pod.interface))?;
+        pod.namespace.delete()
+    }
+
+    /// Every pod, by name.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// Starts a program that runs until the lab ends, its output in the lab's directory.
+    pub fn spawn(&mut self, name: &str, command: &mut std::process::Command) -> Result<()> {
+        let process = Process::start(name, command, &self.directory())?;
+        self.processes.push(process);
+        Ok(())
+    }
+
+    /// Leaves everything up and running; [`sweep::sweep`] removes it.
+    pub fn keep(mut self) -> Result<()> {
+        self.janitor.keep()?;
+        for process in self.processes.drain(..) {
+            process.leave();
+        }
+        Ok(())
+    }
+
+    fn set_up_node(&self) -> Result<()> {
+        self.node.sysctl(&[
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "net.ipv6.conf.default.forwarding=1",
+            "net.ipv4.conf.all.rp_filter=1",
+            "net.ipv4.conf.default.rp_filter=1",
+            "net.ipv6.conf.default.accept_dad=0",
+            "net.ipv6.conf.default.accept_ra=0",
+        ])?;
+        quiet_ipv6(&self.outside)?;
+        let [node4, node6] = NODE_IPS;
+        self.node.ip(&format!(
+            "link add {UPLINK} address 02:00:00:00:07:01 type veth peer name eth0 address 02:00:00:00:07:fe netns {outside}\n\
+             addr add {node4}/24 dev {UPLINK}\n\
+             addr add {node6}/64 dev {UPLINK} nodad\n\
+             link set {UPLINK} up\n",
+            outside = self.outside.name(),
+        ))?;
+        self.outside.ip("addr add 192.168.7.254/24 dev eth0\n\
+             addr add fd00:7::fe/64 dev eth0 nodad\n\
+             link set eth0 up\n")?;
+        self.node.ip(&format!(
+            "neigh replace 192.168.7.254 lladdr 02:00:00:00:07:fe dev {UPLINK} nud permanent\n\
+             neigh replace fd00:7::fe lladdr 02:00:00:00:07:fe dev {UPLINK} nud permanent\n\
+             route add default via 192.168.7.254 dev {UPLINK}\n\
+             route add default via fd00:7::fe dev {UPLINK}\n"
+        ))
+    }
+
+    fn set_up_pod(&self, pod: &Pod, number: u8, options: PodOptions) -> Result<()> {
+        quiet_ipv6(&pod.namespace)?;
+        let (host_mac, pod_mac) = (mac(0xee, number), mac(0x01, number));
+        let (interface, [ip4, ip6]) = (&pod.interface, pod.ips);
+        let queues = format!("numtxqueues {q} numrxqueues {q}", q = options.queues);
+        let index = options
+            .ifindex
+            .map_or_else(String::new, |index| format!("index {index} "));
+        self.node.ip(&format!(
+            "link add {interface} {index}{queues} address {host_mac} type veth peer name eth0 {queues} address {pod_mac} netns {pod}\n\
+             addr add fe80::1/64 dev {interface} nodad\n\
+             link set {interface} up\n",
+            pod = pod.namespace.name(),
+        ))?;
+        pod.namespace.ip(&format!(
+            "addr add {ip4}/32 dev eth0\n\
+             addr add {ip6}/128 dev eth0 nodad\n\
+             link set eth0 up\n\
+             neigh replace 169.254.1.1 lladdr {host_mac} dev eth0 nud permanent\n\
+             neigh replace fe80::1 lladdr {host_mac} dev eth0 nud permanent\n\
+             route add 169.254.1.1/32 dev eth0 scope link\n\
+             route add default via 169.254.1.1 dev eth0\n\
+             route add default via fe80::1 dev eth0\n"
+        ))?;
+        self.node.ip(&format!(
+            "neigh replace {ip4} lladdr {pod_mac} dev {interface} nud permanent\n\
+             neigh replace {ip6} lladdr {pod_mac} dev {interface} nud permanent\n\
+             route add {ip4}/32 dev {interface} scope link\n\
+             route add {ip6}/128 dev {interface}\n"
+        ))
+    }
+}
+
+/// The addresses of pod `number`.
+pub fn pod_ips(number: u8) -> [IpAddr; 2] {
+    [
+        IpAddr::V4(Ipv4Addr::new(10, 244, 1, number)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, number.into())),
+    ]
+}
+
+/// No duplicate address detection and no router discovery: nothing a lab has to wait for.
+fn quiet_ipv6(namespace: &Namespace) -> Result<()> {
+    namespace.sysctl(&[
+        "net.ipv6.conf.default.accept_dad=0",
+        "net.ipv6.conf.default.accept_ra=0",
+    ])
+}
+
+fn mac(kind: u8, number: u8) -> String {
+    format!("02:00:00:00:{kind:02x}:{number:02x}")
+}
+
+/// Takes the lock that lets one lab test run at a time on a machine, across processes.
+///
+/// Labs do not disturb each other, but two of them share two cores, and tests measure time.
+pub fn exclusive() -> Result<File> {
+    fs::create_dir_all(sweep::STATE_DIR)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(Path::new(sweep::STATE_DIR).join("lock"))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(file)
+}

@@ -1,0 +1,119 @@
+//! What the machine is and what its processors do.
+
+use anyhow::{Context, Result};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde::Serialize;
+use std::fs;
+use std::time::Duration;
+
+/// Ticks of /proc/stat in a second; fixed by the kernel's user-space interface.
+const TICKS: u64 = 100;
+
+/// The machine that a report was measured on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    /// Processor model.
+    pub cpu: String,
+    /// Processors online.
+    pub cores: usize,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Kernel release.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn this() -> Self {
+        let field = |file: &str, key: &str| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(key))
+                .unwrap_or_default();
+            line.split_once(':')
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
+        };
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kib: u64 = memory
+            .split(' ')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or_default();
+        Self {
+            cpu: field("/proc/cpuinfo", "model name"),
+            cores: cores(),
+            memory_mib: kib / 1024,
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+        }
+    }
+}
+
+/// Processors online.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Time that all processors together have spent on anything but idling, since boot.
+///
+/// The kernel samples at its tick, so differences over less than a second are coarse.
+pub fn busy_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    // user nice system idle iowait irq softirq steal; guest time is part of user.
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let idle = fields.get(3).copied().unwrap_or(0) + fields.get(4).copied().unwrap_or(0);
+    Ok(Duration::from_millis(
+        (fields.iter().sum::<u64>() - idle) * 1000 / TICKS,
+    ))
+}
+
+/// Time that all threads of one process have run, to the nanosecond (proc_pid_schedstat).
+pub fn process_time(pid: i32) -> Result<Duration> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end while the directory is read.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+            continue;
+        };
+        total += text
+            .split(' ')
+            .next()
+            .and_then(|ns| ns.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(total))
+}
+
+/// Ties the calling thread, and every thread it starts, to one core.
+pub fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).with_context(|| format!("cannot run on core {core}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_process_shows_in_its_own_time() {
+        let pid = std::process::id().cast_signed();
+        let before = process_time(pid).unwrap();
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        assert!(process_time(pid).unwrap() > before);
+        assert!(busy_time().unwrap() > Duration::ZERO);
+    }
+}

@@ -1,0 +1,142 @@
+//! Packet rate: a generator in one pod, a counter at the door of the other.
+
+use super::path::{FLOOD_PORT, LOAD_CORE, Topology};
+use super::{Sample, priority, real_time};
+use crate::command::{COMMAND_LIMIT, finish, wait};
+use crate::machine::busy_time;
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// The generator's run, of which the middle is measured.
+const RUN: Duration = Duration::from_millis(1600);
+/// Left out at its start: ARP, flow creation, clock ramps.
+const WARM_UP: Duration = Duration::from_millis(400);
+/// What is measured.
+const WINDOW: Duration = Duration::from_millis(1000);
+
+/// Measures once at the placement that `topology` is in.
+pub fn measure(topology: &Topology) -> Result<Sample> {
+    let mut sink = Sink::start(topology)?;
+    let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
+    let (to, seconds) = (
+        topology.target(FLOOD_PORT).to_string(),
+        RUN.as_secs_f64().to_string(),
+    );
+    let (program, core) = (
+        program.to_string_lossy().into_owned(),
+        LOAD_CORE.to_string(),
+    );
+    let words = [
+        &*program,
+        "udp-flood",
+        &to,
+        "--seconds",
+        &seconds,
+        "--core",
+        &core,
+    ];
+    let words = real_time(priority::LOAD, &words);
+    let mut generator = topology
+        .client
+        .namespace
+        .command(words[0])
+        .args(&words[1..])
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start the generator")?;
+    thread::sleep(WARM_UP);
+    let (before, busy_before) = (sink.read()?, busy_time()?);
+    thread::sleep(WINDOW);
+    let (after, busy_after) = (sink.read()?, busy_time()?);
+    let status = wait(&mut generator, COMMAND_LIMIT)?;
+    if status.is_none() {
+        generator.kill()?;
+        generator.wait()?;
+    }
+    ensure!(
+        status.is_some_and(|status| status.success()),
+        "the generator failed: {status:?}"
+    );
+    let packets = (after.0 - before.0) as f64;
+    ensure!(packets > 0.0, "no packet arrived");
+    Ok(Sample {
+        mpps: packets / (after.1 - before.1) as f64 * 1e3,
+        p50: f64::NAN,
+        p99: f64::NAN,
+        cpu_us_per_op: (busy_after - busy_before).as_secs_f64() * 1e6 / packets,
+    })
+}
+
+/// The packet counter in the server pod.
+struct Sink {
+    child: Child,
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Sink {
+    fn start(topology: &Topology) -> Result<Self> {
+        let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
+        let (program, port) = (
+            program.to_string_lossy().into_owned(),
+            FLOOD_PORT.to_string(),
+        );
+        let words = real_time(priority::SINK, &[&program, "sink", "--port", &port]);
+        let mut child = topology
+            .server
+            .namespace
+            .command(words[0])
+            .args(&words[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the sink")?;
+        let questions = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().context("no standard output")?);
+        let mut sink = Self {
+            child,
+            questions,
+            answers,
+        };
+        ensure!(sink.line()? == "ready", "the sink did not start");
+        Ok(sink)
+    }
+
+    /// Packets so far, and when, in nanoseconds.
+    fn read(&mut self) -> Result<(u64, u64)> {
+        self.questions
+            .as_mut()
+            .context("the sink has ended")?
+            .write_all(b"\n")?;
+        let line = self.line()?;
+        let (packets, at) = line.split_once(' ').context("the sink has ended")?;
+        Ok((packets.parse()?, at.parse()?))
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // It detaches its program when its standard input ends.
+        self.questions = None;
+        if !matches!(wait(&mut self.child, Duration::from_secs(2)), Ok(Some(_))) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs a tool to its end and returns its one line of JSON.
+pub(super) fn tool_output(command: &mut std::process::Command) -> Result<String> {
+    let finished = finish(command, COMMAND_LIMIT)?;
+    ensure!(finished.success(), "{}", finished.stderr.trim());
+    Ok(finished.stdout)
+}

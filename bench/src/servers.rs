@@ -1,0 +1,101 @@
+//! Real servers inside a lab's namespaces.
+
+use crate::binaries;
+use crate::lab::{Lab, Pod};
+use crate::namespace::Namespace;
+use crate::wait::{START_LIMIT, wait_until};
+use anyhow::{Context, Result};
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// The port nginx listens on in a pod.
+pub const HTTP_PORT: u16 = 8080;
+/// The port of the peer server, TCP and UDP.
+pub const PEER_PORT: u16 = 7000;
+/// The port of the UDP and TCP echo servers.
+pub const ECHO_PORT: u16 = 7001;
+/// The port of iperf3.
+pub const IPERF_PORT: u16 = 5201;
+
+/// nginx in one process; every answer is the server's name and the client it saw.
+///
+/// `/blob` is a file of 16 MiB, for transfers that last.
+pub fn nginx(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
+    let directory = lab.directory().join(format!("nginx-{name}"));
+    fs::create_dir_all(&directory)?;
+    let blob = fs::File::create(directory.join("blob"))?;
+    blob.set_len(16 << 20)?;
+    let root = directory.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("  {kind}_temp_path {root}/{kind};\n"))
+        .concat();
+    let configuration = format!(
+        "daemon off;\nmaster_process off;\npid {root}/pid;\nerror_log stderr warn;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off;\n{temporary}  keepalive_requests 1000000;\n\
+         \x20 server {{\n    listen {HTTP_PORT} reuseport;\n    listen [::]:{HTTP_PORT} reuseport;\n    root {root};\n\
+         \x20   location = / {{ default_type text/plain; return 200 \"{name} $remote_addr $remote_port\\n\"; }}\n\
+         \x20   location = /blob {{ default_type application/octet-stream; }}\n  }}\n}}\n"
+    );
+    let file = directory.join("nginx.conf");
+    fs::write(&file, configuration)?;
+    let mut command = namespace.command("nginx");
+    command
+        .arg("-e")
+        .arg("stderr")
+        .arg("-p")
+        .arg(&directory)
+        .arg("-c")
+        .arg(&file);
+    lab.spawn(&format!("nginx-{name}"), &mut command)?;
+    listening(namespace, HTTP_PORT, "nginx")
+}
+
+/// iperf3 as a server, for any number of runs one after another.
+pub fn iperf3(lab: &mut Lab, pod: &Pod) -> Result<()> {
+    let mut command = pod.namespace.command("iperf3");
+    command.args(["--server", "--port", &IPERF_PORT.to_string()]);
+    lab.spawn(&format!("iperf3-{}", pod.name), &mut command)?;
+    listening(&pod.namespace, IPERF_PORT, "iperf3")
+}
+
+/// The peer server: says its name and the client address and port that it saw.
+pub fn peer(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
+    let port = PEER_PORT.to_string();
+    serve(
+        lab,
+        namespace,
+        &format!("peer-{name}"),
+        &["peer", "--name", name, "--port", &port],
+    )?;
+    listening(namespace, PEER_PORT, "the peer server")
+}
+
+/// TCP and UDP echo on [`ECHO_PORT`], pinned to `core` when given.
+pub fn echo(lab: &mut Lab, pod: &Pod, core: Option<usize>) -> Result<()> {
+    let (port, core) = (ECHO_PORT.to_string(), core.map(|core| core.to_string()));
+    for kind in ["tcp-echo", "udp-echo"] {
+        let mut words = vec![kind, "--port", &port];
+        if let Some(core) = &core {
+            words.extend(["--core", core]);
+        }
+        serve(lab, &pod.namespace, &format!("{kind}-{}", pod.name), &words)?;
+    }
+    listening(&pod.namespace, ECHO_PORT, "the echo server")
+}
+
+fn serve(lab: &mut Lab, namespace: &Namespace, name: &str, words: &[&str]) -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+    lab.spawn(name, namespace.command(program).arg("serve").args(words))
+}
+
+/// Waits until a TCP port answers on the namespace's own loopback.
+fn listening(namespace: &Namespace, port: u16, what: &str) -> Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    namespace.enter(|| {
+        wait_until(what, START_LIMIT, || {
+            TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+        })
+    })?
+}

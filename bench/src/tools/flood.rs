@@ -1,0 +1,70 @@
+//! A generator of small UDP packets.
+//!
+//! Each system call hands the kernel one large buffer that it cuts into packets (UDP_SEGMENT). With
+//! `tx-udp-segmentation` off on the pod's interface the cutting happens before the veth, so single
+//! packets leave the pod, at a rate that one system call a packet would not reach.
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// Segments a buffer is cut into; the kernel's limit was 64 for long.
+const SEGMENTS: usize = 64;
+/// Bytes of an Ethernet frame with 64 bytes that are not the UDP payload, by family.
+const OVERHEAD: [usize; 2] = [14 + 20 + 8, 14 + 40 + 8];
+
+/// What a generator sent.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Sent {
+    /// Packets that the kernel took.
+    pub packets: u64,
+    /// Calls that failed, of [`SEGMENTS`] packets each.
+    pub errors: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Sends 64-byte frames to `to` for `duration`, from `sockets` sockets in turn (flows).
+pub fn flood(to: SocketAddr, duration: Duration, sockets: usize) -> Result<Sent> {
+    let (any, overhead): (IpAddr, usize) = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), OVERHEAD[0]),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), OVERHEAD[1]),
+    };
+    let payload = 64 - overhead;
+    let sockets = (0..sockets.max(1))
+        .map(|_| socket(any, to, payload))
+        .collect::<Result<Vec<_>>>()?;
+    let buffer = vec![0; payload * SEGMENTS];
+    let mut sent = Sent {
+        packets: 0,
+        errors: 0,
+        seconds: 0.0,
+    };
+    let start = Instant::now();
+    for socket in sockets.iter().cycle() {
+        match socket.send(&buffer) {
+            Ok(_) => sent.packets += SEGMENTS as u64,
+            Err(_) => sent.errors += 1,
+        }
+        if start.elapsed() >= duration {
+            break;
+        }
+    }
+    sent.seconds = start.elapsed().as_secs_f64();
+    Ok(sent)
+}
+
+fn socket(any: IpAddr, to: SocketAddr, payload: usize) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((any, 0))?;
+    socket
+        .connect(to)
+        .with_context(|| format!("no route to {to}"))?;
+    setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(payload)?)
+        .context("UDP_SEGMENT is refused")?;
+    // As root the limit of net.core.wmem_max does not bind.
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &(8 << 20));
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}

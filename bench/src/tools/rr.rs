@@ -1,0 +1,122 @@
+//! Ping-pong of one byte: round-trip times as an application sees them.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// How long one answer may take before it counts as lost.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// Lost answers after which a run gives up.
+const MAX_LOST: usize = 5;
+
+/// Round-trip times of a run, in microseconds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RoundTrips {
+    /// Answers that came.
+    pub count: usize,
+    /// Answers that did not.
+    pub lost: usize,
+    /// Half were faster.
+    pub p50: f64,
+    /// One in a hundred was slower.
+    pub p99: f64,
+    /// Arithmetic mean.
+    pub mean: f64,
+}
+
+/// The transport to ping over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// One TCP connection.
+    Tcp,
+    /// One UDP socket.
+    Udp,
+}
+
+/// Sends one byte and waits for one, `count` times after a tenth as many to warm up.
+pub fn round_trips(to: SocketAddr, transport: Transport, count: usize) -> Result<RoundTrips> {
+    let mut exchange = connect(to, transport)?;
+    let (mut times, mut lost) = (Vec::with_capacity(count), 0);
+    for _ in 0..count / 10 {
+        exchange()?;
+    }
+    while times.len() < count {
+        let start = Instant::now();
+        if exchange().is_ok() {
+            times.push(start.elapsed());
+        } else {
+            lost += 1;
+            ensure!(
+                lost <= MAX_LOST,
+                "{to} does not answer: {lost} of {} lost",
+                times.len() + lost
+            );
+        }
+    }
+    summarise(times, lost).context("no round trip was asked for")
+}
+
+/// One exchange as a closure; TCP cannot lose an answer and go on, UDP can.
+fn connect(
+    to: SocketAddr,
+    transport: Transport,
+) -> Result<Box<dyn FnMut() -> std::io::Result<()>>> {
+    let mut byte = [0];
+    match transport {
+        Transport::Tcp => {
+            let mut stream = TcpStream::connect_timeout(&to, ANSWER_LIMIT)
+                .with_context(|| format!("cannot connect to {to}"))?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            Ok(Box::new(move || {
+                stream.write_all(&[1])?;
+                stream.read_exact(&mut byte)
+            }))
+        }
+        Transport::Udp => {
+            let any: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+            Ok(Box::new(move || {
+                socket.send(&[1])?;
+                socket.recv(&mut byte).map(drop)
+            }))
+        }
+    }
+}
+
+fn summarise(mut times: Vec<Duration>, lost: usize) -> Option<RoundTrips> {
+    times.sort_unstable();
+    let micros = |time: &Duration| time.as_nanos() as f64 / 1000.0;
+    let count = times.len();
+    let at = |percent: usize| times.get((count * percent / 100).min(count.checked_sub(1)?));
+    Some(RoundTrips {
+        count,
+        lost,
+        p50: micros(at(50)?),
+        p99: micros(at(99)?),
+        mean: times.iter().map(micros).sum::<f64>() / count as f64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_sorted_times() {
+        let times = (1..=100).rev().map(Duration::from_micros).collect();
+        let summary = summarise(times, 0).unwrap();
+        assert_eq!(
+            (summary.p50, summary.p99, summary.count),
+            (51.0, 100.0, 100)
+        );
+        assert!(summarise(Vec::new(), 3).is_none());
+    }
+}

@@ -1,0 +1,16 @@
+//! End-to-end scenarios in labs of network namespaces, one at a time.
+//!
+//! The names carry the ids of the behaviours they prove. They need root; without it they say so and
+//! pass, except where `CI=true` is set, where nothing may be skipped.
+#![forbid(unsafe_code)]
+
+mod client_address;
+mod cluster_ip;
+mod command_line;
+mod enrolment;
+mod failure;
+mod fixture;
+mod kernel;
+mod ownership;
+mod unenrolled;
+mod workers;
