@@ -1,0 +1,34 @@
+# Every target does its own set-up. Labs need root: without it, sudo is asked for where it is needed.
+
+CARGO := $(shell command -v cargo || echo $$HOME/.cargo/bin/cargo)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+LAB := target/release/weft-lab
+REPS ?= 5
+
+.PHONY: build demo test lint bench setup clean help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## real servers and clients through weft, and what became of their packets (KEEP=1 leaves the lab up)
+	$(SUDO) $(LAB) demo $(if $(KEEP),--keep)
+
+build: setup ## target/release/weft and weft-lab
+	$(CARGO) build --release -p weft -p weft-bench --bins
+
+test: setup ## every test: unit, property, BPF programs, labs
+	.ci/test
+
+lint: setup ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+bench: build ## weft against the kernel's paths (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
+	$(SUDO) $(LAB) bench $(SCENARIOS) --reps $(REPS) --json target/bench/report.json --html target/bench/report.html
+
+setup: ## installs what is missing
+	@.ci/setup
+
+clean: ## removes what dead or kept labs left, and the build
+	@if [ -x $(LAB) ]; then $(SUDO) $(LAB) clean; fi
+	$(CARGO) clean
