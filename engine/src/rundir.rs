@@ -1,9 +1,11 @@
 //! The run directory: the admin socket, the lock that makes a node process the only one, and the
 //! name under which everything is pinned.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -12,7 +14,7 @@ use thiserror::Error;
 /// Where BPF objects are pinned.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Why a run directory cannot be used.
+/// Why a run directory or a network namespace cannot be used.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The path has no last component to name the pins by.
@@ -26,8 +28,16 @@ pub enum Error {
         /// The process, as far as it said.
         pid: Option<u32>,
     },
+    /// Another node process has this network namespace's punt pair.
+    #[error(
+        "another node process runs in this network namespace (with another --run-dir): stop it first"
+    )]
+    NamespaceTaken,
+    /// No socket to hold the network namespace by.
+    #[error("cannot take this network namespace")]
+    Namespace(#[source] io::Error),
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -81,7 +91,8 @@ impl RunDir {
         self.path.join("lock")
     }
 
-    /// Makes the directory (0700) and takes its lock, which the kernel drops with the process.
+    /// Makes the directory (0700) if it is missing and takes its lock, which the kernel drops with
+    /// the process.
     ///
     /// # Errors
     /// When another node process holds it, or the file system refuses.
@@ -94,8 +105,6 @@ impl RunDir {
             .recursive(true)
             .mode(0o700)
             .create(&self.path)
-            .map_err(io(&self.path))?;
-        std::fs::set_permissions(&self.path, Permissions::from_mode(0o700))
             .map_err(io(&self.path))?;
         let path = self.lock_file();
         let mut file = OpenOptions::new()
@@ -148,6 +157,28 @@ impl Lock {
         let _ = std::fs::remove_file(self.dir.socket());
         let _ = std::fs::remove_file(self.dir.lock_file());
         let _ = std::fs::remove_dir(&self.dir.path); // Fails when somebody else's file is in it.
+    }
+}
+
+/// The right to be the node process of the calling thread's network namespace, which has one punt
+/// pair: an abstract socket, a name that lives in the namespace and dies with its holder.
+#[derive(Debug)]
+pub struct NamespaceLock {
+    _socket: UnixListener,
+}
+
+impl NamespaceLock {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// When another node process has it.
+    pub fn take() -> Result<Self, Error> {
+        let name = SocketAddr::from_abstract_name("weft-node").map_err(Error::Namespace)?;
+        match UnixListener::bind_addr(&name) {
+            Ok(_socket) => Ok(Self { _socket }),
+            Err(taken) if taken.kind() == io::ErrorKind::AddrInUse => Err(Error::NamespaceTaken),
+            Err(error) => Err(Error::Namespace(error)),
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The node process's half of the admin socket.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -45,8 +46,11 @@ impl Listener {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?; // The directory is 0700: no window before chmod.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        // Closed from the first moment on: there is no chmod to be late with.
+        let before = umask(Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener?;
         Ok(Self {
             listener,
             path: path.into(),

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, view};
-use crate::config::{self, Config};
+use crate::config::{self, Config, InterfaceInfo};
 use crate::control::{self, Control, checked};
-use crate::rundir::{self, Lock, RunDir};
+use crate::rundir::{self, Lock, NamespaceLock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
 
@@ -70,7 +70,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| {
         let cause = cause.to_string();
         // Transparent errors repeat their cause.
-        if text.ends_with(&cause) {
+        if text.contains(&cause) {
             text
         } else {
             format!("{text}: {cause}")
@@ -95,18 +95,13 @@ pub fn run(files: &[PathBuf], dir: &RunDir) -> Result<(), Error> {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
         let lock = dir.lock()?;
-        let node = match Node::start(files, dir).await {
-            Ok(node) => node,
+        match Node::start(files, dir).await {
+            Ok(node) => node.serve(signals, lock).await,
             Err(error) => {
-                if !matches!(error, Error::Config(_)) {
-                    // Nothing half made stays behind a failed start.
-                    clean_up(dir);
-                }
                 lock.remove();
-                return Err(error);
+                Err(error)
             }
-        };
-        node.serve(signals, lock).await
+        }
     })
 }
 
@@ -152,15 +147,19 @@ struct Node {
     pair: PairInfo,
     workers: Vec<WorkerSide>,
     baseline: Baseline,
+    links: netlink::LinkMonitor,
     started: Instant,
     /// What the workers were started with; a reload cannot change it.
     launched: Config,
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
+    _namespace: NamespaceLock,
 }
 
 impl Node {
     async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
+        let namespace = NamespaceLock::take()?;
+        let links = netlink::monitor().await?; // Before the list, so that no change is missed.
         let interfaces = interfaces().await?;
         let config = checked(files, &interfaces).map_err(Error::Config)?;
         let count = config.workers.cores.len() as u16;
@@ -175,24 +174,42 @@ impl Node {
                 .unwrap_or(u32::MAX)
                 .saturating_mul(u32::from(count)),
         })?;
-        start::forget_strangers(&steering, &config, &interfaces)?;
-        let mut control = Control::new(steering, &config);
+        match Self::take_over(steering, &config, &interfaces, &pair).await {
+            Ok((control, workers, baseline)) => Ok(Self {
+                files: files.to_vec(),
+                dir: dir.clone(),
+                control,
+                pair,
+                workers,
+                baseline,
+                links,
+                started: Instant::now(),
+                launched: config,
+                restart_needed: Vec::new(),
+                last_refusal: Vec::new(),
+                _namespace: namespace,
+            }),
+            Err(error) => {
+                clean_up(dir); // Nothing half made stays behind a failed start.
+                Err(error)
+            }
+        }
+    }
+
+    /// Workers first, hooks last: nothing is punted before somebody is there to decide it.
+    async fn take_over(
+        steering: Steering,
+        config: &Config,
+        interfaces: &[InterfaceInfo],
+        pair: &PairInfo,
+    ) -> Result<(Control<Steering>, Vec<WorkerSide>, Baseline), Error> {
+        start::forget_strangers(&steering, config, interfaces)?;
+        let mut control = Control::new(steering, config);
         let baseline = Baseline::read(control.kernel()).await?;
-        let workers = start::workers(&mut control, &config, &pair)?;
+        let workers = start::workers(&mut control, config, pair)?;
         control.kernel().attach_pair()?;
-        control.apply(config.clone(), &interfaces, worker::now())?;
-        Ok(Self {
-            files: files.to_vec(),
-            dir: dir.clone(),
-            control,
-            pair,
-            workers,
-            baseline,
-            started: Instant::now(),
-            launched: config,
-            restart_needed: Vec::new(),
-            last_refusal: Vec::new(),
-        })
+        control.apply(config.clone(), interfaces, worker::now())?;
+        Ok((control, workers, baseline))
     }
 
     async fn serve(mut self, mut signals: Signals, lock: Lock) -> Result<(), Error> {
@@ -200,7 +217,6 @@ impl Node {
             Listener::bind(&self.dir.socket()).map_err(system("cannot open the admin socket"))?;
         let (calls, questions) = mpsc::channel(CALLS);
         let server = tokio::task::spawn_local(async move { listener.serve(calls).await });
-        let links = netlink::monitor().await?;
         tracing::info!(
             node = self.control.config().node.name,
             pods = self.control.config().pods.len(),
@@ -211,7 +227,7 @@ impl Node {
         );
         // On an error everything stays as after a crash: stale heartbeats send packets to the
         // kernel, and the next start re-adopts what is pinned.
-        self.turn(&mut signals, links, questions).await?;
+        self.turn(&mut signals, questions).await?;
         force_on_second_signal();
         server.abort();
         self.stop(lock).await;
@@ -222,7 +238,6 @@ impl Node {
     async fn turn(
         &mut self,
         signals: &mut Signals,
-        mut links: netlink::LinkMonitor,
         mut questions: mpsc::Receiver<Call>,
     ) -> Result<(), Error> {
         let mut tick = tokio::time::interval(TICK);
@@ -240,7 +255,7 @@ impl Node {
                     let answer = self.answer(call.request).await;
                     let _ = call.reply.send(answer); // The asker may have left.
                 }
-                Some(_) = links.next() => self.follow_interfaces().await,
+                Some(_) = self.links.next() => self.follow_interfaces().await,
                 _ = tick.tick() => self.look_after()?,
             }
         }
