@@ -125,7 +125,7 @@ pub struct Pod {
     pub ifindex: Option<u32>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// `enrolled`, `grace` (recently enrolled), `draining` or `absent` (its interface is gone).
+    /// `enrolled`, `grace` (recently enrolled), `draining` or `absent` (its interface is gone, or cannot be served).
     pub state: String,
     /// Since its enrolment.
     pub enrolled_s: u64,

@@ -22,6 +22,7 @@ pub use kernel::KernelSide;
 pub use registry::{Patience, Pod, Registry};
 
 use thiserror::Error;
+use weft_xdp::netlink;
 
 use crate::config::{self, Config, InterfaceInfo};
 use crate::worker::{Shared, Waker};
@@ -299,11 +300,12 @@ impl<K: KernelSide> Control<K> {
     }
 }
 
+/// The index of a pod's interface. One that became something the pair cannot serve (its MTU was
+/// raised, another kind of device took its name) counts as gone, so its packets are the kernel's.
 fn index_of(interfaces: &[InterfaceInfo], name: &str) -> Option<u32> {
-    interfaces
-        .iter()
-        .find(|interface| interface.name == name)
-        .map(|interface| interface.index)
+    let mut interfaces = interfaces.iter();
+    let found = interfaces.find(|interface| interface.name == name)?;
+    (found.is_veth && found.mtu <= netlink::PAIR_MTU).then_some(found.index)
 }
 
 /// Checks a configuration against the machine, as `weft check`, `weft run` and a reload do.
@@ -319,7 +321,7 @@ pub fn checked(
         .map(|cores| cores.into_iter().map(|core| core.id).collect())
         .unwrap_or_default();
     config::Errors::all([
-        config::check_interfaces(&config, interfaces, weft_xdp::netlink::PAIR_MTU),
+        config::check_interfaces(&config, interfaces, netlink::PAIR_MTU),
         config::check_cores(&config, &cores),
     ])?;
     Ok(config)

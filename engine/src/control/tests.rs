@@ -225,6 +225,19 @@ fn a_deleted_interface_ends_its_pod_and_its_return_enrols_it_anew() {
 }
 
 #[test]
+fn a_pod_whose_mtu_outgrows_the_pair_is_the_kernels() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], SERVICE));
+    let jumbo = InterfaceInfo {
+        mtu: 9000,
+        ..veth("v1", 1)
+    };
+    assert!(control.follow_interfaces(&[jumbo], at(1)).unwrap());
+    assert!(control.kernel.attached.is_empty());
+    assert!(control.follow_interfaces(&[veth("v1", 1)], at(2)).unwrap());
+    assert_eq!(control.kernel.attached, BTreeSet::from([1]));
+}
+
+#[test]
 fn slots_are_reused_under_a_new_epoch() {
     let mut control = control(&config(&[("a", "10.0.0.1", "v1")], ""));
     let old = control.registry.pods()[0].slot;
