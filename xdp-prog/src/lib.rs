@@ -31,7 +31,9 @@ pub use links::{Attach, LinkError};
 pub use maps::MapError;
 pub use netlink::PairInfo;
 pub use object::{ObjectError, ProgramObject};
-pub use owned::{CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned};
+pub use owned::{
+    CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned, pair_is_foreign,
+};
 pub use steering::{
     Changes, Counters, Error, Heartbeat, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey,
     Steering, SteeringConfig,

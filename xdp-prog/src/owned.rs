@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io, thread};
 
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::{MapCore, MapHandle, MapType};
 
 use crate::edge::link::LinkHook;
 use crate::links::{LinkError, detach_pinned, inspect, parse_link_file};
-use crate::netlink::{self, NetlinkError, WEFT0, WEFT1};
+use crate::netlink::{self, Interface, NetlinkError, WEFT0, WEFT1, XdpMode};
 use crate::steering::link_names;
 
 /// The kind of an [`OwnedObject`].
@@ -72,11 +72,33 @@ pub enum OwnedError {
     Netlink(#[from] NetlinkError),
 }
 
-/// Lists what is pinned under `pin_dir`, and the punt pair of this network namespace. Needs no
-/// running process; nothing there is an empty list.
+/// Whether the punt pair of this network namespace is another run directory's: somebody's XDP
+/// program is at `weft1`, and no link under `pin_dir` put it there.
+pub fn pair_is_foreign(pin_dir: &Path) -> Result<bool, OwnedError> {
+    is_foreign(pin_dir, &blocking(netlink::interfaces())?)
+}
+
+fn is_foreign(pin_dir: &Path, interfaces: &[Interface]) -> Result<bool, OwnedError> {
+    let Some(weft1) = interfaces.iter().find(|i| i.name == WEFT1) else {
+        return Ok(false);
+    };
+    if weft1.xdp == XdpMode::None {
+        return Ok(false);
+    }
+    let attached = |(path, name): &(PathBuf, String)| {
+        parse_link_file(name).is_some()
+            && inspect(path)
+                .is_ok_and(|link| link.hook == LinkHook::Xdp && link.ifindex == Some(weft1.index))
+    };
+    Ok(!pin_files(pin_dir)?.iter().any(attached))
+}
+
+/// Lists what is pinned under `pin_dir`, and the punt pair of this network namespace unless it is
+/// another run directory's. Needs no running process; nothing there is an empty list.
 pub fn owned(pin_dir: &Path) -> Result<Vec<OwnedObject>, OwnedError> {
     let mut objects = Vec::new();
     let interfaces = blocking(netlink::interfaces())?;
+    let foreign = is_foreign(pin_dir, &interfaces)?;
     let interface_name = |ifindex: u32| {
         let found = interfaces
             .iter()
@@ -110,11 +132,7 @@ pub fn owned(pin_dir: &Path) -> Result<Vec<OwnedObject>, OwnedError> {
             }
         } else {
             let detail = match MapHandle::from_pinned_path(&path) {
-                Ok(map) => format!(
-                    "{:?}, {} entries at most",
-                    map.map_type(),
-                    map.max_entries()
-                ),
+                Ok(map) => format!("{}, max_entries {}", map_kind(&map), map.max_entries()),
                 Err(error) => format!("unreadable: {error}"),
             };
             OwnedObject {
@@ -127,10 +145,10 @@ pub fn owned(pin_dir: &Path) -> Result<Vec<OwnedObject>, OwnedError> {
     }
     for interface in interfaces
         .iter()
-        .filter(|i| [WEFT0, WEFT1].contains(&i.name.as_str()))
+        .filter(|i| !foreign && [WEFT0, WEFT1].contains(&i.name.as_str()))
     {
         let detail = format!(
-            "{}, {} queues, mtu {}",
+            "{}, queues {}, mtu {}",
             interface.kind.as_deref().unwrap_or("unknown kind"),
             interface.tx_queues,
             interface.mtu
@@ -156,10 +174,12 @@ pub fn owned(pin_dir: &Path) -> Result<Vec<OwnedObject>, OwnedError> {
 }
 
 /// Takes everything away: links first (the pods' before the pair's, so that nothing is punted to
-/// where nobody takes it), then the maps, the pair, the directory. Works after a kill, too, and
-/// twice. Stop the process first: a running one would go on with maps that nobody can find.
+/// where nobody takes it), then the maps, the pair unless it is another run directory's, the
+/// directory. Works after a kill, too, and twice. Stop the process first: a running one would go on
+/// with maps that nobody can find.
 pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, OwnedError> {
     let removed = owned(pin_dir)?;
+    let foreign = pair_is_foreign(pin_dir)?; // Asked while our own link still answers for it.
     let mut files = pin_files(pin_dir)?;
     files.sort_by_key(|(_, name)| match parse_link_file(name) {
         Some((link_names::FROM_POD, _)) => 0,
@@ -174,9 +194,22 @@ pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, OwnedError> {
             remove(&path, fs::remove_file(&path))?;
         }
     }
-    blocking(netlink::delete_pair())?;
+    if !foreign {
+        blocking(netlink::delete_pair())?;
+    }
     remove(pin_dir, fs::remove_dir(pin_dir))?;
     Ok(CleanupReport { removed })
+}
+
+/// The kernel's name of the map's type, of those that Weft has.
+fn map_kind(map: &MapHandle) -> String {
+    match map.map_type() {
+        MapType::Array => "array".to_owned(),
+        MapType::Hash => "hash".to_owned(),
+        MapType::PercpuArray => "percpu_array".to_owned(),
+        MapType::Xskmap => "xskmap".to_owned(),
+        other => format!("{other:?}"),
+    }
 }
 
 fn remove(path: &Path, result: io::Result<()>) -> Result<(), OwnedError> {

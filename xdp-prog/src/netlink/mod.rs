@@ -17,7 +17,9 @@ mod monitor;
 mod pair;
 
 pub use monitor::{LinkEvent, LinkMonitor, monitor};
-pub use pair::{PAIR_MTU, PairInfo, WEFT0, WEFT1, delete_pair, ensure_pair, pair_losses};
+pub use pair::{
+    PAIR_MTU, PairInfo, WEFT0, WEFT1, delete_pair, ensure_pair, pair_losses, pair_works,
+};
 
 /// Why netlink could not do something.
 #[derive(Debug, thiserror::Error)]

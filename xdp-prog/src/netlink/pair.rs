@@ -88,6 +88,14 @@ pub async fn ensure_pair(workers: u16) -> Result<PairInfo, NetlinkError> {
     })
 }
 
+/// Whether both ends are still those of `pair`, and up.
+pub async fn pair_works(pair: &PairInfo) -> Result<bool, NetlinkError> {
+    let session = Session::open()?;
+    let works = |end: Option<Interface>| end.is_some_and(|end| end.up);
+    Ok(works(session.by_index(pair.weft0_ifindex).await?)
+        && works(session.by_index(pair.weft1_ifindex).await?))
+}
+
 /// What the punt pair lost since it was made: punted packets that `weft0` could not pass on, then
 /// injected frames that `weft1` could not. Zero for an end that is gone.
 pub async fn pair_losses() -> Result<(u64, u64), NetlinkError> {

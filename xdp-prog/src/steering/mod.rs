@@ -14,7 +14,7 @@ use weft_datapath::Address;
 use crate::abi;
 use crate::bpffs::is_bpffs;
 use crate::edge::memory::MappedArray;
-use crate::links::{Attach, LinkError, attach_pinned};
+use crate::links::{Attach, LinkError, attach_pinned, detach_pinned, parse_link_file};
 use crate::maps::{MapError, TypedMap, into_io};
 use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
@@ -223,6 +223,31 @@ impl Steering {
             &progs.weft_injected,
         )?;
         attach_pinned(dir, PUNTED, Attach::Xdp, weft1, &progs.weft_punted)?;
+        self.forget_former_pairs()
+    }
+
+    /// Unpins the links of pairs that somebody has deleted; their interfaces took them along.
+    fn forget_former_pairs(&self) -> Result<(), Error> {
+        use link_names::{FAIL_OPEN, INJECTED, PUNTED};
+        let dir = &self.config.pin_dir;
+        let error = |source| Error::PinDir {
+            path: dir.clone(),
+            source,
+        };
+        let pair = [
+            self.config.pair.weft0_ifindex,
+            self.config.pair.weft1_ifindex,
+        ];
+        for entry in fs::read_dir(dir).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let file = entry.file_name();
+            if let Some((name, ifindex)) = file.to_str().and_then(parse_link_file)
+                && [FAIL_OPEN, INJECTED, PUNTED].contains(&name)
+                && !pair.contains(&ifindex)
+            {
+                detach_pinned(&entry.path())?;
+            }
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 use crate::links::{inspect, link_path};
 use crate::netlink::{XdpMode, xdp_mode};
-use crate::{Counter, Error, OwnedKind, ProgramObject, Steering, cleanup, owned};
+use crate::{Counter, Error, OwnedKind, ProgramObject, Steering, cleanup, owned, pair_is_foreign};
 
 use super::support::{block_on, ip, node};
 
@@ -31,6 +31,22 @@ fn what_a_killed_process_leaves_is_listed_and_goes() {
         assert_eq!(owned(&node.pin_dir).unwrap(), []);
         assert!(!node.pin_dir.exists());
         assert_eq!(cleanup(&node.pin_dir).unwrap().removed, [], "twice is fine");
+    });
+}
+
+#[test]
+fn the_pair_of_another_run_directory_stays() {
+    node(|node| {
+        let steering = node.steering(1);
+        let stranger = node.pin_dir.with_extension("stranger");
+        assert!(!pair_is_foreign(&stranger).unwrap(), "nobody's yet");
+        steering.attach_pair().unwrap();
+        assert!(!pair_is_foreign(&node.pin_dir).unwrap());
+        assert!(pair_is_foreign(&stranger).unwrap());
+        assert_eq!(owned(&stranger).unwrap(), []);
+        assert_eq!(cleanup(&stranger).unwrap().removed, []);
+        let weft1 = steering.config.pair.weft1_ifindex;
+        assert_eq!(block_on(xdp_mode(weft1)).unwrap(), XdpMode::Native);
     });
 }
 
@@ -101,6 +117,21 @@ fn the_link_of_a_deleted_interface_makes_room() {
             .count();
         assert_eq!(gone, 2, "{objects:?}");
         steering.detach_pod(777).unwrap();
+    });
+}
+
+#[test]
+fn the_links_of_a_deleted_pair_are_forgotten() {
+    node(|node| {
+        let first = node.steering(1);
+        first.attach_pair().unwrap();
+        drop(first);
+        ip("link del weft0");
+        let second = node.steering(1);
+        second.attach_pair().unwrap();
+        let objects = owned(&node.pin_dir).unwrap();
+        let links = objects.iter().filter(|o| o.kind == OwnedKind::Link);
+        assert_eq!(links.count(), 3, "{objects:?}");
     });
 }
 
