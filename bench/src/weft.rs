@@ -22,6 +22,8 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Exit codes that the node process documents.
 pub mod exit {
+    /// Something failed at run time.
+    pub const FAILED: i32 = 1;
     /// The configuration was refused; nothing changed.
     pub const REFUSED: i32 = 3;
     /// No node process answers.

@@ -6,11 +6,12 @@ use rustix::process::Signal;
 use std::thread;
 use std::time::{Duration, Instant};
 use weft_lab::client::{Talk, ask_tcp, ask_udp};
+use weft_lab::command::run;
 use weft_lab::lab::Family;
 use weft_lab::load::{Load, Tally};
 use weft_lab::servers::PEER_PORT;
 use weft_lab::snapshot::Snapshot;
-use weft_lab::weft::{Weft, offline};
+use weft_lab::weft::{Weft, exit, offline};
 
 /// The heartbeat limit that these scenarios configure, in text and as time.
 const HEARTBEAT: (&str, Duration) = ("100ms", Duration::from_millis(100));
@@ -134,6 +135,33 @@ fn a_stopped_process_loses_no_syn_after_the_heartbeat_limit_and_goes_on_when_con
             "nothing is punted after SIGCONT"
         );
         flawless(loads)?;
+        weft.audit().map(drop)
+    })
+}
+
+#[test]
+fn a_deleted_pair_ends_the_process_and_the_kernel_takes_over() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        fixture.install_shadow_rules()?;
+        for command in [["del", "weft0"].as_slice(), &["set", "weft0", "down"]] {
+            let mut weft = start(&fixture)?;
+            ask_tcp(&fixture.client.namespace, web(Family::V4, PEER_PORT))?;
+            run(fixture.lab.node.command("ip").arg("link").args(command))?;
+            let status = weft.wait(Duration::from_secs(2))?;
+            ensure!(status.code() == Some(exit::FAILED), "{status}");
+            ensure!(weft.log().contains("start weft again"), "{}", weft.log());
+            thread::sleep(GAP);
+            for family in Family::BOTH {
+                ask_tcp(&fixture.client.namespace, web(family, PEER_PORT))?;
+                ask_udp(&fixture.client.namespace, web(family, PEER_PORT))?;
+            }
+        }
+        // And the next start makes the pair anew.
+        let weft = start(&fixture)?;
+        let before = fixture.punted()?;
+        ask_tcp(&fixture.client.namespace, web(Family::V6, PEER_PORT))?;
+        ensure!(fixture.punted()? > before, "nothing is punted");
         weft.audit().map(drop)
     })
 }

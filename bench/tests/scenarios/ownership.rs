@@ -1,16 +1,17 @@
 //! What Weft makes is listed and goes (AMB-03), and depends on nobody's rules (AMB-09).
 
 use crate::fixture::{Fixture, flawless, progress, web, with_weft};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
+use weft_lab::binaries;
 use weft_lab::client::{Talk, ask_tcp};
 use weft_lab::command::{finish, run};
 use weft_lab::lab::{Family, Lab};
 use weft_lab::servers::PEER_PORT;
 use weft_lab::snapshot::Snapshot;
-use weft_lab::weft::offline;
+use weft_lab::weft::{exit, offline};
 
 /// Objects that `weft owned --json` lists without a node process running.
 fn owned_offline(lab: &Lab) -> Result<usize> {
@@ -76,6 +77,32 @@ fn amb03_cleanup_after_sigkill_leaves_the_node_as_it_was() -> Result<()> {
         let again = fixture.weft()?;
         ask_tcp(&fixture.client.namespace, web(Family::V6, PEER_PORT))?;
         again.audit().map(drop)
+    })
+}
+
+#[test]
+fn another_run_directory_neither_takes_nor_removes_the_pair() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let weft = fixture.weft()?;
+        let loads = fixture.loads(Duration::from_millis(1));
+        let config = fixture.lab.directory().join("node.toml");
+        let config = config.to_string_lossy();
+        let stranger = fixture.lab.directory().join("stranger");
+        let other = |words: &[&str]| {
+            let program = binaries::weft().context("the node process is not built")?;
+            let mut command = fixture.lab.node.command(program);
+            command.args(words).arg("--run-dir").arg(&stranger);
+            finish(&mut command, Duration::from_secs(10))
+        };
+        let refused = other(&["run", &config])?;
+        ensure!(refused.code() == Some(exit::FAILED), "{refused:?}");
+        ensure!(refused.stderr.contains("--run-dir"), "{}", refused.stderr);
+        assert_eq!(other(&["owned", "--json"])?.stdout.trim(), "[]");
+        ensure!(other(&["cleanup"])?.success(), "cleanup fails");
+        progress(&loads, 50)?;
+        flawless(loads)?;
+        weft.audit().map(drop)
     })
 }
 

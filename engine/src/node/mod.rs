@@ -46,6 +46,20 @@ pub enum Error {
     /// The kernel refused a socket.
     #[error(transparent)]
     Socket(#[from] weft_xdp::XskError),
+    /// What is on this node already cannot be read.
+    #[error(transparent)]
+    Owned(#[from] weft_xdp::OwnedError),
+    /// Another run directory's node process has this network namespace.
+    #[error(
+        "weft0 and weft1 of this network namespace belong to a node process with another --run-dir: \
+         stop that one, or `weft cleanup` with its --run-dir if it is dead"
+    )]
+    PairTaken,
+    /// The pair has been deleted or brought down under a running process.
+    #[error(
+        "weft0 or weft1 has been deleted or brought down; the kernel has taken over, start weft again"
+    )]
+    PairGone,
     /// The kernel refused something about interfaces.
     #[error(transparent)]
     Netlink(#[from] netlink::NetlinkError),
@@ -164,6 +178,9 @@ impl Node {
         let config = checked(files, &interfaces).map_err(Error::Config)?;
         let count = config.workers.cores.len() as u16;
         weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
+        if weft_xdp::pair_is_foreign(dir.pins())? {
+            return Err(Error::PairTaken);
+        }
         let pair = netlink::ensure_pair(count).await?;
         let steering = Steering::open(SteeringConfig {
             pin_dir: dir.pins().to_path_buf(),
@@ -255,7 +272,7 @@ impl Node {
                     let answer = self.answer(call.request).await;
                     let _ = call.reply.send(answer); // The asker may have left.
                 }
-                Some(_) = self.links.next() => self.follow_interfaces().await,
+                Some(_) = self.links.next() => self.follow_interfaces().await?,
                 _ = tick.tick() => self.look_after()?,
             }
         }
@@ -380,16 +397,27 @@ impl Node {
         }
     }
 
-    async fn follow_interfaces(&mut self) {
+    /// Fails when the pair is gone: what is punted then goes nowhere, so this process has to end
+    /// for the kernel to take over.
+    async fn follow_interfaces(&mut self) -> Result<(), Error> {
+        match netlink::pair_works(&self.pair).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::PairGone),
+            Err(error) => tracing::warn!(error = chain(&error), "cannot look up the pair"),
+        }
         let interfaces = match interfaces().await {
             Ok(interfaces) => interfaces,
-            Err(error) => return tracing::warn!(error = chain(&error), "cannot list interfaces"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "cannot list interfaces");
+                return Ok(());
+            }
         };
         match self.control.follow_interfaces(&interfaces, worker::now()) {
             Ok(true) => tracing::info!("pods' interfaces changed"),
             Ok(false) => {}
             Err(error) => tracing::error!(error = chain(&error), "cannot follow a pod's interface"),
         }
+        Ok(())
     }
 
     fn look_after(&mut self) -> Result<(), Error> {
