@@ -288,6 +288,14 @@ pub enum Reason {
         /// The interface, quoted.
         name: String,
     },
+    /// A veth that leads into no pod.
+    #[error(
+        "interface {name} is a veth whose other end is in this network namespace, not in a pod"
+    )]
+    PeerHere {
+        /// The interface, quoted.
+        name: String,
+    },
     /// An interface that is not a veth.
     #[error("interface {name} is not a veth")]
     NotVeth {

@@ -18,10 +18,13 @@ pub struct InterfaceInfo {
     pub mtu: u32,
     /// Whether it is one end of a veth pair.
     pub is_veth: bool,
+    /// Whether its other end is in another network namespace.
+    pub peer_elsewhere: bool,
 }
 
-/// Checks that the interface of every pod exists, is a veth, and sends no larger packets than a
-/// frame holds (`max_pod_mtu` bytes).
+/// Checks that the interface of every pod exists, is a veth into another network namespace (or the
+/// kernel would refuse to deliver there), and sends no larger packets than a frame holds
+/// (`max_pod_mtu` bytes).
 pub fn check_interfaces(
     config: &Config,
     interfaces: &[InterfaceInfo],
@@ -37,6 +40,7 @@ pub fn check_interfaces(
         let reason = match by_name.get(pod.interface.as_str()) {
             None => Reason::NoInterface { name },
             Some(interface) if !interface.is_veth => Reason::NotVeth { name },
+            Some(interface) if !interface.peer_elsewhere => Reason::PeerHere { name },
             Some(interface) if interface.mtu > max_pod_mtu => Reason::MtuTooLarge {
                 name,
                 mtu: interface.mtu,

@@ -93,6 +93,7 @@ fn veth(name: &str, index: u32) -> InterfaceInfo {
         name: name.into(),
         mtu: 1500,
         is_veth: true,
+        peer_elsewhere: true,
     }
 }
 

@@ -27,6 +27,7 @@ pub async fn interfaces() -> Result<Vec<InterfaceInfo>, Error> {
         .map(|interface| InterfaceInfo {
             index: interface.index,
             is_veth: interface.is_veth(),
+            peer_elsewhere: interface.peer_elsewhere,
             name: interface.name,
             mtu: interface.mtu,
         })

@@ -9,6 +9,7 @@ fn interface(index: u32, name: &str, mtu: u32, is_veth: bool) -> InterfaceInfo {
         name: name.to_owned(),
         mtu,
         is_veth,
+        peer_elsewhere: is_veth,
     }
 }
 
@@ -37,15 +38,29 @@ fn every_interface_is_checked() {
     let config = valid(TEXT);
     let interfaces = [
         interface(1, "eth0", 1500, false),
-        interface(2, "veth1", 3498, true),
-        interface(3, "veth4", 3499, true),
+        interface(2, "veth1", 3506, true),
+        interface(3, "veth4", 3507, true),
     ];
-    let errors = check_interfaces(&config, &interfaces, 3498).unwrap_err();
+    let errors = check_interfaces(&config, &interfaces, 3506).unwrap_err();
     assert_eq!(
         errors.to_string(),
         "node.toml:10: pod[1].interface: interface \"eth0\" is not a veth\n\
          node.toml:14: pod[2].interface: there is no interface \"veth3\"\n\
-         node.toml:18: pod[3].interface: interface \"veth4\" has MTU 3499, and at most 3498 fits a frame"
+         node.toml:18: pod[3].interface: interface \"veth4\" has MTU 3507, and at most 3506 fits a frame"
+    );
+}
+
+#[test]
+fn a_veth_has_to_lead_into_another_namespace() {
+    let text = "[[pod]]\nname = \"a\"\nip = \"10.0.0.1\"\ninterface = \"weft0\"\n";
+    let here = InterfaceInfo {
+        peer_elsewhere: false,
+        ..interface(1, "weft0", 1500, true)
+    };
+    let errors = check_interfaces(&valid(text), &[here], 3506).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "node.toml:4: pod[0].interface: interface \"weft0\" is a veth whose other end is in this network namespace, not in a pod"
     );
 }
 
