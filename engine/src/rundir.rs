@@ -21,7 +21,7 @@ pub enum Error {
     #[error("{0}: a run directory needs a name, such as /run/weft")]
     Nameless(PathBuf),
     /// Another node process holds it.
-    #[error("{path}: another node process runs here{}; stop it, or give another --run-dir", process(.pid))]
+    #[error("{path}: a node process runs here{}; stop it, or give another --run-dir", process(.pid))]
     Taken {
         /// The directory.
         path: PathBuf,
@@ -192,10 +192,7 @@ mod tests {
         let dir = RunDir::new(&base.path().join("weft")).unwrap();
         let lock = dir.lock().unwrap();
         let refused = dir.lock().unwrap_err();
-        let expected = format!(
-            "another node process runs here (pid {})",
-            std::process::id()
-        );
+        let expected = format!("a node process runs here (pid {})", std::process::id());
         assert!(refused.to_string().contains(&expected), "{refused}");
         drop(lock);
         dir.lock().unwrap().remove();

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no node process answers at {path}: {source}; is `weft run` running, with the same --run-dir, and are you root?"
+        "no node process answers at {path} (is `weft run` running, with the same --run-dir, and are you root?)"
     )]
     Unreachable {
         /// The socket.
@@ -26,7 +26,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The conversation broke off.
-    #[error("the node process at {path} did not answer: {source}")]
+    #[error("the node process at {path} gave no answer (is it stopped, or ending?)")]
     Broken {
         /// The socket.
         path: PathBuf,
@@ -46,7 +46,11 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer, ClientError> {
     })?;
     converse(stream, request).map_err(|source| ClientError::Broken {
         path: socket.into(),
-        source,
+        // What a socket's own timeout is called in Linux.
+        source: match source.kind() {
+            io::ErrorKind::WouldBlock => io::Error::other(format!("nothing for {PATIENCE:?}")),
+            _ => source,
+        },
     })
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::admin::view::{Refusal, refusals};
-use crate::admin::{self, Answer, ClientError, Request};
+use crate::admin::{self, Answer, Request};
 use crate::node;
 use crate::rundir::RunDir;
 
@@ -59,9 +59,9 @@ Exit codes:
   5  the audit found packets that are not accounted for";
 
 #[derive(Debug, Args)]
-struct Common {
+struct Place {
     /// Directory of the admin socket and the lock; its last component names the pins in
-    /// /sys/fs/bpf. One node process per directory.
+    /// /sys/fs/bpf. One node process per directory, and per network namespace.
     #[arg(
         long,
         value_name = "DIR",
@@ -69,6 +69,12 @@ struct Common {
         default_value = "/run/weft"
     )]
     run_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    place: Place,
     /// Answer in JSON, for programs.
     #[arg(long)]
     json: bool,
@@ -98,10 +104,10 @@ Example:
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// How to log, to standard error. RUST_LOG sets what (default: info).
-        #[arg(long, value_enum, default_value = "text")]
+        #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
         log_format: LogFormat,
         #[command(flatten)]
-        common: Common,
+        place: Place,
     },
     /// Check configuration files against this machine, without changing anything.
     ///
@@ -115,11 +121,22 @@ Example:
         common: Common,
     },
     /// Let the node process read its configuration files again, all or nothing.
+    ///
+    /// They are the files that `weft run` was given. When they are refused (exit code 3) the node
+    /// goes on with what it has. Says which pods have joined, which leave and drain, and which
+    /// changed keys wait for a restart.
     Reload {
         #[command(flatten)]
         common: Common,
     },
     /// Show workers, queues, pods and where the packets went.
+    ///
+    /// A worker's FLOWS are those in its table, its PINS the owner entries that it has in the
+    /// kernel. Its FRAMES are free, on the FILL ring, received (RX), in its hands (APP) or being
+    /// sent (TX). A pod's STATE is `grace` while its enrolment is recent, then `enrolled`;
+    /// `draining` once it has left the configuration; `absent` while its interface is gone. The
+    /// ledger counts packets since `weft run`: by the engine, given back to the kernel and dropped
+    /// by reason, by the BPF programs (hooks), and lost in between (path).
     Status {
         /// Check that every packet is accounted for; exit code 5 when one is not.
         #[arg(long)]
@@ -133,11 +150,18 @@ Example:
         command: LbCommand,
     },
     /// List the flows with both tuples: client to VIP, client to backend.
+    ///
+    /// KIND is `service`, `direct` (pod to pod) or `kernel` (seen, and left to the kernel). OUT and
+    /// IN are packets and bytes from and to the client. A flow stays listed until it expires, so
+    /// `closing` ones are connections that have just ended.
     Flows {
         #[command(flatten)]
         common: Common,
     },
     /// List everything that Weft owns on this node, also when no node process runs.
+    ///
+    /// That is what this run directory has: links and maps in /sys/fs/bpf, the interfaces weft0 and
+    /// weft1, the directory itself.
     Owned {
         #[command(flatten)]
         common: Common,
@@ -154,6 +178,9 @@ Example:
 #[derive(Debug, Subcommand)]
 enum LbCommand {
     /// Services and their backends, as the workers see them now.
+    ///
+    /// Backends that are not ready are not in it. PATH is `pod` (straight into an enrolled pod) or
+    /// `kernel` (not enrolled here); FLOWS are those that the backend has now.
     List {
         /// Only this VIP.
         #[arg(long, value_name = "ADDRESS")]
@@ -170,8 +197,8 @@ pub fn main() -> ExitCode {
         Command::Run {
             files,
             log_format,
-            common,
-        } => run(&files, log_format, &common),
+            place,
+        } => run(&files, log_format, &place),
         Command::Check { files, common } => offline::check(&files, common.json),
         Command::Reload { common } => ask(&common, &Request::Reload),
         Command::Status { audit, common } => ask(&common, &Request::Status { audit }),
@@ -179,11 +206,11 @@ pub fn main() -> ExitCode {
             command: LbCommand::List { vip, common },
         } => ask(&common, &Request::LbList { vip }),
         Command::Flows { common } => ask(&common, &Request::Flows),
-        Command::Owned { common } => match RunDir::new(&common.run_dir) {
+        Command::Owned { common } => match RunDir::new(&common.place.run_dir) {
             Ok(dir) => offline::owned(&dir, common.json),
             Err(error) => failed(&error),
         },
-        Command::Cleanup { common } => match RunDir::new(&common.run_dir) {
+        Command::Cleanup { common } => match RunDir::new(&common.place.run_dir) {
             Ok(dir) => offline::cleanup(&dir, common.json),
             Err(error) => failed(&error),
         },
@@ -197,7 +224,7 @@ fn failed(error: &dyn std::error::Error) -> Exit {
     Exit::Failed
 }
 
-fn run(files: &[PathBuf], format: LogFormat, common: &Common) -> Exit {
+fn run(files: &[PathBuf], format: LogFormat, place: &Place) -> Exit {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
@@ -208,7 +235,7 @@ fn run(files: &[PathBuf], format: LogFormat, common: &Common) -> Exit {
         LogFormat::Text => logs.with_target(false).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
-    let dir = match RunDir::new(&common.run_dir) {
+    let dir = match RunDir::new(&place.run_dir) {
         Ok(dir) => dir,
         Err(error) => return failed(&error),
     };
@@ -245,21 +272,26 @@ fn print_json(value: &impl serde::Serialize) {
 
 fn print_text(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end());
+    let mut out = std::io::stdout().lock();
+    for line in text.trim_end().lines() {
+        // Tables fill their last column up with spaces.
+        if writeln!(out, "{}", line.trim_end()).is_err() {
+            return;
+        }
+    }
 }
 
 fn ask(common: &Common, request: &Request) -> Exit {
-    let dir = match RunDir::new(&common.run_dir) {
+    let dir = match RunDir::new(&common.place.run_dir) {
         Ok(dir) => dir,
         Err(error) => return failed(&error),
     };
     match admin::ask(&dir.socket(), request) {
         Ok(answer) => show(&answer, common.json),
-        Err(error @ ClientError::Unreachable { .. }) => {
+        Err(error) => {
             failed(&error);
             Exit::Unreachable
         }
-        Err(error) => failed(&error),
     }
 }
 

@@ -73,6 +73,8 @@ pub(super) fn cleanup(dir: &RunDir, json: bool) -> Exit {
     }
     if json {
         print_json(&serde_json::json!({ "removed": before }));
+    } else if before.is_empty() {
+        print_text("nothing to remove");
     } else {
         print_text(&format!("removed:\n{}", table::owned(&before)));
     }

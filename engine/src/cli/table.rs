@@ -143,6 +143,8 @@ fn workers(workers: &[Worker]) -> String {
         "pins",
         "received",
         "forwarded",
+        "replied",
+        "to kernel",
         "dropped",
     ]);
     for worker in workers {
@@ -158,6 +160,8 @@ fn workers(workers: &[Worker]) -> String {
             worker.pins.to_string(),
             worker.packets.received.to_string(),
             worker.packets.forwarded.to_string(),
+            worker.packets.replied.to_string(),
+            worker.packets.kernel.values().sum::<u64>().to_string(),
             worker.packets.dropped.values().sum::<u64>().to_string(),
         ]);
     }
