@@ -262,7 +262,8 @@ impl Demo {
             println!("Weft:      {}", describe(&weft.command(&["status"])));
             println!("Logs:      {}", weft.directory().display());
         }
-        println!("Remove it: weft-lab clean {}", self.lab.id());
+        let program = std::env::current_exe()?;
+        println!("Remove it: {} clean {}", program.display(), self.lab.id());
         if let Some(weft) = self.weft {
             weft.leave();
         }
