@@ -3,9 +3,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -14,7 +12,7 @@ use thiserror::Error;
 /// Where BPF objects are pinned.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Why a run directory or a network namespace cannot be used.
+/// Why a run directory cannot be used.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The path has no last component to name the pins by.
@@ -28,14 +26,6 @@ pub enum Error {
         /// The process, as far as it said.
         pid: Option<u32>,
     },
-    /// Another node process has this network namespace's punt pair.
-    #[error(
-        "another node process runs in this network namespace (with another --run-dir): stop it first"
-    )]
-    NamespaceTaken,
-    /// No socket to hold the network namespace by.
-    #[error("cannot take this network namespace")]
-    Namespace(#[source] io::Error),
     /// The file system refused.
     #[error("{path}")]
     Io {
@@ -157,28 +147,6 @@ impl Lock {
         let _ = std::fs::remove_file(self.dir.socket());
         let _ = std::fs::remove_file(self.dir.lock_file());
         let _ = std::fs::remove_dir(&self.dir.path); // Fails when somebody else's file is in it.
-    }
-}
-
-/// The right to be the node process of the calling thread's network namespace, which has one punt
-/// pair: an abstract socket, a name that lives in the namespace and dies with its holder.
-#[derive(Debug)]
-pub struct NamespaceLock {
-    _socket: UnixListener,
-}
-
-impl NamespaceLock {
-    /// Takes it.
-    ///
-    /// # Errors
-    /// When another node process has it.
-    pub fn take() -> Result<Self, Error> {
-        let name = SocketAddr::from_abstract_name("weft-node").map_err(Error::Namespace)?;
-        match UnixListener::bind_addr(&name) {
-            Ok(_socket) => Ok(Self { _socket }),
-            Err(taken) if taken.kind() == io::ErrorKind::AddrInUse => Err(Error::NamespaceTaken),
-            Err(error) => Err(Error::Namespace(error)),
-        }
     }
 }
 

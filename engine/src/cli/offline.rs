@@ -6,7 +6,7 @@ use super::{Exit, failed, print_json, print_text, refused, table};
 use crate::admin::view::refusals;
 use crate::control::checked;
 use crate::node;
-use crate::rundir::{NamespaceLock, RunDir};
+use crate::rundir::RunDir;
 
 /// Runs a future to its end on this thread.
 fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
@@ -58,13 +58,6 @@ pub(super) fn cleanup(dir: &RunDir, json: bool) -> Exit {
     let lock = match dir.lock() {
         Ok(lock) => lock,
         Err(error) => return failed(&error),
-    };
-    let _namespace = match NamespaceLock::take() {
-        Ok(namespace) => namespace,
-        Err(error) => {
-            lock.remove();
-            return failed(&error);
-        }
     };
     let cleaned = weft_xdp::cleanup(dir.pins());
     lock.remove();

@@ -16,7 +16,7 @@ use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netli
 use crate::admin::{Answer, Call, Listener, Request, view};
 use crate::config::{self, Config, InterfaceInfo};
 use crate::control::{self, Control, checked};
-use crate::rundir::{self, Lock, NamespaceLock, RunDir};
+use crate::rundir::{self, Lock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
 
@@ -167,12 +167,10 @@ struct Node {
     launched: Config,
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
-    _namespace: NamespaceLock,
 }
 
 impl Node {
     async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
-        let namespace = NamespaceLock::take()?;
         let links = netlink::monitor().await?; // Before the list, so that no change is missed.
         let interfaces = interfaces().await?;
         let config = checked(files, &interfaces).map_err(Error::Config)?;
@@ -204,7 +202,6 @@ impl Node {
                 launched: config,
                 restart_needed: Vec::new(),
                 last_refusal: Vec::new(),
-                _namespace: namespace,
             }),
             Err(error) => {
                 clean_up(dir); // Nothing half made stays behind a failed start.
