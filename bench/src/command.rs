@@ -73,12 +73,17 @@ pub fn run(command: &mut Command) -> Result<String> {
 
 /// As [`run`], with text on standard input.
 pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
-    let finished = finish_with_input(command, input, COMMAND_LIMIT)?;
+    run_with_input_for(command, input, COMMAND_LIMIT)
+}
+
+/// As [`run_with_input`], for at most `limit`.
+pub fn run_with_input_for(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
+    let finished = finish_with_input(command, input, limit)?;
     if finished.success() {
         return Ok(finished.stdout);
     }
     let outcome = finished.status.map_or_else(
-        || format!("still running after {COMMAND_LIMIT:?}"),
+        || format!("still running after {limit:?}"),
         |s| s.to_string(),
     );
     bail!(

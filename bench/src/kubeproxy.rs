@@ -1,11 +1,15 @@
 //! iptables rules shaped as kube-proxy writes them: KUBE-SERVICES, one KUBE-SVC chain per service
 //! port, one KUBE-SEP chain per endpoint, conntrack and the masquerade mark. In lab namespaces only.
 
-use crate::command::run_with_input;
+use crate::command::run_with_input_for;
 use crate::namespace::Namespace;
 use anyhow::Result;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// How long the kernel may take to load the rules of tens of thousands of services.
+pub const INSTALL_LIMIT: Duration = Duration::from_secs(120);
 
 /// One port of a service, and the endpoints that serve it.
 #[derive(Debug, Clone)]
@@ -28,9 +32,10 @@ pub fn install(namespace: &Namespace, rules: &[Rule]) -> Result<()> {
             .iter()
             .filter(|rule| rule.vip.is_ipv6() == v6)
             .collect();
-        run_with_input(
+        run_with_input_for(
             namespace.command(program).args(["-w", "5"]),
             &render(&family, v6),
+            INSTALL_LIMIT,
         )?;
     }
     Ok(())

@@ -29,7 +29,7 @@ pub const UPLINK: &str = "uplink";
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
     V4,

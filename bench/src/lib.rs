@@ -19,6 +19,7 @@ pub mod load;
 pub mod machine;
 pub mod measure;
 pub mod namespace;
+pub mod nftables;
 pub mod process;
 pub mod progress;
 pub mod servers;

@@ -100,7 +100,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Bench {
-    /// What to measure; everything when none is named
+    /// What to measure; what --list marks with * when none is named
     scenarios: Vec<String>,
     /// How often; medians of fewer than 5 are for trying out
     #[arg(long, default_value_t = 5)]
@@ -216,7 +216,11 @@ fn sweep_on_signals() -> Result<()> {
 fn bench(options: &Bench) -> Result<()> {
     if options.list {
         for scenario in SCENARIOS {
-            println!("{:22} {} ({})", scenario.id, scenario.about, scenario.unit);
+            let mark = if scenario.by_default { '*' } else { ' ' };
+            println!(
+                "{mark} {:22} {} ({})",
+                scenario.id, scenario.about, scenario.unit
+            );
         }
         return Ok(());
     }

@@ -1,8 +1,11 @@
 //! Packet rate: a generator in one pod, a counter at the door of the other.
 
-use super::path::{FLOOD_PORT, LOAD_CORE, Topology};
+use super::path::Topology;
+use super::placement::LOAD_CORE;
+use super::services::FLOOD_PORT;
 use super::{Sample, priority, real_time};
 use crate::command::{COMMAND_LIMIT, finish, wait};
+use crate::lab::Family;
 use crate::machine::busy_time;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Write};
@@ -18,11 +21,11 @@ const WARM_UP: Duration = Duration::from_millis(400);
 const WINDOW: Duration = Duration::from_millis(1000);
 
 /// Measures once at the placement that `topology` is in.
-pub fn measure(topology: &Topology) -> Result<Sample> {
+pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
     let mut sink = Sink::start(topology)?;
     let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
     let (to, seconds) = (
-        topology.target(FLOOD_PORT).to_string(),
+        topology.target(family, FLOOD_PORT).to_string(),
         RUN.as_secs_f64().to_string(),
     );
     let (program, core) = (
@@ -62,12 +65,10 @@ pub fn measure(topology: &Topology) -> Result<Sample> {
     );
     let packets = (after.0 - before.0) as f64;
     ensure!(packets > 0.0, "no packet arrived");
-    Ok(Sample {
-        mpps: packets / (after.1 - before.1) as f64 * 1e3,
-        p50: f64::NAN,
-        p99: f64::NAN,
-        cpu_us_per_op: (busy_after - busy_before).as_secs_f64() * 1e6 / packets,
-    })
+    Ok(Sample::rate(
+        packets / (after.1 - before.1) as f64 * 1e3,
+        (busy_after - busy_before).as_secs_f64() * 1e6 / packets,
+    ))
 }
 
 /// The packet counter in the server pod.

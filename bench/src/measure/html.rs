@@ -144,21 +144,15 @@ mod tests {
     use super::*;
     use crate::machine::Machine;
     use crate::measure::report::Samples;
-    use crate::measure::scenario::Probe;
     use crate::measure::{PathKind, Sample, Scenario};
 
     #[test]
     fn the_page_holds_its_plots_and_loads_nothing() {
-        let sample = Sample {
-            mpps: 1.0,
-            p50: 0.0,
-            p99: 0.0,
-            cpu_us_per_op: 1.0,
-        };
-        let mut samples = Samples::new();
-        samples.insert((Probe::Flood, PathKind::WeftUser, "w"), vec![sample]);
-        samples.insert((Probe::Flood, PathKind::Iptables, "k"), vec![sample]);
+        let sample = Sample::rate(1.0, 1.0);
         let scenario = Scenario::find("l4-established").unwrap();
+        let mut samples = Samples::new();
+        samples.insert((scenario.workload, PathKind::WeftUser, "w"), vec![sample]);
+        samples.insert((scenario.workload, PathKind::Iptables, "k"), vec![sample]);
         let page = render(&Report::new(Machine::this(), &[scenario], &samples)).unwrap();
         assert!(page.contains("<svg") && page.contains("weft-user") && page.contains("</html>"));
         assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));

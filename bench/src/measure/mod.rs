@@ -7,9 +7,11 @@
 pub mod flood;
 pub mod html;
 pub mod path;
+pub mod placement;
 pub mod report;
 pub mod round_trip;
 pub mod scenario;
+pub mod services;
 
 pub use path::PathKind;
 pub use scenario::{SCENARIOS, Scenario};
@@ -19,9 +21,10 @@ use crate::command::run;
 use crate::machine::Machine;
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail, ensure};
-use path::{Placement, Topology};
-use report::Report;
-use scenario::Probe;
+use path::Topology;
+use placement::{Placement, placements};
+use report::{Report, Samples};
+use scenario::Workload;
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -42,14 +45,36 @@ pub mod priority {
 /// What one measurement of one path at one placement found.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// Packets a second, in millions.
-    pub mpps: f64,
+    /// Operations a second, in the scenario's unit.
+    pub rate: f64,
     /// Median round trip in microseconds.
     pub p50: f64,
     /// 99th percentile in microseconds.
     pub p99: f64,
-    /// Processor time of the whole machine per packet or round trip, in microseconds.
+    /// Processor time of the whole machine per operation, in microseconds.
     pub cpu_us_per_op: f64,
+}
+
+impl Sample {
+    /// Of a measurement of how much.
+    pub fn rate(rate: f64, cpu_us_per_op: f64) -> Self {
+        Self {
+            rate,
+            p50: f64::NAN,
+            p99: f64::NAN,
+            cpu_us_per_op,
+        }
+    }
+
+    /// Of a measurement of how long.
+    pub fn times(p50: f64, p99: f64, cpu_us_per_op: f64) -> Self {
+        Self {
+            rate: f64::NAN,
+            p50,
+            p99,
+            cpu_us_per_op,
+        }
+    }
 }
 
 /// Which scenarios to run, on what, how often.
@@ -64,11 +89,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Resolves names from the command line; no names mean everything that can run here.
+    /// Resolves names from the command line; no names mean what runs by default and can run here.
     pub fn new(scenarios: &[String], paths: &[String], reps: usize) -> Result<Self> {
         ensure!(reps > 0, "--reps: at least 1");
         let scenarios = if scenarios.is_empty() {
-            SCENARIOS.iter().collect()
+            SCENARIOS.iter().filter(|s| s.by_default).collect()
         } else {
             scenarios
                 .iter()
@@ -101,44 +126,57 @@ impl Plan {
     /// Runs everything and reports.
     pub fn run(&self) -> Result<Report> {
         conduct_in_real_time()?;
-        let mut probes: Vec<Probe> = Vec::new();
+        let mut workloads: Vec<Workload> = Vec::new();
         for scenario in &self.scenarios {
-            if !probes.contains(&scenario.probe) {
-                probes.push(scenario.probe);
+            if !workloads.contains(&scenario.workload) {
+                workloads.push(scenario.workload);
             }
         }
-        let turns: Vec<(Probe, PathKind, Placement)> = probes
-            .iter()
-            .flat_map(|probe| self.paths.iter().map(move |path| (*probe, *path)))
-            .flat_map(|(probe, path)| {
-                path.placements(probe)
-                    .into_iter()
-                    .map(move |placement| (probe, path, placement))
-            })
-            .collect();
-        let mut progress = Progress::new((turns.len() * self.reps + 1) as u64);
-        progress.step("setting up");
-        let mut topologies = BTreeMap::new();
-        for path in &self.paths {
-            let topology = Topology::new(*path).with_context(|| path.id().to_owned())?;
-            topologies.insert(*path, topology);
-        }
-        let mut samples: BTreeMap<(Probe, PathKind, &'static str), Vec<Sample>> = BTreeMap::new();
-        for rep in 1..=self.reps {
-            for (probe, path, placement) in &turns {
-                let (id, name) = (path.id(), placement.name);
+        // One number of services at a time: rules for tens of thousands take memory and time.
+        let mut sizes: Vec<usize> = workloads.iter().map(|w| w.services).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let turns = self.turns(&workloads);
+        let mut progress = Progress::new((turns.len() * self.reps + sizes.len()) as u64);
+        let mut samples = Samples::new();
+        for services in sizes {
+            progress.step(&format!("setting up, services: {services}"));
+            let mut topologies = BTreeMap::new();
+            for path in &self.paths {
+                let topology =
+                    Topology::new(*path, services).with_context(|| path.id().to_owned())?;
+                topologies.insert(*path, topology);
+            }
+            let turns = || turns.iter().filter(|turn| turn.0.services == services);
+            for (rep, (workload, path, placement)) in
+                (1..=self.reps).flat_map(|rep| turns().map(move |turn| (rep, turn)))
+            {
+                let (probe, id, name) = (workload.probe, path.id(), placement.name);
                 progress.step(&format!("repetition {rep}: {probe:?} over {id}, {name}"));
                 let topology = topologies.get_mut(path).context("no topology")?;
                 let sample = topology
-                    .measure(*probe, placement)
+                    .measure(probe, placement)
                     .with_context(|| format!("{probe:?} over {id}, {name}"))?;
                 samples
-                    .entry((*probe, *path, placement.name))
+                    .entry((*workload, *path, placement.name))
                     .or_default()
                     .push(sample);
             }
         }
         Ok(Report::new(Machine::this(), &self.scenarios, &samples))
+    }
+
+    /// What one repetition goes through, in order.
+    fn turns(&self, workloads: &[Workload]) -> Vec<(Workload, PathKind, Placement)> {
+        workloads
+            .iter()
+            .flat_map(|workload| self.paths.iter().map(move |path| (*workload, *path)))
+            .flat_map(|(workload, path)| {
+                placements(path, workload.probe)
+                    .into_iter()
+                    .map(move |placement| (workload, path, placement))
+            })
+            .collect()
     }
 }
 

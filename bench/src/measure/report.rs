@@ -1,14 +1,14 @@
 //! The report: medians, extremes, all runs, and ratios between the paths.
 
-use super::scenario::{Probe, Scenario};
+use super::scenario::{Scenario, Workload};
 use super::{PathKind, Sample};
 use crate::machine::Machine;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// All samples of a run, by traffic, path and placement.
-pub type Samples = BTreeMap<(Probe, PathKind, &'static str), Vec<Sample>>;
+/// All samples of a run, by workload, path and placement.
+pub type Samples = BTreeMap<(Workload, PathKind, &'static str), Vec<Sample>>;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -101,8 +101,8 @@ impl Report {
 impl ScenarioReport {
     fn new(scenario: &Scenario, samples: &Samples) -> Self {
         let mut paths: BTreeMap<String, PathReport> = BTreeMap::new();
-        for ((probe, path, placement), samples) in samples {
-            if *probe != scenario.probe {
+        for ((workload, path, placement), samples) in samples {
+            if *workload != scenario.workload {
                 continue;
             }
             let report = PathReport::new(scenario, placement, samples);
@@ -175,31 +175,26 @@ fn round(value: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn sample(mpps: f64, cpu: f64) -> Sample {
-        Sample {
-            mpps,
-            p50: 0.0,
-            p99: 0.0,
-            cpu_us_per_op: cpu,
-        }
-    }
-
     #[test]
     fn medians_ratios_and_the_better_placement_make_the_report() {
+        let scenario = Scenario::find("l4-established").unwrap();
         let mut samples = Samples::new();
         samples.insert(
-            (Probe::Flood, PathKind::WeftUser, "w"),
-            vec![sample(1.0, 1.0), sample(3.0, 2.0), sample(2.0, 3.0)],
+            (scenario.workload, PathKind::WeftUser, "w"),
+            vec![
+                Sample::rate(1.0, 1.0),
+                Sample::rate(3.0, 2.0),
+                Sample::rate(2.0, 3.0),
+            ],
         );
         samples.insert(
-            (Probe::Flood, PathKind::Iptables, "slow"),
-            vec![sample(0.2, 9.0)],
+            (scenario.workload, PathKind::Iptables, "slow"),
+            vec![Sample::rate(0.2, 9.0)],
         );
         samples.insert(
-            (Probe::Flood, PathKind::Iptables, "fast"),
-            vec![sample(0.5, 4.0)],
+            (scenario.workload, PathKind::Iptables, "fast"),
+            vec![Sample::rate(0.5, 4.0)],
         );
-        let scenario = Scenario::find("l4-established").unwrap();
         let report = Report::new(Machine::this(), &[scenario], &samples);
         let json = serde_json::to_value(&report).unwrap();
         let first = &json["scenarios"][0];

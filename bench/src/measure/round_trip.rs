@@ -1,9 +1,12 @@
 //! Latency: one byte there and back.
 
 use super::flood::tool_output;
-use super::path::{LOAD_CORE, Placement, Topology, echo_port};
+use super::path::Topology;
+use super::placement::{LOAD_CORE, Placement};
+use super::services::echo_port;
 use super::{Sample, priority, real_time};
 use crate::binaries;
+use crate::lab::Family;
 use crate::machine::busy_time;
 use crate::tools::rr::RoundTrips;
 use anyhow::{Context, Result, ensure};
@@ -12,11 +15,11 @@ use anyhow::{Context, Result, ensure};
 const COUNT: usize = 20_000;
 
 /// Measures once at `placement`.
-pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
+pub fn measure(topology: &Topology, placement: &Placement, family: Family) -> Result<Sample> {
     let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
     let program = program.to_string_lossy();
     let to = topology
-        .target(echo_port(placement.server_core))
+        .target(family, echo_port(placement.server_core))
         .to_string();
     let (count, core) = (COUNT.to_string(), LOAD_CORE.to_string());
     let words = [&*program, "rr", &to, "--count", &count, "--core", &core];
@@ -37,11 +40,7 @@ pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
         times.lost,
         times.count
     );
-    Ok(Sample {
-        mpps: f64::NAN,
-        p50: times.p50,
-        p99: times.p99,
-        // The warm-up is a tenth on top.
-        cpu_us_per_op: busy.as_secs_f64() * 1e6 / (COUNT as f64 * 1.1),
-    })
+    // The warm-up is a tenth on top.
+    let cpu = busy.as_secs_f64() * 1e6 / (COUNT as f64 * 1.1);
+    Ok(Sample::times(times.p50, times.p99, cpu))
 }

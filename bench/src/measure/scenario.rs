@@ -1,17 +1,27 @@
 //! What can be measured.
 
 use super::Sample;
+use crate::lab::Family;
 use anyhow::{Context, Result};
 
 /// A kind of traffic. Scenarios that differ only in what they read from it share one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
     /// One flow of 64-byte UDP at full speed, the generator on a core of its own.
-    Flood,
+    Flood(Family),
     /// The same with everything on one core.
     FloodOneCore,
     /// One byte there and back over one TCP connection.
-    RoundTrip,
+    RoundTrip(Family),
+}
+
+/// A kind of traffic, and how many services the node knows while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Workload {
+    /// Services, the measured one in the middle of them.
+    pub services: usize,
+    /// The traffic.
+    pub probe: Probe,
 }
 
 /// A row of the report.
@@ -25,47 +35,80 @@ pub struct Scenario {
     pub unit: &'static str,
     /// True for rates, false for times.
     pub higher_is_better: bool,
-    /// The traffic it needs.
-    pub probe: Probe,
+    /// True when it runs unless others are named.
+    pub by_default: bool,
+    /// What it needs to run.
+    pub workload: Workload,
     /// Its figure in a sample.
     pub figure: fn(&Sample) -> f64,
 }
 
 /// Every scenario there is.
 pub static SCENARIOS: &[Scenario] = &[
-    Scenario {
-        id: "l4-established",
-        about: "64-byte UDP of one established flow, pod -> VIP -> pod, generator on one core, forwarding on the other",
-        unit: "Mpps",
-        higher_is_better: true,
-        probe: Probe::Flood,
-        figure: |sample| sample.mpps,
-    },
-    Scenario {
-        id: "l4-established-1core",
-        about: "the same with generator and forwarding on one core",
-        unit: "Mpps",
-        higher_is_better: true,
-        probe: Probe::FloodOneCore,
-        figure: |sample| sample.mpps,
-    },
-    Scenario {
-        id: "l4-rr-p50",
-        about: "one byte there and back over an established TCP connection, median",
-        unit: "us",
-        higher_is_better: false,
-        probe: Probe::RoundTrip,
-        figure: |sample| sample.p50,
-    },
-    Scenario {
-        id: "l4-rr-p99",
-        about: "the same, 99th percentile",
-        unit: "us",
-        higher_is_better: false,
-        probe: Probe::RoundTrip,
-        figure: |sample| sample.p99,
-    },
+    rate(
+        "l4-established",
+        "64-byte UDP of one established flow, pod -> VIP -> pod, generator on one core, forwarding on the other",
+        "Mpps",
+        Probe::Flood(Family::V4),
+    ),
+    rate(
+        "l4-established-v6",
+        "the same over IPv6",
+        "Mpps",
+        Probe::Flood(Family::V6),
+    ),
+    rate(
+        "l4-established-1core",
+        "l4-established with generator and forwarding on one core",
+        "Mpps",
+        Probe::FloodOneCore,
+    ),
+    median(
+        "l4-rr-p50",
+        "one byte there and back over an established TCP connection, median",
+        Probe::RoundTrip(Family::V4),
+    ),
+    tail(
+        "l4-rr-p99",
+        "the same, 99th percentile",
+        Probe::RoundTrip(Family::V4),
+    ),
+    median(
+        "l4-rr-p50-v6",
+        "l4-rr-p50 over IPv6",
+        Probe::RoundTrip(Family::V6),
+    ),
 ];
+
+/// A rate at one service.
+const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        id,
+        about,
+        unit,
+        higher_is_better: true,
+        by_default: true,
+        workload: Workload { services: 1, probe },
+        figure: |sample| sample.rate,
+    }
+}
+
+/// A median time at one service.
+const fn median(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        higher_is_better: false,
+        figure: |sample| sample.p50,
+        ..rate(id, about, "us", probe)
+    }
+}
+
+/// A 99th percentile at one service.
+const fn tail(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        figure: |sample| sample.p99,
+        ..median(id, about, probe)
+    }
+}
 
 impl Scenario {
     /// The scenario called `id`.
@@ -81,5 +124,25 @@ impl Scenario {
             .iter()
             .find(|scenario| scenario.id == id)
             .with_context(|| format!("no scenario {id}; there are {}", known()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_and_one_line_of_help() {
+        let names: BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
+        assert_eq!(names.len(), SCENARIOS.len());
+        for scenario in SCENARIOS {
+            assert!(!scenario.about.is_empty() && !scenario.about.contains('\n'));
+            assert!(
+                scenario.id.len() <= 22,
+                "{}: --list is a table",
+                scenario.id
+            );
+        }
     }
 }

@@ -1,0 +1,151 @@
+//! The services a node knows during a measurement: the measured one in the middle of as many
+//! others as the scenario asks for, as kube-proxy's rules and as Weft's configuration.
+
+use super::placement::CORES;
+use super::scenario::Probe;
+use crate::config::{Config, Port, Service, TargetPort};
+use crate::kubeproxy::Rule;
+use crate::lab::{Family, Pod, pick, vips};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The UDP port the flood goes to.
+pub const FLOOD_PORT: u16 = 5000;
+/// The number of the measured VIP.
+pub const VIP: u8 = 10;
+
+/// The port of the TCP echo server on `core`.
+pub fn echo_port(core: usize) -> u16 {
+    7100 + u16::from(core != 0)
+}
+
+/// A protocol and a port.
+pub type ServicePort = (&'static str, u16);
+
+/// The ports of the measured service.
+///
+/// A node of one service gets only those that `probe` needs: with iptables each port is a rule
+/// that a new flow is matched against. Among many services a few more change nothing, and loading
+/// the rules anew for each probe would take long.
+pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
+    let servers = |protocol, port: fn(usize) -> u16| {
+        CORES
+            .into_iter()
+            .map(move |core| (protocol, port(core)))
+            .collect::<Vec<_>>()
+    };
+    let floods = vec![("udp", FLOOD_PORT)];
+    if services > 1 {
+        return [floods, servers("tcp", echo_port)].concat();
+    }
+    match probe {
+        Probe::Flood(_) | Probe::FloodOneCore => floods,
+        Probe::RoundTrip(_) => servers("tcp", echo_port),
+    }
+}
+
+/// Cluster address and endpoint of one of the others.
+fn filler(number: usize) -> (Ipv4Addr, Ipv4Addr) {
+    // At most 30,000 of them: both third octets stay below 256.
+    let (high, low) = ((number / 250) as u8, (number % 250) as u8 + 1);
+    (
+        Ipv4Addr::new(10, 97, high, low),
+        Ipv4Addr::new(10, 244, 128 + high, low),
+    )
+}
+
+/// Before and after the measured one.
+fn fillers(services: usize) -> (Vec<usize>, Vec<usize>) {
+    let middle = services / 2;
+    ((0..middle).collect(), (middle + 1..services).collect())
+}
+
+/// kube-proxy's view: `services`, the measured one at `server`.
+pub fn rules(services: usize, ports: &[ServicePort], server: &Pod) -> Vec<Rule> {
+    let other = |number: &usize| {
+        let (vip, endpoint) = filler(*number);
+        Rule {
+            vip: (vip, 80).into(),
+            protocol: "tcp",
+            endpoints: vec![(endpoint, 8080).into()],
+        }
+    };
+    let measured = |family| {
+        ports.iter().map(move |(protocol, port)| Rule {
+            vip: SocketAddr::new(pick(&vips(VIP), family), *port),
+            protocol,
+            endpoints: vec![server.at(family, *port)],
+        })
+    };
+    let (before, after) = fillers(services);
+    before
+        .iter()
+        .map(other)
+        .chain(Family::BOTH.into_iter().flat_map(measured))
+        .chain(after.iter().map(other))
+        .collect()
+}
+
+/// Weft's view: adds `services` to `config`, the measured one served by pods with the label `server`.
+pub fn configure(config: &mut Config, services: usize, ports: &[ServicePort]) {
+    let other = |number: &usize| {
+        let (vip, endpoint) = filler(*number);
+        let mut service = Service {
+            name: format!("lab/other-{number}"),
+            cluster_ips: vec![vip.into()],
+            algorithm: None,
+            ports: vec![Port {
+                name: "http".into(),
+                protocol: "tcp".into(),
+                port: 80,
+                target_port: TargetPort::Number(8080),
+            }],
+            selector: None,
+            endpoints: None,
+        };
+        service.serve_at([IpAddr::from(endpoint)]);
+        service
+    };
+    let ports: Vec<_> = ports.iter().map(|(p, port)| (*p, *port, *port)).collect();
+    let (before, after) = fillers(services);
+    config.services.extend(before.iter().map(other));
+    config.service("measured", VIP, &ports).select("server");
+    config.services.extend(after.iter().map(other));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_measured_service_stands_in_the_middle_of_as_many_as_asked_for() {
+        for services in [1, 2, 1000, 30_000] {
+            let mut config = Config::new();
+            configure(&mut config, services, &[("udp", FLOOD_PORT)]);
+            assert_eq!(config.services.len(), services);
+            assert_eq!(config.services[services / 2].name, "lab/measured");
+            let vips: BTreeSet<_> = config
+                .services
+                .iter()
+                .flat_map(|service| service.cluster_ips.clone())
+                .collect();
+            // One address a service, and the measured one's second family.
+            assert_eq!(vips.len(), services + 1);
+        }
+    }
+
+    #[test]
+    fn a_node_of_one_service_has_only_the_ports_that_are_measured() {
+        assert_eq!(
+            ports(1, Probe::FloodOneCore),
+            [("udp", FLOOD_PORT)],
+            "each more is a rule to match"
+        );
+        let all = ports(1000, Probe::FloodOneCore);
+        for probe in crate::measure::SCENARIOS.iter().map(|s| s.workload.probe) {
+            for port in ports(1, probe) {
+                assert!(all.contains(&port), "{port:?}");
+            }
+        }
+    }
+}

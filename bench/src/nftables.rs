@@ -1,0 +1,118 @@
+//! nftables rules shaped as kube-proxy's nftables mode writes them: one verdict map from address,
+//! protocol and port to a service chain, `numgen random` to an endpoint chain, and dnat there. In
+//! lab namespaces only.
+
+use crate::command::run_with_input_for;
+use crate::kubeproxy::{INSTALL_LIMIT, Rule};
+use crate::namespace::Namespace;
+use anyhow::Result;
+use std::fmt::Write;
+
+/// Replaces the namespace's `kube-proxy` tables, both families, by rules for `rules`.
+pub fn install(namespace: &Namespace, rules: &[Rule]) -> Result<()> {
+    let text = [false, true].map(|v6| {
+        let family: Vec<&Rule> = rules
+            .iter()
+            .filter(|rule| rule.vip.is_ipv6() == v6)
+            .collect();
+        render(&family, v6)
+    });
+    run_with_input_for(
+        namespace.command("nft").args(["-f", "-"]),
+        &text.concat(),
+        INSTALL_LIMIT,
+    )
+    .map(drop)
+}
+
+/// One family's table for `nft -f`.
+fn render(rules: &[&Rule], v6: bool) -> String {
+    let (ip, kind, pods) = if v6 {
+        ("ip6", "ipv6_addr", "fd00:244::/32")
+    } else {
+        ("ip", "ipv4_addr", "10.244.0.0/16")
+    };
+    let (mut elements, mut chains) = (String::new(), String::new());
+    for (number, rule) in rules.iter().enumerate() {
+        let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
+        let name = format!("{number:05}-lab/svc-{number}/{protocol}/{port}");
+        let _ = writeln!(
+            elements,
+            "{vip} . {protocol} . {port} : goto service-{name},"
+        );
+        let mut verdicts = String::new();
+        for (index, endpoint) in rule.endpoints.iter().enumerate() {
+            let (address, chain) = (endpoint.ip(), format!("endpoint-{name}-{index}"));
+            let _ = write!(verdicts, "{index} : goto {chain}, ");
+            let _ = writeln!(
+                chains,
+                "chain {chain} {{\n{ip} saddr {address} jump mark-for-masquerade\n\
+                 meta l4proto {protocol} dnat to {endpoint}\n}}"
+            );
+        }
+        let _ = writeln!(
+            chains,
+            "chain service-{name} {{\n\
+             {ip} daddr {vip} {protocol} dport {port} {ip} saddr != {pods} jump mark-for-masquerade\n\
+             numgen random mod {} vmap {{ {verdicts} }}\n}}",
+            rule.endpoints.len()
+        );
+    }
+    // An empty `elements = { }` is a syntax error.
+    let elements = if elements.is_empty() {
+        String::new()
+    } else {
+        format!("elements = {{\n{elements}}}\n")
+    };
+    let lookup = |map: &str| format!("{ip} daddr . meta l4proto . th dport vmap @{map}");
+    let map = format!("type {kind} . inet_proto . inet_service : verdict");
+    // The table is made and deleted first, so that deleting it never fails.
+    format!(
+        "table {ip} kube-proxy\ndelete table {ip} kube-proxy\ntable {ip} kube-proxy {{\n\
+         chain mark-for-masquerade {{\nmeta mark set meta mark or 0x4000\n}}\n\
+         chain masquerading {{\nmeta mark and 0x4000 == 0 return\nmeta mark set meta mark xor 0x4000\nmasquerade fully-random\n}}\n\
+         {chains}\
+         map service-ips {{\n{map}\n{elements}}}\n\
+         map no-endpoint-services {{\n{map}\n}}\n\
+         map firewall-ips {{\n{map}\n}}\n\
+         chain services {{\n{services}\n}}\n\
+         chain service-endpoints-check {{\n{no_endpoints}\n}}\n\
+         chain firewall-check {{\n{firewall}\n}}\n\
+         chain filter-prerouting {{\ntype filter hook prerouting priority -110; policy accept;\nct state new jump firewall-check\n}}\n\
+         chain filter-forward {{\ntype filter hook forward priority -110; policy accept;\nct state new jump service-endpoints-check\n}}\n\
+         chain filter-output {{\ntype filter hook output priority -110; policy accept;\nct state new jump service-endpoints-check\nct state new jump firewall-check\n}}\n\
+         chain nat-prerouting {{\ntype nat hook prerouting priority dstnat; policy accept;\njump services\n}}\n\
+         chain nat-output {{\ntype nat hook output priority -100; policy accept;\njump services\n}}\n\
+         chain nat-postrouting {{\ntype nat hook postrouting priority srcnat; policy accept;\njump masquerading\n}}\n\
+         }}\n",
+        services = lookup("service-ips"),
+        no_endpoints = lookup("no-endpoint-services"),
+        firewall = lookup("firewall-ips"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_map_entry_a_service_and_one_chain_an_endpoint() {
+        let rule = Rule {
+            vip: "[fd00:96::1]:80".parse().unwrap(),
+            protocol: "tcp",
+            endpoints: vec![
+                "[fd00:244:1::1]:8080".parse().unwrap(),
+                "[fd00:244:1::2]:8080".parse().unwrap(),
+            ],
+        };
+        let text = render(&[&rule], true);
+        assert_eq!(text.matches("fd00:96::1 . tcp . 80 : goto").count(), 1);
+        assert!(
+            text.contains("numgen random mod 2 vmap { 0 : goto "),
+            "{text}"
+        );
+        assert!(text.contains("dnat to [fd00:244:1::2]:8080"), "{text}");
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+        assert!(!render(&[], false).contains("elements"));
+    }
+}
