@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
-// The end of a rate measurement: counts and drops UDP packets to one port as they enter a pod, so
+// The end of a rate measurement: counts and drops UDP packets to a range of ports as they enter a pod, so
 // that no socket, no scheduler and no copy to user space is part of the figure.
 
 #include <linux/bpf.h>
@@ -12,12 +12,16 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-// Index 0: the port in host order, written by user space before the program is attached.
+struct ports {
+	__u32 first, last;
+};
+
+// Index 0: the ports in host order, written by user space before the program is attached.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct ports);
 } sink_port SEC(".maps");
 
 // Index 0: packets, a segmented super-packet counted as the packets it stands for.
@@ -56,10 +60,11 @@ int sink(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 
 	__u32 zero = 0;
-	__u32 *port = bpf_map_lookup_elem(&sink_port, &zero);
+	__u16 dest = bpf_ntohs(udp->dest);
+	struct ports *ports = bpf_map_lookup_elem(&sink_port, &zero);
 	__u64 *packets = bpf_map_lookup_elem(&sink_packets, &zero);
 
-	if (!port || !packets || udp->dest != bpf_htons(*port))
+	if (!ports || !packets || dest < ports->first || dest > ports->last)
 		return TC_ACT_UNSPEC;
 	*packets += skb->gso_segs ? skb->gso_segs : 1;
 	return TC_ACT_SHOT;

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod conntrack;
 pub mod demo;
 pub mod janitor;
 pub mod kubeproxy;

@@ -3,14 +3,14 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Plan, SCENARIOS, html};
-use weft_lab::tools::{flood, rr, serve, sink};
+use weft_lab::tools::{flood, new_flows, rr, serve, sink};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -92,9 +92,35 @@ enum Command {
         /// The interface
         #[arg(long, default_value = "eth0")]
         interface: String,
-        /// The UDP port
+        /// The first UDP port
         #[arg(long)]
         port: u16,
+        /// How many ports from there on
+        #[arg(long, default_value_t = 1)]
+        ports: u16,
+    },
+    /// Sends 64-byte UDP packets, each with ports of its own, no faster than a sink counts them
+    NewFlows {
+        /// The first port to send to
+        to: SocketAddrV4,
+        /// How many ports from there on
+        #[arg(long, default_value_t = 4)]
+        ports: u16,
+        /// How many packets
+        #[arg(long)]
+        flows: u32,
+        /// How many before those, not measured
+        #[arg(long, default_value_t = 0)]
+        warm_up: u32,
+        /// The id of the sink's map
+        #[arg(long)]
+        counter: u32,
+        /// The interface to send from
+        #[arg(long, default_value = "eth0")]
+        interface: String,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
     },
 }
 
@@ -198,7 +224,30 @@ fn run(command: Command) -> Result<()> {
             );
             Ok(())
         }),
-        Command::Sink { interface, port } => sink::serve(&interface, port),
+        Command::Sink {
+            interface,
+            port,
+            ports,
+        } => sink::serve(&interface, port, ports),
+        Command::NewFlows {
+            to,
+            ports,
+            flows,
+            warm_up,
+            counter,
+            interface,
+            core,
+        } => pinned(core, || {
+            let plan = new_flows::Plan {
+                to,
+                ports,
+                flows,
+                warm_up,
+            };
+            let found = new_flows::run(&interface, plan, counter)?;
+            println!("{}", serde_json::to_string(&found)?);
+            Ok(())
+        }),
     }
 }
 

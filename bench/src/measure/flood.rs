@@ -4,7 +4,7 @@ use super::path::Topology;
 use super::placement::LOAD_CORE;
 use super::services::FLOOD_PORT;
 use super::{Sample, priority, real_time};
-use crate::command::{COMMAND_LIMIT, finish, wait};
+use crate::command::{COMMAND_LIMIT, wait};
 use crate::lab::Family;
 use crate::machine::busy_time;
 use anyhow::{Context, Result, ensure};
@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_millis(1000);
 
 /// Measures once at the placement that `topology` is in.
 pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
-    let mut sink = Sink::start(topology)?;
+    let mut sink = Sink::start(topology, 1)?;
     let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
     let (to, seconds) = (
         topology.target(family, FLOOD_PORT).to_string(),
@@ -72,20 +72,26 @@ pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
 }
 
 /// The packet counter in the server pod.
-struct Sink {
+pub(super) struct Sink {
     child: Child,
     questions: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
+    counter: u32,
 }
 
 impl Sink {
-    fn start(topology: &Topology) -> Result<Self> {
+    /// Counts packets to `ports` UDP ports from [`FLOOD_PORT`] on.
+    pub fn start(topology: &Topology, ports: u16) -> Result<Self> {
         let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
-        let (program, port) = (
+        let (program, port, ports) = (
             program.to_string_lossy().into_owned(),
             FLOOD_PORT.to_string(),
+            ports.to_string(),
         );
-        let words = real_time(priority::SINK, &[&program, "sink", "--port", &port]);
+        let words = real_time(
+            priority::SINK,
+            &[&program, "sink", "--port", &port, "--ports", &ports],
+        );
         let mut child = topology
             .server
             .namespace
@@ -101,9 +107,17 @@ impl Sink {
             child,
             questions,
             answers,
+            counter: 0,
         };
-        ensure!(sink.line()? == "ready", "the sink did not start");
+        let line = sink.line()?;
+        let counter = line.strip_prefix("ready ");
+        sink.counter = counter.context("the sink did not start")?.parse()?;
         Ok(sink)
+    }
+
+    /// The id of the BPF map that it counts in.
+    pub fn counter(&self) -> u32 {
+        self.counter
     }
 
     /// Packets so far, and when, in nanoseconds.
@@ -133,11 +147,4 @@ impl Drop for Sink {
             let _ = self.child.wait();
         }
     }
-}
-
-/// Runs a tool to its end and returns its one line of JSON.
-pub(super) fn tool_output(command: &mut std::process::Command) -> Result<String> {
-    let finished = finish(command, COMMAND_LIMIT)?;
-    ensure!(finished.success(), "{}", finished.stderr.trim());
-    Ok(finished.stdout)
 }

@@ -6,12 +6,14 @@
 
 pub mod flood;
 pub mod html;
+pub mod new_flows;
 pub mod path;
 pub mod placement;
 pub mod report;
 pub mod round_trip;
 pub mod scenario;
 pub mod services;
+pub mod tool;
 
 pub use path::PathKind;
 pub use scenario::{SCENARIOS, Scenario};

@@ -3,10 +3,11 @@
 use super::placement::{CORES, Placement};
 use super::scenario::Probe;
 use super::services::{self, ServicePort, VIP, echo_port};
-use super::{Sample, flood, priority, real_time, round_trip};
+use super::{Sample, flood, new_flows, priority, real_time, round_trip};
 use crate::binaries;
 use crate::command::run;
 use crate::config::Config;
+use crate::conntrack;
 use crate::kubeproxy;
 use crate::lab::{Family, Lab, Pod, pick, vips};
 use crate::nftables;
@@ -112,6 +113,7 @@ impl Topology {
     pub fn measure(&mut self, probe: Probe, placement: &Placement) -> Result<Sample> {
         let ports = services::ports(self.services, probe);
         self.install(&ports)?;
+        self.forget_connections()?;
         self.steer(placement.rps_core)?;
         if let Some((core, poll)) = placement.worker {
             let wrapper = real_time(priority::DATAPLANE, &[]);
@@ -124,6 +126,7 @@ impl Topology {
         let sample = match probe {
             Probe::Flood(family) => flood::measure(self, family),
             Probe::FloodOneCore => flood::measure(self, Family::V4),
+            Probe::NewFlows => new_flows::measure(self),
             Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
         };
         if let Some(mut weft) = self.weft.take() {
@@ -144,6 +147,15 @@ impl Topology {
             PathKind::WeftUser | PathKind::Iptables | PathKind::Nftables => {
                 (pick(&vips(VIP), family), port).into()
             }
+        }
+    }
+
+    /// Every measurement starts with an empty connection table, as Weft starts with an empty flow
+    /// table; so no path pays for the flows of the one before.
+    fn forget_connections(&self) -> Result<()> {
+        match self.path {
+            PathKind::Iptables | PathKind::Nftables => conntrack::flush(&self.lab.node),
+            PathKind::WeftUser | PathKind::Direct => Ok(()),
         }
     }
 

@@ -46,7 +46,7 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         ..KERNEL
     };
     match (path, probe) {
-        (PathKind::WeftUser, Probe::Flood(_)) => {
+        (PathKind::WeftUser, Probe::Flood(_) | Probe::NewFlows) => {
             vec![weft("worker on the other core", (0, "adaptive"))]
         }
         (PathKind::WeftUser, Probe::FloodOneCore) => {
@@ -56,7 +56,7 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
             weft("worker on the pods' core", (LOAD_CORE, "sleep")),
             weft("worker on the other core", (0, "adaptive")),
         ],
-        (_, Probe::Flood(_)) => vec![
+        (_, Probe::Flood(_) | Probe::NewFlows) => vec![
             KERNEL,
             kernel("forwarding on the other core", LOAD_CORE, Some(0)),
         ],

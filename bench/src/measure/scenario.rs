@@ -13,6 +13,8 @@ pub enum Probe {
     FloodOneCore,
     /// One byte there and back over one TCP connection.
     RoundTrip(Family),
+    /// 64-byte UDP, every packet a flow of its own.
+    NewFlows,
 }
 
 /// A kind of traffic, and how many services the node knows while it runs.
@@ -41,6 +43,28 @@ pub struct Scenario {
     pub workload: Workload,
     /// Its figure in a sample.
     pub figure: fn(&Sample) -> f64,
+}
+
+/// New flows among so many services.
+macro_rules! new_flows {
+    ($services:literal, $by_default:literal) => {
+        Scenario {
+            by_default: $by_default,
+            workload: Workload {
+                services: $services,
+                probe: Probe::NewFlows,
+            },
+            ..rate(
+                concat!("l4-new-flows-", $services),
+                concat!(
+                    "64-byte UDP, each packet a new 5-tuple; services: ",
+                    $services
+                ),
+                "Mpps",
+                Probe::NewFlows,
+            )
+        }
+    };
 }
 
 /// Every scenario there is.
@@ -78,6 +102,10 @@ pub static SCENARIOS: &[Scenario] = &[
         "l4-rr-p50 over IPv6",
         Probe::RoundTrip(Family::V6),
     ),
+    new_flows!(1, true),
+    new_flows!(1000, false),
+    new_flows!(5000, true),
+    new_flows!(30000, false),
 ];
 
 /// A rate at one service.

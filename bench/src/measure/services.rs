@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The UDP port the flood goes to.
 pub const FLOOD_PORT: u16 = 5000;
+/// UDP ports from [`FLOOD_PORT`] on that new flows go to: one port alone has too few 5-tuples.
+pub const NEW_FLOW_PORTS: u16 = 4;
 /// The number of the measured VIP.
 pub const VIP: u8 = 10;
 
@@ -33,12 +35,15 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
             .map(move |core| (protocol, port(core)))
             .collect::<Vec<_>>()
     };
-    let floods = vec![("udp", FLOOD_PORT)];
+    let new_flows: Vec<_> = (FLOOD_PORT..FLOOD_PORT + NEW_FLOW_PORTS)
+        .map(|port| ("udp", port))
+        .collect();
     if services > 1 {
-        return [floods, servers("tcp", echo_port)].concat();
+        return [new_flows, servers("tcp", echo_port)].concat();
     }
     match probe {
-        Probe::Flood(_) | Probe::FloodOneCore => floods,
+        Probe::Flood(_) | Probe::FloodOneCore => vec![("udp", FLOOD_PORT)],
+        Probe::NewFlows => new_flows,
         Probe::RoundTrip(_) => servers("tcp", echo_port),
     }
 }

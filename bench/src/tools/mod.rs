@@ -1,6 +1,8 @@
 //! Small tools that run inside a lab's namespaces as subcommands of `weft-lab`.
 
 pub mod flood;
+pub mod frames;
+pub mod new_flows;
 pub mod rr;
 pub mod serve;
 pub mod sink;

@@ -1,10 +1,10 @@
 //! Counts and drops UDP packets as they enter a pod: the end of a rate measurement.
 //!
-//! Runs inside the receiving pod's namespace. It answers every line on standard input with
+//! Runs inside the receiving pod's namespace. It says `ready <id of the counter's map>`, answers every line on standard input with
 //! `<packets> <nanoseconds of CLOCK_MONOTONIC>`, and goes away with its standard input.
 
 use anyhow::{Context, Result};
-use libbpf_rs::{MapCore, MapFlags, ObjectBuilder, TC_INGRESS, TcHookBuilder};
+use libbpf_rs::{Map, MapCore, MapFlags, ObjectBuilder, TC_INGRESS, TcHookBuilder};
 use std::io::{BufRead, Write};
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -12,8 +12,9 @@ use std::time::Instant;
 /// `bpf/sink.bpf.c`, compiled by the build script.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sink.bpf.o"));
 
-/// Attaches the program to `interface` for UDP `port` and answers until standard input ends.
-pub fn serve(interface: &str, port: u16) -> Result<()> {
+/// Attaches the program to `interface` for `count` UDP ports from `port` on, and answers until
+/// standard input ends.
+pub fn serve(interface: &str, port: u16, count: u16) -> Result<()> {
     let index = rustix::net::netdevice::name_to_index(
         rustix::net::socket(
             rustix::net::AddressFamily::INET,
@@ -45,7 +46,11 @@ pub fn serve(interface: &str, port: u16) -> Result<()> {
         packets.context("no packet map")?,
     );
     let program = program.context("no program")?;
-    ports.update(&[0; 4], &u32::from(port).to_ne_bytes(), MapFlags::ANY)?;
+    let last = port
+        .checked_add(count.saturating_sub(1))
+        .context("no such ports")?;
+    let range = [port, last].map(|port| u32::from(port).to_ne_bytes());
+    ports.update(&[0; 4], &range.concat(), MapFlags::ANY)?;
 
     let mut hook = TcHookBuilder::new(program.as_fd())
         .ifindex(index.cast_signed())
@@ -61,20 +66,25 @@ pub fn serve(interface: &str, port: u16) -> Result<()> {
     result
 }
 
-fn answer(packets: &impl MapCore) -> Result<()> {
+/// Packets counted so far.
+pub fn total(packets: &impl MapCore) -> Result<u64> {
+    let values = packets
+        .lookup_percpu(&[0; 4], MapFlags::ANY)?
+        .context("no counter")?;
+    Ok(values
+        .iter()
+        .filter_map(|value| value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)))
+        .sum())
+}
+
+fn answer(packets: &Map<'_>) -> Result<()> {
     let epoch = Instant::now();
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "ready")?;
+    writeln!(stdout, "ready {}", packets.info()?.info.id)?;
     stdout.flush()?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        let values = packets
-            .lookup_percpu(&[0; 4], MapFlags::ANY)?
-            .context("no counter")?;
-        let total: u64 = values
-            .iter()
-            .filter_map(|value| value.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)))
-            .sum();
+        let total = total(packets)?;
         writeln!(stdout, "{total} {}", epoch.elapsed().as_nanos())?;
         stdout.flush()?;
     }

@@ -1,0 +1,58 @@
+//! Rate of new flows: every packet has a 5-tuple that the node has not seen.
+
+use super::flood::Sink;
+use super::path::Topology;
+use super::placement::LOAD_CORE;
+use super::services::{FLOOD_PORT, NEW_FLOW_PORTS};
+use super::{Sample, tool};
+use crate::lab::Family;
+use crate::tools::new_flows::NewFlows;
+use anyhow::{Result, ensure};
+
+/// Flows that are measured, and those before them. Together they stay below the 262,144 entries
+/// that a connection table and Weft's flow table hold by default, and nothing times out meanwhile.
+const FLOWS: u32 = 190_000;
+const WARM_UP: u32 = 10_000;
+
+/// Measures once at the placement that `topology` is in.
+pub fn measure(topology: &Topology) -> Result<Sample> {
+    let sink = Sink::start(topology, NEW_FLOW_PORTS)?;
+    let words = [
+        topology.target(Family::V4, FLOOD_PORT).to_string(),
+        NEW_FLOW_PORTS.to_string(),
+        FLOWS.to_string(),
+        WARM_UP.to_string(),
+        sink.counter().to_string(),
+        LOAD_CORE.to_string(),
+    ];
+    let [to, ports, flows, warm_up, counter, core] = &words;
+    let found: NewFlows = tool::run(
+        &topology.client.namespace,
+        &[
+            "new-flows",
+            to,
+            "--ports",
+            ports,
+            "--flows",
+            flows,
+            "--warm-up",
+            warm_up,
+            "--counter",
+            counter,
+            "--core",
+            core,
+        ],
+    )?;
+    ensure!(found.arrived > 0, "no packet arrived");
+    if found.lost > 0 {
+        eprintln!(
+            "weft-lab: {} of {FLOWS} packets did not arrive; the rate is of those that did",
+            found.lost
+        );
+    }
+    let arrived = found.arrived as f64;
+    Ok(Sample::rate(
+        arrived / found.seconds / 1e6,
+        found.busy * 1e6 / arrived,
+    ))
+}
