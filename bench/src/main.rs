@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Plan, SCENARIOS, html};
-use weft_lab::tools::{flood, new_flows, rr, serve, sink};
+use weft_lab::tools::{crr, flood, new_flows, rr, serve, sink};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -87,6 +87,20 @@ enum Command {
         #[arg(long)]
         core: Option<usize>,
     },
+    /// Makes short TCP connections one after another
+    Crr {
+        /// A server of one request a connection (serve tcp-once)
+        to: SocketAddr,
+        /// How many at most
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+        /// For how long at most
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
     /// Counts and drops UDP packets entering an interface
     Sink {
         /// The interface
@@ -151,6 +165,8 @@ enum Server {
     UdpEcho(Listen),
     /// Echoes TCP streams
     TcpEcho(Listen),
+    /// Answers one 64-byte request a connection and closes
+    TcpOnce(Listen),
     /// Says its name and the client address and port it sees, over TCP and UDP
     Peer {
         #[command(flatten)]
@@ -198,6 +214,7 @@ fn run(command: Command) -> Result<()> {
         Command::Serve { server } => match server {
             Server::UdpEcho(listen) => pinned(listen.core, || serve::udp_echo(listen.port)),
             Server::TcpEcho(listen) => pinned(listen.core, || serve::tcp_echo(listen.port)),
+            Server::TcpOnce(listen) => pinned(listen.core, || serve::tcp_once(listen.port)),
             Server::Peer { listen, name } => {
                 pinned(listen.core, || serve::peer(listen.port, &name))
             }
@@ -222,6 +239,16 @@ fn run(command: Command) -> Result<()> {
                 "{}",
                 serde_json::to_string(&rr::round_trips(to, transport, count)?)?
             );
+            Ok(())
+        }),
+        Command::Crr {
+            to,
+            count,
+            seconds,
+            core,
+        } => pinned(core, || {
+            let found = crr::connections(to, count, Duration::from_secs_f64(seconds))?;
+            println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
         Command::Sink {

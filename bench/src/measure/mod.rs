@@ -4,6 +4,8 @@
 //! through all paths, every path has a topology of its own that is made once and alike, and what is
 //! reported are medians, extremes and ratios.
 
+pub mod bulk;
+pub mod connections;
 pub mod flood;
 pub mod html;
 pub mod new_flows;

@@ -2,8 +2,8 @@
 
 use super::placement::{CORES, Placement};
 use super::scenario::Probe;
-use super::services::{self, ServicePort, VIP, echo_port};
-use super::{Sample, flood, new_flows, priority, real_time, round_trip};
+use super::services::{self, ServicePort, VIP, bulk_port, datagram_port, echo_port, once_port};
+use super::{Sample, bulk, connections, flood, new_flows, priority, real_time, round_trip};
 use crate::binaries;
 use crate::command::run;
 use crate::config::Config;
@@ -85,17 +85,7 @@ impl Topology {
             "tx-udp-segmentation",
             "off",
         ]))?;
-        let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
-        let program = program.to_string_lossy();
-        for core in CORES {
-            let (port, core) = (echo_port(core).to_string(), core.to_string());
-            let words = [
-                &*program, "serve", "tcp-echo", "--port", &port, "--core", &core,
-            ];
-            let words = real_time(priority::LOAD, &words);
-            let mut command = server.namespace.command(words[0]);
-            lab.spawn(&format!("echo-{core}"), command.args(&words[1..]))?;
-        }
+        serve(&mut lab, &server)?;
         let topology = Self {
             path,
             services,
@@ -126,6 +116,9 @@ impl Topology {
         let sample = match probe {
             Probe::Flood(family) => flood::measure(self, family),
             Probe::FloodOneCore => flood::measure(self, Family::V4),
+            Probe::Connections => connections::measure(self, placement),
+            Probe::FreshRoundTrip => round_trip::measure_fresh(self, placement),
+            Probe::Bulk => bulk::measure(self, placement),
             Probe::NewFlows => new_flows::measure(self),
             Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
         };
@@ -202,14 +195,44 @@ impl Topology {
     }
 
     fn wait_for_servers(&self) -> Result<()> {
-        for core in CORES {
-            let to = self.server.at(Family::V4, echo_port(core));
+        for port in CORES
+            .into_iter()
+            .flat_map(|core| [echo_port(core), once_port(core), bulk_port(core)])
+        {
+            let to = self.server.at(Family::V4, port);
             self.client.namespace.enter(|| {
-                wait_until("the echo servers", START_LIMIT, || {
+                wait_until("the servers", START_LIMIT, || {
                     TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
                 })
             })??;
         }
         Ok(())
     }
+}
+
+/// Starts every server on every core; those that nobody asks only sleep.
+fn serve(lab: &mut Lab, server: &Pod) -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+    let program = program.to_string_lossy();
+    for core in CORES {
+        let number = core.to_string();
+        let servers = [
+            ("tcp-echo", echo_port(core)),
+            ("udp-echo", datagram_port(core)),
+            ("tcp-once", once_port(core)),
+        ];
+        for (kind, port) in servers {
+            let port = port.to_string();
+            let words = [&*program, "serve", kind, "--port", &port, "--core", &number];
+            let words = real_time(priority::LOAD, &words);
+            let mut command = server.namespace.command(words[0]);
+            lab.spawn(&format!("{kind}-{core}"), command.args(&words[1..]))?;
+        }
+        let port = bulk_port(core).to_string();
+        // Not in real time: a stream fills its core, and would keep ksoftirqd from it.
+        let mut command = server.namespace.command("iperf3");
+        command.args(["--server", "--port", &port, "--affinity", &number]);
+        lab.spawn(&format!("iperf3-{core}"), &mut command)?;
+    }
+    Ok(())
 }

@@ -52,7 +52,10 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         (PathKind::WeftUser, Probe::FloodOneCore) => {
             vec![weft("worker on the same core", (LOAD_CORE, "sleep"))]
         }
-        (PathKind::WeftUser, Probe::RoundTrip(_)) => vec![
+        (
+            PathKind::WeftUser,
+            Probe::RoundTrip(_) | Probe::FreshRoundTrip | Probe::Connections | Probe::Bulk,
+        ) => vec![
             weft("worker on the pods' core", (LOAD_CORE, "sleep")),
             weft("worker on the other core", (0, "adaptive")),
         ],
@@ -61,10 +64,12 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
             kernel("forwarding on the other core", LOAD_CORE, Some(0)),
         ],
         (_, Probe::FloodOneCore) => vec![KERNEL],
-        (_, Probe::RoundTrip(_)) => vec![
-            kernel("both pods on one core", LOAD_CORE, None),
-            kernel("a core for each pod", 0, None),
-        ],
+        (_, Probe::RoundTrip(_) | Probe::FreshRoundTrip | Probe::Connections | Probe::Bulk) => {
+            vec![
+                kernel("both pods on one core", LOAD_CORE, None),
+                kernel("a core for each pod", 0, None),
+            ]
+        }
     }
 }
 

@@ -15,6 +15,12 @@ pub enum Probe {
     RoundTrip(Family),
     /// 64-byte UDP, every packet a flow of its own.
     NewFlows,
+    /// TCP connect, request, response, close, one after another.
+    Connections,
+    /// One byte there and back over UDP, each time from a source port of its own.
+    FreshRoundTrip,
+    /// One TCP stream at full speed.
+    Bulk,
 }
 
 /// A kind of traffic, and how many services the node knows while it runs.
@@ -67,6 +73,28 @@ macro_rules! new_flows {
     };
 }
 
+/// Short connections among so many services.
+macro_rules! connections {
+    ($services:literal, $by_default:literal) => {
+        Scenario {
+            by_default: $by_default,
+            workload: Workload {
+                services: $services,
+                probe: Probe::Connections,
+            },
+            ..rate(
+                concat!("l4-crr-", $services),
+                concat!(
+                    "TCP connect, 64-byte request and response, close, one after another; services: ",
+                    $services
+                ),
+                "connections/s",
+                Probe::Connections,
+            )
+        }
+    };
+}
+
 /// Every scenario there is.
 pub static SCENARIOS: &[Scenario] = &[
     rate(
@@ -106,6 +134,26 @@ pub static SCENARIOS: &[Scenario] = &[
     new_flows!(1000, false),
     new_flows!(5000, true),
     new_flows!(30000, false),
+    connections!(1, true),
+    connections!(1000, false),
+    connections!(5000, true),
+    connections!(30000, false),
+    median(
+        "l4-dns-rr-p50",
+        "one byte there and back over UDP, from a new source port each time, median",
+        Probe::FreshRoundTrip,
+    ),
+    tail(
+        "l4-dns-rr-p99",
+        "the same, 99th percentile",
+        Probe::FreshRoundTrip,
+    ),
+    rate(
+        "l4-bulk",
+        "one TCP stream of iperf3; cpu us/op is per megabyte",
+        "Gbit/s",
+        Probe::Bulk,
+    ),
 ];
 
 /// A rate at one service.

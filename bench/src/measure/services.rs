@@ -20,6 +20,21 @@ pub fn echo_port(core: usize) -> u16 {
     7100 + u16::from(core != 0)
 }
 
+/// The port of the UDP echo server on `core`.
+pub fn datagram_port(core: usize) -> u16 {
+    7200 + u16::from(core != 0)
+}
+
+/// The port of the TCP server of one request a connection on `core`.
+pub fn once_port(core: usize) -> u16 {
+    7300 + u16::from(core != 0)
+}
+
+/// The port of the iperf3 server on `core`.
+pub fn bulk_port(core: usize) -> u16 {
+    5201 + u16::from(core != 0)
+}
+
 /// A protocol and a port.
 pub type ServicePort = (&'static str, u16);
 
@@ -39,12 +54,22 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
         .map(|port| ("udp", port))
         .collect();
     if services > 1 {
-        return [new_flows, servers("tcp", echo_port)].concat();
+        return [
+            new_flows,
+            servers("tcp", echo_port),
+            servers("udp", datagram_port),
+            servers("tcp", once_port),
+            servers("tcp", bulk_port),
+        ]
+        .concat();
     }
     match probe {
         Probe::Flood(_) | Probe::FloodOneCore => vec![("udp", FLOOD_PORT)],
         Probe::NewFlows => new_flows,
         Probe::RoundTrip(_) => servers("tcp", echo_port),
+        Probe::FreshRoundTrip => servers("udp", datagram_port),
+        Probe::Connections => servers("tcp", once_port),
+        Probe::Bulk => servers("tcp", bulk_port),
     }
 }
 

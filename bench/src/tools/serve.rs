@@ -1,9 +1,11 @@
 //! Small servers: UDP echo, TCP echo, and the peer server that says whom it sees.
 
+use super::crr::MESSAGE;
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 /// Echoes datagrams, in one loop that never allocates.
 pub fn udp_echo(port: u16) -> Result<()> {
@@ -26,6 +28,26 @@ pub fn tcp_echo(port: u16) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Answers one request of 64 bytes a connection with as many, then closes; one connection at a time.
+pub fn tcp_once(port: u16) -> Result<()> {
+    answer_once(&tcp(port)?)
+}
+
+/// As [`tcp_once`], on a listener that is there.
+pub(super) fn answer_once(listener: &TcpListener) -> ! {
+    let mut message = [0; MESSAGE];
+    loop {
+        let Ok((mut stream, _)) = listener.accept() else {
+            continue;
+        };
+        // A client that says nothing must not hold up the others for long.
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+        if stream.read_exact(&mut message).is_ok() {
+            let _ = stream.write_all(&message);
+        }
+    }
 }
 
 /// Answers every connection, and every line or datagram, with `name address port` of the client.
