@@ -8,12 +8,17 @@ use crate::namespace::Namespace;
 use anyhow::Result;
 use std::fmt::Write;
 
-/// Replaces the namespace's `kube-proxy` tables, both families, by rules for `rules`.
-pub fn install(namespace: &Namespace, rules: &[Rule]) -> Result<()> {
+/// Replaces the namespace's `kube-proxy` tables, both families, by rules for `rules` and `others`.
+///
+/// `others` are services that no packet goes to. They have their entry in the verdict map and their
+/// chains, but go to their first endpoint without a random choice: each choice is an anonymous
+/// map, and the time to load those grows with the square of their number.
+pub fn install(namespace: &Namespace, rules: &[Rule], others: &[Rule]) -> Result<()> {
     let text = [false, true].map(|v6| {
-        let family: Vec<&Rule> = rules
-            .iter()
-            .filter(|rule| rule.vip.is_ipv6() == v6)
+        let choice = rules.iter().map(|rule| (rule, true));
+        let family: Vec<_> = choice
+            .chain(others.iter().map(|rule| (rule, false)))
+            .filter(|(rule, _)| rule.vip.is_ipv6() == v6)
             .collect();
         render(&family, v6)
     });
@@ -25,15 +30,15 @@ pub fn install(namespace: &Namespace, rules: &[Rule]) -> Result<()> {
     .map(drop)
 }
 
-/// One family's table for `nft -f`.
-fn render(rules: &[&Rule], v6: bool) -> String {
+/// One family's table for `nft -f`: services, and whether they choose at random.
+fn render(rules: &[(&Rule, bool)], v6: bool) -> String {
     let (ip, kind, pods) = if v6 {
         ("ip6", "ipv6_addr", "fd00:244::/32")
     } else {
         ("ip", "ipv4_addr", "10.244.0.0/16")
     };
     let (mut elements, mut chains) = (String::new(), String::new());
-    for (number, rule) in rules.iter().enumerate() {
+    for (number, (rule, chooses)) in rules.iter().enumerate() {
         let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
         let name = format!("{number:05}-lab/svc-{number}/{protocol}/{port}");
         let _ = writeln!(
@@ -50,12 +55,19 @@ fn render(rules: &[&Rule], v6: bool) -> String {
                  meta l4proto {protocol} dnat to {endpoint}\n}}"
             );
         }
+        let choice = if *chooses {
+            format!(
+                "numgen random mod {} vmap {{ {verdicts} }}",
+                rule.endpoints.len()
+            )
+        } else {
+            format!("goto endpoint-{name}-0")
+        };
         let _ = writeln!(
             chains,
             "chain service-{name} {{\n\
              {ip} daddr {vip} {protocol} dport {port} {ip} saddr != {pods} jump mark-for-masquerade\n\
-             numgen random mod {} vmap {{ {verdicts} }}\n}}",
-            rule.endpoints.len()
+             {choice}\n}}"
         );
     }
     // An empty `elements = { }` is a syntax error.
@@ -105,7 +117,7 @@ mod tests {
                 "[fd00:244:1::2]:8080".parse().unwrap(),
             ],
         };
-        let text = render(&[&rule], true);
+        let text = render(&[(&rule, true)], true);
         assert_eq!(text.matches("fd00:96::1 . tcp . 80 : goto").count(), 1);
         assert!(
             text.contains("numgen random mod 2 vmap { 0 : goto "),
@@ -113,6 +125,7 @@ mod tests {
         );
         assert!(text.contains("dnat to [fd00:244:1::2]:8080"), "{text}");
         assert_eq!(text.matches('{').count(), text.matches('}').count());
+        assert!(!render(&[(&rule, false)], true).contains("numgen"));
         assert!(!render(&[], false).contains("elements"));
     }
 }

@@ -157,10 +157,12 @@ impl Topology {
         if self.installed == ports {
             return Ok(());
         }
-        let rules = || services::rules(self.services, ports, &self.server);
+        let node = &self.lab.node;
+        let measured = services::measured(ports, &self.server);
+        let (before, after) = services::others(self.services);
         match self.path {
-            PathKind::Iptables => kubeproxy::install(&self.lab.node, &rules())?,
-            PathKind::Nftables => nftables::install(&self.lab.node, &rules())?,
+            PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
+            PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
             PathKind::WeftUser | PathKind::Direct => {}
         }
         self.installed = ports.to_vec();

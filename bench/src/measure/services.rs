@@ -89,30 +89,33 @@ fn fillers(services: usize) -> (Vec<usize>, Vec<usize>) {
     ((0..middle).collect(), (middle + 1..services).collect())
 }
 
-/// kube-proxy's view: `services`, the measured one at `server`.
-pub fn rules(services: usize, ports: &[ServicePort], server: &Pod) -> Vec<Rule> {
-    let other = |number: &usize| {
-        let (vip, endpoint) = filler(*number);
-        Rule {
-            vip: (vip, 80).into(),
-            protocol: "tcp",
-            endpoints: vec![(endpoint, 8080).into()],
-        }
-    };
-    let measured = |family| {
+/// kube-proxy's view of the measured service, one rule a port and family.
+pub fn measured(ports: &[ServicePort], server: &Pod) -> Vec<Rule> {
+    let of = |family| {
         ports.iter().map(move |(protocol, port)| Rule {
             vip: SocketAddr::new(pick(&vips(VIP), family), *port),
             protocol,
             endpoints: vec![server.at(family, *port)],
         })
     };
+    Family::BOTH.into_iter().flat_map(of).collect()
+}
+
+/// kube-proxy's view of the others: those before the measured one, and those after it.
+pub fn others(services: usize) -> (Vec<Rule>, Vec<Rule>) {
+    let rule = |number: usize| {
+        let (vip, endpoint) = filler(number);
+        Rule {
+            vip: (vip, 80).into(),
+            protocol: "tcp",
+            endpoints: vec![(endpoint, 8080).into()],
+        }
+    };
     let (before, after) = fillers(services);
-    before
-        .iter()
-        .map(other)
-        .chain(Family::BOTH.into_iter().flat_map(measured))
-        .chain(after.iter().map(other))
-        .collect()
+    (
+        before.into_iter().map(rule).collect(),
+        after.into_iter().map(rule).collect(),
+    )
 }
 
 /// Weft's view: adds `services` to `config`, the measured one served by pods with the label `server`.
