@@ -6,7 +6,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
+use std::fs;
 use std::os::fd::AsRawFd;
+
+/// The number of entries of the reader's namespace.
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
 /// `nlmsghdr` and `nfgenmsg`: delete (IPCTNL_MSG_CT_DELETE = 2) of ctnetlink (1), any family,
 /// NLM_F_REQUEST | NLM_F_ACK. Without attributes it means every entry.
@@ -24,6 +28,12 @@ pub fn flush(namespace: &Namespace) -> Result<()> {
     namespace
         .enter(request)?
         .with_context(|| format!("cannot empty the connection table of {}", namespace.name()))
+}
+
+/// How many connections `namespace` tracks.
+pub fn count(namespace: &Namespace) -> Result<u64> {
+    let text = namespace.enter(|| fs::read_to_string(COUNT))?;
+    Ok(text.context(COUNT)?.trim().parse()?)
 }
 
 fn request() -> Result<()> {

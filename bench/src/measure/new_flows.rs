@@ -50,6 +50,14 @@ pub fn measure(topology: &Topology) -> Result<Sample> {
             found.lost
         );
     }
+    // Each packet counted has to have made a flow where the kernel tracks them.
+    if let Some(tracked) = topology.tracked()? {
+        ensure!(
+            tracked >= found.arrived,
+            "{} packets arrived, but only {tracked} connections are tracked",
+            found.arrived
+        );
+    }
     let arrived = found.arrived as f64;
     Ok(Sample::rate(
         arrived / found.seconds / 1e6,

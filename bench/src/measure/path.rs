@@ -152,6 +152,14 @@ impl Topology {
         }
     }
 
+    /// Connections that the node's kernel tracks, where the path is the kernel's.
+    pub fn tracked(&self) -> Result<Option<u64>> {
+        match self.path {
+            PathKind::Iptables | PathKind::Nftables => conntrack::count(&self.lab.node).map(Some),
+            PathKind::WeftUser | PathKind::Direct => Ok(None),
+        }
+    }
+
     /// Loads the kernel's rules, unless they are there already.
     fn install(&mut self, ports: &[ServicePort]) -> Result<()> {
         if self.installed == ports {

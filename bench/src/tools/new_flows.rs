@@ -31,6 +31,8 @@ const UNDER_WAY: u64 = 512;
 const NAP: Duration = Duration::from_micros(20);
 /// What has not arrived this long after the last one that has is lost.
 const LOST_AFTER: Duration = Duration::from_millis(50);
+/// A slow path ends here, with fewer flows: before the first of them times out.
+const RUN_LIMIT: Duration = Duration::from_secs(10);
 /// Losses after which a run gives up.
 const MAX_LOST: u64 = 20_000;
 
@@ -149,10 +151,11 @@ impl Sender {
         Ok(sender)
     }
 
-    /// Sends until `end` packets have been sent since the start.
+    /// Sends until `end` packets have been sent since the start, or the limit is reached.
     fn send_until(&mut self, end: u32) -> Result<()> {
         let mut frames = vec![[0; FRAME]; BATCH as usize];
-        while self.sent < u64::from(end) {
+        let start = Instant::now();
+        while self.sent < u64::from(end) && start.elapsed() < RUN_LIMIT {
             if self.under_way()? + u64::from(BATCH) > UNDER_WAY {
                 std::thread::sleep(NAP);
                 continue;
