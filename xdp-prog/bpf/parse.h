@@ -119,6 +119,25 @@ static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct
 	return parse_ports(skb, packet, ETH_HLEN + sizeof(*ip), end);
 }
 
+#define VLAN_ID 0x0fff
+#define PRIORITY_TAGS 4
+
+/*
+ * Takes priority tags (VLAN 0, IEEE 802.1Q 9.6) off. The kernel does so after this hook and then sees
+ * a plain packet, so one that is tagged must not pass as "not IP". False: more tags than anyone sends.
+ */
+static __always_inline bool untag(struct __sk_buff *skb)
+{
+#pragma unroll
+	for (int i = 0; i < PRIORITY_TAGS; i++) {
+		if (!skb->vlan_present || (skb->vlan_tci & VLAN_ID))
+			return true;
+		if (bpf_skb_vlan_pop(skb))
+			return false;
+	}
+	return !skb->vlan_present || (skb->vlan_tci & VLAN_ID);
+}
+
 /* `packet` is zeroed by the caller and complete only with PARSE_OK. */
 static __always_inline enum parse_result parse(struct __sk_buff *skb, struct packet *packet)
 {

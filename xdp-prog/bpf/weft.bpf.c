@@ -47,7 +47,7 @@ int weft_from_pod(struct __sk_buff *skb)
 	pod = bpf_map_lookup_elem(&pods, &ifindex);
 	if (!pod)
 		return TCX_NEXT;
-	switch (parse(skb, &packet)) {
+	switch (untag(skb) ? parse(skb, &packet) : PARSE_MALFORMED) {
 	case PARSE_NOT_IP:
 		return TCX_NEXT;
 	case PARSE_MALFORMED:
