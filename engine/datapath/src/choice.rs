@@ -69,6 +69,7 @@ pub(crate) fn open_service(
         match add(flow, now, tables, state) {
             Ok(id) => return Ok(id),
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
+            Err(InsertError::Share) => return Err(DropReason::FlowShare),
             Err(InsertError::Clash(_)) => refused = DropReason::TupleClash,
         }
     }

@@ -275,6 +275,7 @@ fn to_pod(
             match add(flow, now, tables, state) {
                 Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
                 Err(InsertError::Full) => Verdict::Drop(DropReason::FlowTableFull),
+                Err(InsertError::Share) => Verdict::Drop(DropReason::FlowShare),
                 Err(InsertError::Clash(_)) => Verdict::Drop(DropReason::TupleClash),
             }
         }

@@ -72,6 +72,8 @@ reasons! {
         TupleClash = "tuple_clash",
         /// As many flows as configured.
         FlowTableFull = "flow_table_full",
+        /// The pod has opened so many flows that others would soon find no room.
+        FlowShare = "flow_share",
         /// More owner entries to write than one burst may cause: the edge did not flush them.
         PinRoom = "pin_room",
         /// The answer does not fit in the frame's memory.

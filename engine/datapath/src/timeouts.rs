@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// TCP, until both sides were heard: a SYN and its retransmissions.
+/// TCP, until the handshake is over: a SYN and its retransmissions.
 pub const TCP_OPENING: Duration = Duration::from_secs(60);
-/// TCP, both sides heard.
+/// TCP, after the handshake.
 pub const TCP_ESTABLISHED: Duration = Duration::from_secs(24 * 3600);
 /// TCP, one side has sent its FIN: the other may still send for long, but a lost peer must not hold
 /// the flow for a day.

@@ -21,9 +21,9 @@ pub enum FlowKind {
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum TcpPhase {
-    /// TCP: only one side heard. UDP: nothing came back yet.
+    /// TCP: the handshake is not over. UDP: nothing came back yet.
     Opening,
-    /// Both sides heard. UDP stays here.
+    /// TCP: the client has acknowledged what came back. UDP: both sides heard; it stays here.
     Established,
     /// TCP: one side has sent its FIN.
     HalfClosed,
@@ -189,6 +189,11 @@ impl Flow {
         (self.server_ifindex != 0).then_some(self.server_ifindex)
     }
 
+    /// What the flow depends on at the client's side.
+    pub(super) fn client_slot(&self) -> SlotRef {
+        self.client_slot
+    }
+
     /// Where the flow stands.
     pub fn phase(&self) -> TcpPhase {
         self.phase
@@ -350,8 +355,19 @@ impl Flow {
         self.last_seen = now;
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += bytes as u64;
-        if direction == Direction::Reply && self.phase == TcpPhase::Opening {
-            self.phase = TcpPhase::Established;
+        if self.phase == TcpPhase::Opening {
+            // A SYN's answer alone does not make a connection (RFC 9293 section 3.5): a client that floods
+            // SYNs and never goes on must not hold flows for a day.
+            let answered = self.packets[Direction::Reply as usize] > 0;
+            self.phase = match (direction, self.proto, self.kind) {
+                (Direction::Forward, Protocol::Tcp, _) if answered && !flags.opens() => {
+                    TcpPhase::Established
+                }
+                (Direction::Reply, Protocol::Udp, _) | (Direction::Reply, _, FlowKind::Kernel) => {
+                    TcpPhase::Established
+                }
+                _ => TcpPhase::Opening,
+            };
         }
         if flags.fin() {
             self.fins |= 1 << direction as u8;

@@ -3,7 +3,7 @@
 
 use super::index::{Index, KeyHash};
 use super::record::{Flow, NewFlow};
-use crate::FlowKey;
+use crate::{FlowKey, SlotRef};
 
 /// Which way a packet of a flow goes.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -25,10 +25,20 @@ pub enum InsertError {
     /// As many flows as there is room for.
     #[error("the flow table is full")]
     Full,
+    /// The client's pod has its share of the flows.
+    #[error("the pod has its share of the flows")]
+    Share,
     /// Another flow has one of the keys.
     #[error("another flow has the same key")]
     Clash(FlowId),
 }
+
+/// A pod may hold as many times the room that is left. A dynamic threshold: a pod alone gets four fifths of
+/// the table, *n* greedy ones together all but `1 / (4n + 1)`, so that none can shut the others out.
+const SHARE: usize = 4;
+
+/// Pods that are counted apart, as many as can be enrolled; slots equal modulo this share a count.
+const HOLDERS: usize = 4096;
 
 /// Flows of one worker, found by either direction's key.
 #[derive(Debug)]
@@ -38,6 +48,8 @@ pub struct FlowTable {
     index: Index,
     hash: KeyHash,
     max: usize,
+    /// Flows by the client's slot.
+    held: Box<[u32]>,
 }
 
 impl FlowTable {
@@ -52,6 +64,7 @@ impl FlowTable {
             index: Index::new(2 * max),
             hash: KeyHash::new(seed),
             max,
+            held: vec![0; HOLDERS].into(),
         }
     }
 
@@ -95,6 +108,12 @@ impl FlowTable {
         if self.len() == self.max {
             return Err(InsertError::Full);
         }
+        let holder = holder(new.client_slot);
+        if new.client_slot.slot != 0
+            && self.held[holder] as usize >= SHARE * (self.max - self.len())
+        {
+            return Err(InsertError::Share);
+        }
         let flow = Flow::new(new);
         let keys = [Direction::Forward, Direction::Reply]
             .map(|direction| flow.key(direction).map(|key| (self.hash.hash(&key), key)));
@@ -103,6 +122,7 @@ impl FlowTable {
                 return Err(InsertError::Clash(holder));
             }
         }
+        self.held[holder] += 1;
         // Neither branch allocates: a place is free, or the slab is below the capacity it was made with.
         let place = match self.free.pop() {
             Some(place) => {
@@ -130,6 +150,7 @@ impl FlowTable {
             return;
         };
         flow.kill();
+        self.held[holder(flow.client_slot())] -= 1;
         let keys = [Direction::Forward, Direction::Reply]
             .map(|direction| (direction, flow.key(direction)));
         for (direction, key) in keys {
@@ -167,6 +188,11 @@ impl FlowTable {
     pub(super) fn index_used(&self) -> usize {
         self.index.used()
     }
+}
+
+#[inline]
+fn holder(client: SlotRef) -> usize {
+    client.slot as usize % HOLDERS
 }
 
 /// A reference in the index: place and direction, never 0.

@@ -147,6 +147,13 @@ fn phases_and_timeouts() {
     expect(
         reply,
         tcp::SYN | tcp::ACK,
+        TcpPhase::Opening,
+        timeouts::TCP_OPENING,
+    );
+    expect(forward, tcp::SYN, TcpPhase::Opening, timeouts::TCP_OPENING);
+    expect(
+        forward,
+        tcp::ACK,
         TcpPhase::Established,
         timeouts::TCP_ESTABLISHED,
     );
@@ -169,7 +176,7 @@ fn phases_and_timeouts() {
         timeouts::TCP_CLOSING,
     );
     expect(forward, tcp::ACK, TcpPhase::Closing, timeouts::TCP_CLOSING);
-    assert_eq!((flow.packets(), flow.bytes()), ([3, 3], [120, 120]));
+    assert_eq!((flow.packets(), flow.bytes()), ([5, 3], [200, 120]));
 }
 
 #[test]
@@ -208,6 +215,7 @@ proptest! {
                     Ok(id) => prop_assert!(model.insert(port, id).is_none()),
                     Err(InsertError::Clash(holder)) => prop_assert_eq!(model.get(&port), Some(&holder)),
                     Err(InsertError::Full) => prop_assert_eq!(model.len(), 24),
+                    Err(InsertError::Share) => prop_assert!(false, "slot 0 has no share"),
                 }
             } else if let Some(id) = model.remove(&port) {
                 table.remove(id);

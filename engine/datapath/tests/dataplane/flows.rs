@@ -167,6 +167,54 @@ fn a_full_table_is_a_named_drop() {
     );
 }
 
+/// One pod's flood of new flows takes its share of the table and no more: others still open theirs.
+#[test]
+fn a_flood_of_one_pod_leaves_room_for_the_others() {
+    let (tables, mut state) = (settled(), state(1));
+    let mut refused = 0;
+    for port in 0..5000 {
+        let spec = Spec::udp(Net::V4.pod(1), 1000 + port, Net::V4.pod(2), 9);
+        let mut frame = spec.punted(CLIENT, Hook::FromPod);
+        match run(&mut frame, START, &tables, &mut state) {
+            Verdict::Deliver => {}
+            verdict => {
+                assert_eq!(verdict, Verdict::Drop(DropReason::FlowShare));
+                refused += 1;
+            }
+        }
+    }
+    // Of 4,096: held < 4 x free until 3,277 are held.
+    assert_eq!((state.flows.len(), refused), (3277, 5000 - 3277));
+    for port in 0..600 {
+        let spec = Spec::tcp(Net::V4.pod(3), 1000 + port, Net::V4.vip(80), SERVED, SYN);
+        let mut frame = spec.punted(BACKEND_2, Hook::FromPod);
+        let verdict = run(&mut frame, START, &tables, &mut state);
+        assert_eq!(verdict, Verdict::Deliver, "flow {port}");
+    }
+    // What was given back can be taken again.
+    let late = START + Duration::from_secs(3600);
+    state.expire(late, &tables, usize::MAX);
+    let mut frame = Spec::udp(Net::V4.pod(1), 9, Net::V4.pod(2), 9).punted(CLIENT, Hook::FromPod);
+    assert_eq!(run(&mut frame, late, &tables, &mut state), Verdict::Deliver);
+}
+
+/// A SYN flood whose client ignores the answers holds its flows for the handshake's time, not a day.
+#[test]
+fn a_handshake_that_never_ends_is_forgotten_soon() {
+    let (tables, mut state) = (settled(), state(1));
+    let mut syn = to_vip(SYN);
+    assert_eq!(run(&mut syn, START, &tables, &mut state), Verdict::Deliver);
+    let (answer, ifindex) = (tuple(&syn).reversed(), egress(&syn).ifindex);
+    let mut reply = Spec::of(answer, SYN | ACK).punted(ifindex, Hook::FromPod);
+    assert_eq!(
+        run(&mut reply, START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    let late = START + Duration::from_secs(61);
+    state.expire(late, &tables, usize::MAX);
+    assert_eq!(state.flows.len(), 0);
+}
+
 /// A flow older than the enrolment goes on by the kernel after the grace, in both directions.
 #[test]
 fn an_older_flow_stays_the_kernels_after_the_grace() {
