@@ -186,6 +186,48 @@ fn a_clean_stop_hands_over_to_the_kernel_without_a_lost_request() -> Result<()> 
     })
 }
 
+/// Whatever takes the ground from under a running process, it ends by itself with a reason, the kernel serves what
+/// is new, and the next start takes over again.
+#[test]
+fn a_process_that_loses_its_pair_or_its_pins_ends_and_the_kernel_takes_over() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        fixture.install_shadow_rules()?;
+        let pins = fixture.lab.pin_dir();
+        for loss in [
+            "link del weft0",
+            "link set weft0 down",
+            "link set weft1 down",
+            "pins",
+        ] {
+            let mut weft = start(&fixture)?;
+            ask_tcp(&fixture.client.namespace, web(Family::V4, PEER_PORT))?;
+            match loss {
+                "pins" => std::fs::remove_dir_all(&pins)?,
+                command => fixture.lab.node.ip(command)?,
+            }
+            let status = weft.wait(Duration::from_secs(2))?;
+            let log = weft.log();
+            ensure!(
+                !status.success() && log.contains("the kernel has taken over"),
+                "{loss}: {log}"
+            );
+            for family in Family::BOTH {
+                ask_tcp(&fixture.client.namespace, web(family, PEER_PORT))?;
+                ask_udp(&fixture.client.namespace, web(family, PEER_PORT))?;
+            }
+        }
+        let weft = start(&fixture)?;
+        let before = fixture.punted()?;
+        ask_tcp(&fixture.client.namespace, web(Family::V4, PEER_PORT))?;
+        ensure!(
+            fixture.punted()? > before,
+            "nothing is punted after the restart"
+        );
+        weft.audit().map(drop)
+    })
+}
+
 #[test]
 fn a_second_sigterm_forces_the_end() -> Result<()> {
     with_weft(|| {

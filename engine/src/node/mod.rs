@@ -71,6 +71,9 @@ pub enum Error {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Somebody removed the pins, and with them the hooks.
+    #[error("{0}: the pins were removed while in use; the kernel has taken over, start weft again")]
+    PinsGone(PathBuf),
     /// A worker ended by itself.
     #[error(
         "worker {0} ended unexpectedly (see the panic above); the kernel has taken over, start weft again"
@@ -422,6 +425,9 @@ impl Node {
             tracing::error!(error = chain(&error), "cannot end a pod's draining");
         }
         self.control.collect_retired();
+        if !self.dir.pins().join("config").exists() {
+            return Err(Error::PinsGone(self.dir.pins().to_path_buf()));
+        }
         for (index, worker) in (0u16..).zip(&self.workers) {
             if worker.running.is_finished() {
                 return Err(Error::WorkerDied(index));

@@ -94,7 +94,18 @@ where
     })
 }
 
+/// Tells the hooks that the worker is no more, however its thread ends: its packets are the kernel's at
+/// once, not only after the heartbeat limit.
+struct LastBeat<'h>(&'h Heartbeat);
+
+impl Drop for LastBeat<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBool) {
+    let _last = LastBeat(&spawn.heartbeat);
     // Four wake-ups within the limit, so that one late wake-up does not look like death.
     let nap = spawn.heartbeat_limit / 4;
     let mut last_frame = now();
