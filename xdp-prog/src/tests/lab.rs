@@ -449,6 +449,46 @@ fn truncated_frames_of_a_pod_are_dropped_and_counted() {
     });
 }
 
+/// The kernel takes priority tags (VLAN 0) off behind the hook, so a tagged packet gets the look that an untagged
+/// one gets (AMB-06). Only a real veth puts the tag where it is found on the way in.
+#[test]
+fn amb06_a_priority_tag_hides_nothing() {
+    node(|node| {
+        let (steering, a, b) = two_pods(node);
+        let udp = super::packets::L4::Udp(1, 2);
+        let spoofed = super::packets::frame(b.v6, b.v6, udp);
+        let own = super::packets::frame(a.v6, b.v6, udp);
+        let mut io = a.inside(|| XskIo::open("eth0", 0, XskConfig::default()).unwrap());
+        let mut expect = |packet: &[u8], tags: usize, counter| {
+            steering.heartbeat(0).unwrap().beat(monotonic_ns());
+            let before = steering.counters().unwrap();
+            let mut tagged = packet[..12].to_vec();
+            tagged.extend([0x81, 0, 0, 0].repeat(tags));
+            tagged.extend(&packet[12..]);
+            let mut frame = io.allocate().unwrap();
+            io.with_frame(&mut frame, |buffer| {
+                buffer.resize(tagged.len()).unwrap();
+                buffer.bytes_mut().copy_from_slice(&tagged);
+            });
+            io.send(frame).unwrap();
+            io.flush();
+            let counted = || steering.counters().unwrap().since(&before)[counter];
+            for _ in 0..200 {
+                if counted() == 1 {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(counted(), 1, "{tags} tags: {counter:?}");
+        };
+        for tags in 0..=4 {
+            expect(&spoofed, tags, Counter::SrcSpoof);
+            expect(&own, tags, Counter::FromPodPunted);
+        }
+        expect(&own, 5, Counter::Malformed);
+    });
+}
+
 /// Pods with an MTU as large as the pair's: whole packets of that size go the whole way.
 #[test]
 fn the_largest_packets_fit() {
