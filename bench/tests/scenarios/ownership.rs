@@ -4,7 +4,8 @@ use crate::fixture::{Fixture, flawless, progress, web, with_weft};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 use weft_lab::binaries;
 use weft_lab::client::{Talk, ask_tcp};
 use weft_lab::command::{finish, run};
@@ -180,6 +181,24 @@ fn the_control_socket_is_only_roots() -> Result<()> {
             finished.stdout
         );
         ensure!(weft.cli(&["status"])?.success(), "root may not ask");
+        Ok(())
+    })
+}
+
+#[test]
+fn silent_clients_of_the_control_socket_keep_nobody_waiting_for_long() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let weft = fixture.weft()?;
+        let socket = fixture.lab.run_dir().join("weft.sock");
+        let silent = (0..24)
+            .map(|_| UnixStream::connect(&socket))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let asked = Instant::now();
+        weft.json(&["status"])?;
+        let took = asked.elapsed();
+        ensure!(took < Duration::from_secs(4), "an answer took {took:?}");
+        drop(silent);
         Ok(())
     })
 }

@@ -16,7 +16,9 @@ use super::{Answer, Request};
 const REQUEST_MAX: u64 = 4096;
 /// Clients at once. More wait in the socket's backlog.
 const CLIENTS_MAX: usize = 16;
-/// How long a client may take to say what it wants or to take its answer.
+/// How long a client may take to say what it wants: one that says nothing must not keep others waiting.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How long a client may take to take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One question, on its way to control.
@@ -94,7 +96,7 @@ async fn converse(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Resu
     let mut line = String::new();
     let mut reader = BufReader::new(read.take(REQUEST_MAX));
     let late = || io::Error::from(io::ErrorKind::TimedOut);
-    tokio::time::timeout(PATIENCE, reader.read_line(&mut line))
+    tokio::time::timeout(SILENCE, reader.read_line(&mut line))
         .await
         .map_err(|_| late())??;
     let answer = match serde_json::from_str(&line) {
