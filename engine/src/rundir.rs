@@ -18,6 +18,9 @@ pub enum Error {
     /// The path has no last component to name the pins by.
     #[error("{0}: a run directory needs a name, such as /run/weft")]
     Nameless(PathBuf),
+    /// The BPF file system keeps names with dots for itself.
+    #[error("{0}: the last component of a run directory names its pins, and must have no dot")]
+    Dotted(PathBuf),
     /// Another node process holds it.
     #[error("{path}: a node process runs here{}; stop it, or give another --run-dir", process(.pid))]
     Taken {
@@ -51,11 +54,14 @@ impl RunDir {
     /// The run directory at `path`, which need not exist.
     ///
     /// # Errors
-    /// When the path has no last component.
+    /// When the path has no last component, or one with a dot.
     pub fn new(path: &Path) -> Result<Self, Error> {
         let name = path
             .file_name()
             .ok_or_else(|| Error::Nameless(path.into()))?;
+        if name.as_encoded_bytes().contains(&b'.') {
+            return Err(Error::Dotted(path.into()));
+        }
         Ok(Self {
             path: path.into(),
             pins: Path::new(BPFFS).join(name),
@@ -172,5 +178,6 @@ mod tests {
         let dir = RunDir::new(Path::new("/run/weft-a")).unwrap();
         assert_eq!(dir.pins(), Path::new("/sys/fs/bpf/weft-a"));
         assert!(RunDir::new(Path::new("/")).is_err());
+        assert!(RunDir::new(Path::new("/run/weft.a")).is_err());
     }
 }

@@ -39,9 +39,10 @@ static __always_inline bool conforms(const struct weft_pod *pod, struct weft_pod
 		return true;
 	old = *(volatile __u64 *)&state->tat;
 	tat = old > now ? old : now;
-	if (tat - now > pod->punt_burst_ns)
+	/* All but one of its segments must fit the burst: one packet may be cut into 65,000. */
+	if (tat - now + (__u64)(packets - 1) * pod->punt_interval_ns > pod->punt_burst_ns)
 		return false;
-	__sync_val_compare_and_swap(&state->tat, old, tat + packets * pod->punt_interval_ns);
+	__sync_val_compare_and_swap(&state->tat, old, tat + (__u64)packets * pod->punt_interval_ns);
 	return true;
 }
 

@@ -140,33 +140,6 @@ fn a_stopped_process_loses_no_syn_after_the_heartbeat_limit_and_goes_on_when_con
 }
 
 #[test]
-fn a_deleted_pair_ends_the_process_and_the_kernel_takes_over() -> Result<()> {
-    with_weft(|| {
-        let fixture = Fixture::new()?;
-        fixture.install_shadow_rules()?;
-        for command in [["del", "weft0"].as_slice(), &["set", "weft0", "down"]] {
-            let mut weft = start(&fixture)?;
-            ask_tcp(&fixture.client.namespace, web(Family::V4, PEER_PORT))?;
-            run(fixture.lab.node.command("ip").arg("link").args(command))?;
-            let status = weft.wait(Duration::from_secs(2))?;
-            ensure!(status.code() == Some(exit::FAILED), "{status}");
-            ensure!(weft.log().contains("start weft again"), "{}", weft.log());
-            thread::sleep(GAP);
-            for family in Family::BOTH {
-                ask_tcp(&fixture.client.namespace, web(family, PEER_PORT))?;
-                ask_udp(&fixture.client.namespace, web(family, PEER_PORT))?;
-            }
-        }
-        // And the next start makes the pair anew.
-        let weft = start(&fixture)?;
-        let before = fixture.punted()?;
-        ask_tcp(&fixture.client.namespace, web(Family::V6, PEER_PORT))?;
-        ensure!(fixture.punted()? > before, "nothing is punted");
-        weft.audit().map(drop)
-    })
-}
-
-#[test]
 fn a_clean_stop_hands_over_to_the_kernel_without_a_lost_request() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;

@@ -300,23 +300,33 @@ fn a_gso_packet_costs_and_counts_its_segments() {
             ..Context::default()
         };
         assert_eq!(run(from_pod, &packet, with_count).action, REDIRECT);
-        // 300 bytes in 100s, the count left for us to find.
+        // 300 bytes in 150s, the count left for us to find.
         let without = Context {
             ifindex,
             gso_segs: 0,
-            gso_size: 100,
+            gso_size: 150,
             ..Context::default()
         };
         assert_eq!(run(from_pod, &packet, without).action, REDIRECT);
         assert_eq!(
             run(from_pod, &packet, without).action,
             DROP,
-            "8 + 3 are above 10"
+            "8 + 2 + 2 are above 10"
+        );
+        let huge = Context {
+            gso_segs: 300,
+            gso_size: 1,
+            ..with_count
+        };
+        assert_eq!(
+            run(from_pod, &packet, huge).action,
+            DROP,
+            "no one packet may be a flood"
         );
         let counters = steering.counters().unwrap();
-        assert_eq!(counters[Counter::FromPodPunted], 11);
-        assert_eq!(counters[Counter::PuntRate], 3);
-        assert_eq!(counters[Counter::FromPod], 14);
+        assert_eq!(counters[Counter::FromPodPunted], 10);
+        assert_eq!(counters[Counter::PuntRate], 302);
+        assert_eq!(counters[Counter::FromPod], 312);
     });
 }
 

@@ -38,7 +38,7 @@ fn what_a_killed_process_leaves_is_listed_and_goes() {
 fn the_pair_of_another_run_directory_stays() {
     node(|node| {
         let steering = node.steering(1);
-        let stranger = node.pin_dir.with_extension("stranger");
+        let stranger = std::path::Path::new(crate::BPFFS).join("weft-test-stranger");
         assert!(!pair_is_foreign(&stranger).unwrap(), "nobody's yet");
         steering.attach_pair().unwrap();
         assert!(!pair_is_foreign(&node.pin_dir).unwrap());
