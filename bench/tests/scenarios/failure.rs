@@ -6,12 +6,11 @@ use rustix::process::Signal;
 use std::thread;
 use std::time::{Duration, Instant};
 use weft_lab::client::{Talk, ask_tcp, ask_udp};
-use weft_lab::command::run;
 use weft_lab::lab::Family;
 use weft_lab::load::{Load, Tally};
 use weft_lab::servers::PEER_PORT;
 use weft_lab::snapshot::Snapshot;
-use weft_lab::weft::{Weft, exit, offline};
+use weft_lab::weft::{Weft, offline};
 
 /// The heartbeat limit that these scenarios configure, in text and as time.
 const HEARTBEAT: (&str, Duration) = ("100ms", Duration::from_millis(100));
