@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The maps. User space pins every one of them, so they outlive the process. */
+/* The maps. User space pins all but the counters, so they outlive the process. */
 #ifndef WEFT_MAPS_H
 #define WEFT_MAPS_H
 

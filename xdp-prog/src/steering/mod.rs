@@ -170,7 +170,6 @@ impl Steering {
         pin(&mut open.maps.services, "services")?;
         pin(&mut open.maps.pins, "pins")?;
         pin(&mut open.maps.xsks, "xsks")?;
-        pin(&mut open.maps.counters, "counters")?;
         let skel = open.load().map_err(Error::Load)?;
 
         let heartbeats = MappedArray::new(
@@ -288,7 +287,8 @@ impl Steering {
         crate::owned::owned(&self.config.pin_dir)
     }
 
-    /// What the programs counted, over all CPUs, since the maps were made.
+    /// What these programs counted, over all CPUs. Not pinned: every load starts at zero, and a
+    /// packet is counted by one load's program or by another's, so sums hold across a restart.
     pub fn counters(&self) -> Result<Counters, Error> {
         counters::read(&self.skel.maps.counters).map_err(Error::from)
     }
