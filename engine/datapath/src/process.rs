@@ -191,7 +191,7 @@ fn to_vip(
         return to_kernel(frame, ingress, KernelReason::Draining, state);
     }
     if !packet.opens() {
-        if !pod.grace(now) {
+        if !state.grace(pod, now) {
             return Verdict::Drop(DropReason::UnknownFlow);
         }
         // The kernel translates it to a backend we do not know, so its replies are not ours to find.
@@ -254,7 +254,7 @@ fn to_pod(
         ifindex: peer.ifindex,
         slot: peer.slot,
     };
-    let grace = pod.grace(now) || peer.grace(now);
+    let grace = state.grace(pod, now) || state.grace(peer, now);
     match (tuple.proto, packet.opens()) {
         // A datagram may be the reply of a flow that the kernel translates; a SYN never is.
         (Protocol::Udp, _) | (Protocol::Tcp, false) if grace => older_flow(
@@ -282,7 +282,7 @@ fn to_pod(
     }
 }
 
-/// A flow older than the enrolment: remembered, so that it stays the kernel's after the grace.
+/// A flow that the kernel opened: remembered, so that it stays the kernel's after the grace.
 ///
 /// Where it cannot be remembered it is still the kernel's for as long as the grace lasts.
 fn older_flow(

@@ -92,7 +92,8 @@ reasons! {
 reasons! {
     /// Why a frame was given back to the kernel, as if Weft had never touched it.
     KernelReason {
-        /// A flow that may be older than the enrolment: the kernel knows its translation.
+        /// A flow that may be older than the enrolment, or that the kernel opened while the worker was
+        /// away: the kernel knows its translation.
         OlderThanEnrolment = "older_than_enrolment",
         /// A new flow of or to a pod that is leaving.
         Draining = "draining",

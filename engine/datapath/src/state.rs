@@ -1,7 +1,7 @@
 //! What one worker owns: its flows, the owner entries to be written, cursors and random numbers.
 
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{BURST_MAX, Direction, FlowKey, Hook, Ports};
+use crate::{BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports};
 
 /// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
 /// new one's reply removed, and a new one written, each in both directions.
@@ -100,6 +100,8 @@ pub struct State {
     cursors: Box<[u32]>,
     random: u64,
     cookies: u64,
+    /// Until when an unknown flow may be one that the kernel opened while the worker was away.
+    away_until: Now,
 }
 
 impl State {
@@ -115,7 +117,20 @@ impl State {
             cursors: vec![0; CURSORS].into(),
             random: config.seed,
             cookies: 0,
+            away_until: Now::default(),
         }
+    }
+
+    /// Says that the worker was away for longer than the hooks wait, so that the kernel may have
+    /// opened flows of its own meanwhile. Until the time given, a flow unknown here counts as older
+    /// than the enrolment, whatever the pods' own grace.
+    pub fn was_away(&mut self, until: Now) {
+        self.away_until = until;
+    }
+
+    /// Whether an unknown flow of this pod may be one that the kernel knows.
+    pub(crate) fn grace(&self, pod: &Pod, now: Now) -> bool {
+        now < self.away_until || pod.grace(now)
     }
 
     /// The worker's number.

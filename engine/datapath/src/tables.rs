@@ -1,6 +1,7 @@
 //! One generation of what the control side wants: services, backends, pods, epochs. Immutable.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -193,6 +194,7 @@ pub struct Tables {
     by_ifindex: FxHashMap<u32, u32>,
     by_address: FxHashMap<Address, u32>,
     epochs: Box<[u32]>,
+    grace: Duration,
 }
 
 impl Tables {
@@ -242,6 +244,11 @@ impl Tables {
     /// All enrolled pods, by interface.
     pub fn pods(&self) -> &[Pod] {
         &self.pods
+    }
+
+    /// How long an unknown flow may be one that the kernel opened, from when it last could.
+    pub fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// Epochs by slot.

@@ -135,6 +135,7 @@ impl Compiled {
         pods.sort_by_key(|pod| pod.ifindex);
         endpoints.sort_unstable();
         builder.set_epochs(registry.epochs());
+        builder.set_grace(config.node.enrolment_grace);
         let tables = Arc::new(builder.build(generation)?);
         Ok(Self {
             tables,

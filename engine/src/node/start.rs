@@ -103,6 +103,7 @@ pub(super) fn workers(
             handover,
             commands: asked,
             shared,
+            heartbeat_limit: config.workers.heartbeat,
         });
         let spawn = Spawn {
             index,

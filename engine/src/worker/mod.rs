@@ -77,6 +77,9 @@ pub struct Worker<IO: PacketIo, P: PinSink> {
     shared: Arc<Shared>,
     local: Snapshot,
     expired_at: Now,
+    heartbeat_limit: Duration,
+    /// When the step before the last one began, and when the last one did.
+    stepped_at: [Now; 2],
 }
 
 /// What a worker is made of.
@@ -95,6 +98,8 @@ pub struct Parts<IO, P> {
     pub commands: Receiver<Command>,
     /// Where the worker publishes what it did.
     pub shared: Arc<Shared>,
+    /// After what time without a heartbeat the kernel takes over.
+    pub heartbeat_limit: Duration,
 }
 
 impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
@@ -108,6 +113,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             handover,
             commands,
             shared,
+            heartbeat_limit,
         } = parts;
         let mut worker = Self {
             io,
@@ -121,6 +127,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             shared,
             local: Snapshot::default(),
             expired_at: Now::default(),
+            heartbeat_limit,
+            stepped_at: [Now::default(); 2],
         };
         worker.publish();
         worker
@@ -134,6 +142,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// once a burst (doorbell, owner entries), never per packet.
     pub fn step(&mut self, now: Now) -> usize {
         let tables = Arc::clone(self.tables.load()); // One generation for the whole step.
+        if self.was_away(now) {
+            self.state.was_away(now + tables.grace());
+        }
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
         self.local.totals.received += received as u64;
@@ -171,6 +182,16 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// What the worker publishes.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Whether the hooks may have taken this worker for dead since its last step.
+    ///
+    /// A heartbeat carries the time at which its step began and is written when that has ended, so
+    /// until now the hooks may have compared with the step before the last one.
+    fn was_away(&mut self, now: Now) -> bool {
+        let [heard_of, last] = self.stepped_at;
+        self.stepped_at = [last, now];
+        now.since(heard_of) > self.heartbeat_limit
     }
 
     /// Decides one frame and puts it where its verdict says.

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Sender, bounded};
@@ -21,6 +22,8 @@ pub const BACKEND: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 244, 1, 2), 12);
 /// A UDP service at this address with the backend's port 7000 behind it.
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 1), 7);
 const WEFT0: [u8; 6] = [2, 0, 0, 0, 0, 0xf0];
+/// After this long without a step, the hooks take a worker for dead.
+pub const HEARTBEAT_LIMIT: Duration = Duration::from_millis(100);
 
 /// The owner entries written so far, shared by the workers of a test.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +113,7 @@ pub fn bench(count: u16, frames: usize, ring: usize) -> Bench {
                 handover,
                 commands: asked,
                 shared: Arc::clone(&shared[usize::from(index)]),
+                heartbeat_limit: HEARTBEAT_LIMIT,
             })
         })
         .collect();

@@ -1,6 +1,7 @@
 //! Building a snapshot: checks what must hold, compiles the choices, shares what did not change.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -90,6 +91,7 @@ pub struct TablesBuilder {
     specs: Vec<ServicePortSpec>,
     pods: Vec<Pod>,
     epochs: Vec<u32>,
+    grace: Duration,
     /// Tables there are: of the previous generation and of ports compiled before.
     shared: FxHashMap<TableKey, Arc<MaglevTable>>,
     /// Sizes in the previous generation.
@@ -137,10 +139,17 @@ impl TablesBuilder {
         self
     }
 
+    /// Sets how long an unknown flow may be one that the kernel opened; zero unless set.
+    pub fn set_grace(&mut self, grace: Duration) -> &mut Self {
+        self.grace = grace;
+        self
+    }
+
     /// Compiles the snapshot. Costs time in proportion to the Maglev tables that are new.
     pub fn build(mut self, generation: u64) -> Result<Tables, BuildError> {
         let mut tables = Tables {
             generation,
+            grace: self.grace,
             ..Tables::default()
         };
         if let Some(fixed) = self.epochs.first_mut() {

@@ -18,6 +18,8 @@ struct Case {
     before: Vec<Vec<u8>>,
     /// The tables of the packet under test; those before it are always settled.
     tables: Tables,
+    /// Whether the worker was away shortly before it.
+    away: bool,
     frame: Vec<u8>,
 }
 
@@ -51,6 +53,9 @@ fn check(row: &Row, net: Net, case: Case) {
             case.what
         );
     }
+    if case.away {
+        state.was_away(GRACE_UNTIL);
+    }
     let verdict = verdict(case.frame, &case.tables, &mut state);
     let expected = match (row.engine, row.bpf) {
         (EngineVerdict::Deliver, _) => Verdict::Deliver,
@@ -78,8 +83,15 @@ fn verdict(mut frame: Vec<u8>, tables: &Tables, state: &mut State) -> Verdict {
     process(&mut FrameBuf::new(&mut frame, len), START, tables, state)
 }
 
-/// The stages of (client, others) that a row's enrolment stands for.
-fn stages(row: &Row) -> Vec<(Stage, Stage)> {
+/// The stages of (client, others) that a row's enrolment stands for, and whether the worker was away.
+fn stages(row: &Row) -> Vec<(Stage, Stage, bool)> {
+    let away = matches!(row.enrolment, Enrolment::Grace | Enrolment::Any);
+    let here = enrolments(row).into_iter().map(|(a, b)| (a, b, false));
+    here.chain(away.then_some((Stage::Settled, Stage::Settled, true)))
+        .collect()
+}
+
+fn enrolments(row: &Row) -> Vec<(Stage, Stage)> {
     use Stage::{Draining, Grace, Settled};
     let both_count = matches!(
         row.destination,
@@ -131,7 +143,7 @@ fn spec(proto: Protocol, flags: u8, from: (Address, u16), to: (Address, u16)) ->
 
 fn cases(row: &Row, net: Net) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (client, others) in stages(row) {
+    for (client, others, away) in stages(row) {
         for (proto, flags) in openings(row) {
             let frames = match row.hook {
                 Hook::FromPod => from_pod(row, net, proto, flags),
@@ -144,11 +156,12 @@ fn cases(row: &Row, net: Net) -> Vec<Case> {
                     row.destination == Destination::OtherPod && row.entry == Entry::Ours,
                 );
                 let tables = builder(&pods[left..], Algorithm::Maglev).build(2).unwrap();
-                let what = format!("{client:?}/{others:?} {proto} {flags:#x}");
+                let what = format!("{client:?}/{others:?} away={away} {proto} {flags:#x}");
                 cases.push(Case {
                     what,
                     before,
                     tables,
+                    away,
                     frame,
                 });
             }
