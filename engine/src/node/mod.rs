@@ -74,6 +74,11 @@ pub enum Error {
     /// Somebody removed the pins, and with them the hooks.
     #[error("{0}: the pins were removed while in use; the kernel has taken over, start weft again")]
     PinsGone(PathBuf),
+    /// A worker does not answer.
+    #[error(
+        "worker {0} does not answer: its thread is stuck, or something else has its core (`weft status` shows the heartbeat)"
+    )]
+    WorkerSilent(u16),
     /// A worker ended by itself.
     #[error(
         "worker {0} ended unexpectedly (see the panic above); the kernel has taken over, start weft again"
@@ -333,19 +338,17 @@ fn force_on_second_signal() {
 
 impl Node {
     async fn answer(&mut self, request: Request) -> Answer {
-        match request {
-            Request::Status { audit } => match self.status(audit).await {
-                Ok(status) => Answer::Status(Box::new(status)),
-                Err(error) => Answer::Failed(chain(&error)),
-            },
-            Request::LbList { vip } => Answer::LbList(self.services(vip)),
-            Request::Flows => Answer::Flows(self.flows()),
-            Request::Owned => match owned(&self.dir) {
-                Ok(owned) => Answer::Owned(owned),
-                Err(error) => Answer::Failed(chain(&error)),
-            },
-            Request::Reload => self.reload().await,
-        }
+        let answer = match request {
+            Request::Status { audit } => {
+                let status = self.status(audit).await;
+                status.map(|status| Answer::Status(Box::new(status)))
+            }
+            Request::LbList { vip } => self.services(vip).map(Answer::LbList),
+            Request::Flows => self.flows().map(Answer::Flows),
+            Request::Owned => owned(&self.dir).map(Answer::Owned).map_err(Error::from),
+            Request::Reload => Ok(self.reload().await),
+        };
+        answer.unwrap_or_else(|error| Answer::Failed(chain(&error)))
     }
 
     async fn reload(&mut self) -> Answer {

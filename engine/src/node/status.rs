@@ -17,13 +17,13 @@ use crate::admin::view::{
     Worker,
 };
 use crate::rundir::RunDir;
-use crate::worker::{self, Command, Snapshot, Totals};
+use crate::worker::{self, Command, FlowSlice, Snapshot, Totals, Waker};
 
 /// Flows asked of a worker at a time: about 20 us of its time.
 const SLICE: usize = 256;
-/// How long a worker may take to answer: it looks after every burst, and wakes four times per
-/// heartbeat limit (at most 10 s).
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a worker may take to answer: it is woken, and looks after every burst. One that is stuck
+/// must not take control, and with it every signal, along.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything of a run directory that is on this node now.
 ///
@@ -153,11 +153,14 @@ impl Node {
     }
 
     /// The services as the workers see them, read from the published tables.
-    pub(super) fn services(&self, vip: Option<IpAddr>) -> LbList {
+    ///
+    /// # Errors
+    /// When a worker does not say what flows it has.
+    pub(super) fn services(&self, vip: Option<IpAddr>) -> Result<LbList, Error> {
         let tables = self.control.tables().load_full();
         let mut flows: BTreeMap<(u32, Address, u16), u64> = BTreeMap::new();
         for flow in self
-            .all_flows()
+            .all_flows()?
             .iter()
             .filter(|flow| flow.kind() == FlowKind::Service)
         {
@@ -208,21 +211,18 @@ impl Node {
         services.sort_by(|a, b| {
             (&a.service, a.vip, &a.protocol).cmp(&(&b.service, b.vip, &b.protocol))
         });
-        LbList {
+        Ok(LbList {
             generation: tables.generation,
             services,
-        }
+        })
     }
 
-    pub(super) fn flows(&self) -> Flows {
+    pub(super) fn flows(&self) -> Result<Flows, Error> {
         let now = worker::now();
-        Flows {
-            flows: self
-                .all_flows()
-                .iter()
-                .map(|flow| self.flow(flow, now))
-                .collect(),
-        }
+        let flows = self.all_flows()?;
+        Ok(Flows {
+            flows: flows.iter().map(|flow| self.flow(flow, now)).collect(),
+        })
     }
 
     fn flow(&self, flow: &weft_datapath::Flow, now: Now) -> Flow {
@@ -272,31 +272,40 @@ impl Node {
     }
 
     /// All flows of all workers, asked for in slices.
-    fn all_flows(&self) -> Vec<weft_datapath::Flow> {
+    fn all_flows(&self) -> Result<Vec<weft_datapath::Flow>, Error> {
         let mut all = Vec::new();
-        for (side, handle) in self.workers.iter().zip(self.control.workers()) {
+        for (index, (side, handle)) in
+            (0u16..).zip(self.workers.iter().zip(self.control.workers()))
+        {
             let mut start = Some(0);
             // Bound: each slice goes on where the last one ended, through a table of fixed size.
             while let Some(from) = start {
-                let (reply, answer) = channel::bounded(1);
-                let asked = Command::Flows {
-                    start: from,
-                    flows: Vec::with_capacity(SLICE),
-                    reply,
-                };
-                if side.commands.send_timeout(asked, PATIENCE).is_err() {
-                    break;
-                }
-                handle.waker.wake();
-                let Ok(slice) = answer.recv_timeout(PATIENCE) else {
-                    break;
-                };
+                let slice = flow_slice(&side.commands, &handle.waker, from)
+                    .ok_or(Error::WorkerSilent(index))?;
                 all.extend(slice.flows);
                 start = slice.next;
             }
         }
-        all
+        Ok(all)
     }
+}
+
+/// Asks one worker for a slice of its flows. `None` when it does not answer in time.
+fn flow_slice(
+    commands: &channel::Sender<Command>,
+    waker: &Waker,
+    start: usize,
+) -> Option<FlowSlice> {
+    let (reply, answer) = channel::bounded(1);
+    let asked = Command::Flows {
+        start,
+        flows: Vec::with_capacity(SLICE),
+        reply,
+    };
+    // A full queue holds what a silent worker was asked before.
+    commands.try_send(asked).ok()?;
+    waker.wake();
+    answer.recv_timeout(PATIENCE).ok()
 }
 
 fn ledger(reading: &Reading) -> Ledger {

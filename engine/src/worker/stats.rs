@@ -1,6 +1,6 @@
 //! What a worker publishes: one writer, any number of readers, no lock.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use weft_datapath::{Counters, DropReason, FrameLedger, KernelReason};
 
@@ -90,7 +90,7 @@ impl Shared {
         let totals = &snapshot.totals;
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version + 1, Ordering::Relaxed);
-        std::sync::atomic::fence(Ordering::Release);
+        fence(Ordering::Release);
         let store = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
         store(&self.received, totals.received);
         store(&self.handed_in, totals.handed_in);
@@ -121,7 +121,7 @@ impl Shared {
         for _ in 0..1_000 {
             let before = self.version.load(Ordering::Acquire);
             let snapshot = self.copy();
-            std::sync::atomic::fence(Ordering::Acquire);
+            fence(Ordering::Acquire);
             if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return snapshot;
             }
@@ -159,17 +159,18 @@ impl Shared {
 
     /// Says that the worker is about to sleep, or is awake again.
     ///
-    /// Sequentially consistent, as is [`Self::is_sleeping`]: a worker that is about to sleep looks
-    /// at its rings once more after this store, a producer looks here after its push, so one of
-    /// the two always sees the other.
+    /// A worker that is about to sleep looks at its rings once more after this, a producer looks
+    /// here ([`Self::is_sleeping`]) after its push. The fence on either side keeps the load behind
+    /// the store, so at least one of the two sees the other.
     pub fn set_sleeping(&self, sleeping: bool) {
-        self.sleeping.store(sleeping, Ordering::SeqCst);
+        self.sleeping.store(sleeping, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     /// Whether the worker needs a wake-up to see what was pushed to it.
     pub fn is_sleeping(&self) -> bool {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        self.sleeping.load(Ordering::SeqCst)
+        fence(Ordering::SeqCst);
+        self.sleeping.load(Ordering::Relaxed)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fd::AsFd;
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +16,10 @@ use crate::config::Poll;
 /// How long `poll = "adaptive"` keeps looking after the last frame: longer than a request's round
 /// trip inside a node (20-40 us), short enough that an idle node sleeps.
 const SPIN: Duration = Duration::from_micros(100);
+
+/// How long a worker may take to stop: a step, or the longest nap that a late wake-up leaves it in
+/// (2.5 s, a quarter of the longest heartbeat limit).
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The monotonic clock, the one that `bpf_ktime_get_ns` reads.
 pub fn now() -> Now {
@@ -41,7 +45,9 @@ pub struct Spawn {
 
 /// A worker's thread. Dropping it stops the worker.
 pub struct Running {
+    index: u16,
     stop: Arc<AtomicBool>,
+    waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,12 +57,22 @@ impl Running {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Asks the worker to stop after its current step and waits for it.
+    /// Asks the worker to stop after its current step and waits for it, but not for ever: a thread
+    /// that is stuck ends with the process.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // A panic was logged by its own thread.
+        self.waker.wake();
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return tracing::warn!(worker = self.index, "the worker does not stop");
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        let _ = thread.join(); // A panic was logged by its own thread.
     }
 }
 
@@ -76,6 +92,7 @@ where
 {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
+    let (index, waker) = (spawn.index, spawn.waker.clone());
     let thread = std::thread::Builder::new()
         .name(format!("weft-worker-{}", spawn.index))
         .spawn(move || {
@@ -89,7 +106,9 @@ where
             run(&mut worker, &spawn, &stopped);
         })?;
     Ok(Running {
+        index,
         stop,
+        waker,
         thread: Some(thread),
     })
 }
