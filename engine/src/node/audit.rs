@@ -34,36 +34,40 @@ pub struct Reading {
     pub workers: u64,
 }
 
-/// What had been counted before this process took over: pinned counters outlive processes.
-#[derive(Clone, Debug)]
+/// What the punt pair had lost before this process took over: the pair outlives a killed process.
+#[derive(Copy, Clone, Debug)]
 pub struct Baseline {
-    hooks: Counters,
     punt_lost: u64,
     inject_lost: u64,
 }
 
 impl Baseline {
-    /// What is counted now.
+    /// What it has lost by now.
     ///
     /// # Errors
-    /// When the kernel does not answer.
-    pub async fn read(steering: &Steering) -> Result<Self, Error> {
+    /// When netlink does not answer.
+    pub async fn read() -> Result<Self, Error> {
         let (punt_lost, inject_lost) = netlink::pair_losses().await?;
         Ok(Self {
-            hooks: steering.counters()?,
             punt_lost,
             inject_lost,
         })
     }
+}
 
-    /// What was counted since `earlier`, as a reading without workers.
-    pub fn since(&self, earlier: &Self) -> Reading {
-        Reading {
-            hooks: self.hooks.since(&earlier.hooks),
-            punt_lost: self.punt_lost.saturating_sub(earlier.punt_lost),
-            inject_lost: self.inject_lost.saturating_sub(earlier.inject_lost),
-            ..Reading::default()
-        }
+impl Reading {
+    /// What the hooks and the pair say; the workers' share is still to be added.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn of_kernel(steering: &Steering, baseline: Baseline) -> Result<Self, Error> {
+        let now = Baseline::read().await?;
+        Ok(Self {
+            hooks: steering.counters()?,
+            punt_lost: now.punt_lost.saturating_sub(baseline.punt_lost),
+            inject_lost: now.inject_lost.saturating_sub(baseline.inject_lost),
+            ..Self::default()
+        })
     }
 }
 

@@ -218,18 +218,19 @@ impl Node {
         }
     }
 
-    /// Workers first, hooks last: nothing is punted before somebody is there to decide it.
+    /// Hooks that are there already run our programs before a heartbeat lets them punt; new ones
+    /// come last, when somebody is there to decide.
     async fn take_over(
         steering: Steering,
         config: &Config,
         interfaces: &[InterfaceInfo],
         pair: &PairInfo,
     ) -> Result<(Control<Steering>, Vec<WorkerSide>, Baseline), Error> {
-        start::forget_strangers(&steering, config, interfaces)?;
+        let baseline = Baseline::read().await?;
+        steering.attach_pair()?;
+        start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
-        let baseline = Baseline::read(control.kernel()).await?;
         let workers = start::workers(&mut control, config, pair)?;
-        control.kernel().attach_pair()?;
         control.apply(config.clone(), interfaces, worker::now())?;
         Ok((control, workers, baseline))
     }

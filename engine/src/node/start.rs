@@ -34,8 +34,9 @@ pub async fn interfaces() -> Result<Vec<InterfaceInfo>, Error> {
         .collect())
 }
 
-/// Lets go of pods that a former process had enrolled and this configuration does not.
-pub(super) fn forget_strangers(
+/// Takes over the hooks of a former process's pods, and lets go of pods that this configuration does
+/// not enrol.
+pub(super) fn adopt(
     steering: &Steering,
     config: &Config,
     interfaces: &[InterfaceInfo],
@@ -46,12 +47,16 @@ pub(super) fn forget_strangers(
             .find(|interface| interface.index == ifindex);
         name.is_some_and(|found| config.pods.iter().any(|pod| pod.interface == found.name))
     };
+    let attached = steering.attached_pods()?;
     let known = steering.pods()?.into_iter().map(|pod| pod.ifindex);
-    for ifindex in known.chain(steering.attached_pods()?) {
+    for ifindex in known.chain(attached.iter().copied()) {
         if !ours(ifindex) {
             steering.detach_pod(ifindex)?;
             steering.remove_pod(ifindex)?;
         }
+    }
+    for ifindex in attached.into_iter().filter(|&ifindex| ours(ifindex)) {
+        steering.attach_pod(ifindex)?;
     }
     steering.clear_pins()?; // The flows that they belonged to died with their process.
     Ok(())

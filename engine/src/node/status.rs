@@ -10,7 +10,7 @@ use weft_datapath::{
 };
 use weft_xdp::{Counter, XdpStatistics, netlink};
 
-use super::audit::{Baseline, Reading, audit};
+use super::audit::{Reading, audit};
 use super::{Error, Node};
 use crate::admin::view::{
     Backend, Counts, Flow, Flows, Frames, LbList, Ledger, Owned, Packets, Pod, ServicePort, Status,
@@ -119,9 +119,7 @@ impl Node {
 
     /// Where the packets are, since the node process took over.
     async fn reading(&self) -> Result<Reading, Error> {
-        let mut reading = Baseline::read(self.control.kernel())
-            .await?
-            .since(&self.baseline);
+        let mut reading = Reading::of_kernel(self.control.kernel(), self.baseline).await?;
         reading.workers = self.workers.len() as u64;
         for (side, handle) in self.workers.iter().zip(self.control.workers()) {
             let statistics = side.probe.statistics()?;
@@ -274,8 +272,7 @@ impl Node {
     /// All flows of all workers, asked for in slices.
     fn all_flows(&self) -> Result<Vec<weft_datapath::Flow>, Error> {
         let mut all = Vec::new();
-        for (index, (side, handle)) in
-            (0u16..).zip(self.workers.iter().zip(self.control.workers()))
+        for (index, (side, handle)) in (0u16..).zip(self.workers.iter().zip(self.control.workers()))
         {
             let mut start = Some(0);
             // Bound: each slice goes on where the last one ended, through a table of fixed size.

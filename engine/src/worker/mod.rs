@@ -161,14 +161,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             self.state.expire(now, &tables, EXPIRE_BUDGET);
         }
         self.transmit();
-        self.io.flush(); // One doorbell per step, not one per frame.
-        self.handover.doorbell();
-        let asked = self.answer_one();
         let changed = self.local.generation != tables.generation;
         self.local.generation = tables.generation;
-        if received + handed > 0 || changed || asked || housekeeping {
-            self.publish();
+        if received + handed > 0 || changed || housekeeping {
+            self.publish(); // Before the doorbell: no frame is seen elsewhere that is not counted here.
         }
+        self.io.flush(); // One doorbell per step, not one per frame.
+        self.handover.doorbell();
+        self.answer_one();
         received + handed
     }
 
@@ -278,9 +278,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     }
 
     /// Answers at most one question of control's: a bounded slice, so the burst after it is not late.
-    fn answer_one(&mut self) -> bool {
+    fn answer_one(&mut self) {
         let Ok(command) = self.commands.try_recv() else {
-            return false;
+            return;
         };
         match command {
             Command::Flows {
@@ -295,7 +295,6 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 let _ = reply.try_send(FlowSlice { flows, next }); // The asker may have left.
             }
         }
-        true
     }
 
     fn publish(&mut self) {
