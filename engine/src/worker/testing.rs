@@ -1,12 +1,16 @@
 //! A worker in memory: two pods, a service, frames as the hooks punt them. For tests.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Sender, bounded};
 use etherparse::PacketBuilder;
+use pcap_file::PcapError;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
 use weft_datapath::{
     Algorithm, Backend, BackendPath, Hook, Ingress, MemoryIo, Now, PinOp, Pod, PodState, Ports,
     Protocol, ServicePortSpec, SlotRef, State, StateConfig, Tables, TablesBuilder,
@@ -32,8 +36,11 @@ pub struct Pins(pub Arc<Mutex<Vec<PinOp>>>);
 impl PinSink for Pins {
     fn apply(&mut self, ops: &[PinOp]) -> PinOutcome {
         self.0.lock().unwrap().extend_from_slice(ops);
+        let inserts = ops.iter().filter(|op| matches!(op, PinOp::Insert { .. }));
+        let inserted = inserts.count() as u64;
         PinOutcome {
-            inserted: ops.len() as u64,
+            inserted,
+            removed: ops.len() as u64 - inserted,
             ..PinOutcome::default()
         }
     }
@@ -53,6 +60,11 @@ pub struct Bench {
 
 /// The tables of every test: two pods, one service.
 pub fn tables(generation: u64) -> Tables {
+    builder().build(generation).unwrap()
+}
+
+/// As [`tables`], for a test to add to.
+pub fn builder() -> TablesBuilder {
     let mut builder = TablesBuilder::new();
     for (address, ifindex) in [CLIENT, BACKEND] {
         builder.add_pod(Pod {
@@ -81,7 +93,7 @@ pub fn tables(generation: u64) -> Tables {
             name: None,
         }],
     });
-    builder.build(generation).unwrap()
+    builder
 }
 
 /// `count` workers with `frames` frames each and rings of `ring`.
@@ -139,4 +151,64 @@ pub fn udp(from: (Ipv4Addr, u32), sport: u16, to: SocketAddrV4, target: u16) -> 
     let mut frame = Vec::new();
     builder.write(&mut frame, b"payload").unwrap();
     frame
+}
+
+/// A seeded coin (xorshift), so that a failure can be run again. The seed is not 0.
+pub struct Coin(pub u64);
+
+impl Coin {
+    /// A number below `n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// The frames of a test, written as a pcap file if the test fails.
+pub struct Trace {
+    name: String,
+    frames: Vec<(Now, Vec<u8>)>,
+}
+
+impl Trace {
+    /// A trace to be written as `weft-<name>.pcap` in the directory for temporary files.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            frames: Vec::new(),
+        }
+    }
+
+    /// Remembers a frame.
+    pub fn record(&mut self, now: Now, frame: &[u8]) {
+        self.frames.push((now, frame.to_vec()));
+    }
+
+    fn write(&self, path: &Path) -> Result<(), PcapError> {
+        let mut file = PcapWriter::new(File::create(path).map_err(PcapError::IoError)?)?;
+        for (now, frame) in &self.frames {
+            let time = Duration::from_nanos(now.as_nanos());
+            file.write_packet(&PcapPacket::new(time, frame.len() as u32, frame))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let path = std::env::temp_dir().join(format!("weft-{}.pcap", self.name));
+            match self.write(&path) {
+                Ok(()) => eprintln!("the frames of this test: {}", path.display()),
+                Err(error) => eprintln!("{}: {error}", path.display()),
+            }
+        }
+    }
 }

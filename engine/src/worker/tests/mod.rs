@@ -1,12 +1,14 @@
 //! A worker stepped by hand, as its thread steps it.
 
+mod simulation;
+
 use std::net::SocketAddrV4;
 
 use crossbeam::channel::bounded;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use weft_datapath::{BURST_MAX, DropReason, Egress, Now, PacketIo, PinOp};
+use weft_datapath::{BURST_MAX, DropReason, Egress, KernelReason, Now, PacketIo, PinOp};
 
-use super::testing::{BACKEND, Bench, CLIENT, VIP, bench, tables, udp};
+use super::testing::{BACKEND, Bench, CLIENT, HEARTBEAT_LIMIT, VIP, bench, builder, tables, udp};
 use super::*;
 
 fn at(micros: u64) -> Now {
@@ -167,6 +169,46 @@ fn new_tables_count_from_the_next_step_on() {
         2,
         "published even without traffic"
     );
+}
+
+/// A connection that the kernel opened while the worker stood still.
+#[test]
+fn a_worker_that_was_away_gives_unknown_flows_to_the_kernel_for_the_grace() {
+    const GRACE: u64 = 50_000;
+    let limit = HEARTBEAT_LIMIT.as_micros() as u64;
+    let kernel = KernelReason::OlderThanEnrolment as usize;
+    for (time, away) in [(limit - 10, false), (limit + 1, true)] {
+        let mut bench = bench(1, 64, 32);
+        let mut builder = builder();
+        builder.set_grace(Duration::from_micros(GRACE));
+        bench.tables.store(Arc::new(builder.build(1).unwrap()));
+        let worker = &mut bench.workers[0];
+        worker.step(at(0));
+        worker.step(at(1));
+        // The heartbeat of the step at 1 was written at the end of that step: by then, the hooks may
+        // have waited since the one at 0.
+        let peer = SocketAddrV4::new(BACKEND.0, 9);
+        worker.io_mut().push(&udp(CLIENT, 5000, peer, 0));
+        worker.step(at(time));
+        worker.io_mut().push(&udp(CLIENT, 5001, peer, 0));
+        worker.step(at(time + 2));
+        let fates = worker.shared().read().totals.fates;
+        let found = (fates.forwarded, fates.kernel[kernel]);
+        assert_eq!(found, if away { (0, 2) } else { (2, 0) }, "{time}");
+
+        worker.io_mut().push(&udp(CLIENT, 5002, peer, 0));
+        worker.step(at(time + GRACE + 10));
+        worker.io_mut().push(&udp(CLIENT, 5000, peer, 0));
+        worker.step(at(time + GRACE + 11));
+        let fates = worker.shared().read().totals.fates;
+        let found = (fates.forwarded, fates.kernel[kernel]);
+        assert_eq!(
+            found,
+            if away { (1, 3) } else { (4, 0) },
+            "what was the kernel's stays the kernel's"
+        );
+        balanced(&mut bench);
+    }
 }
 
 #[test]
