@@ -201,12 +201,17 @@ pub struct Backend {
     pub address: SocketAddr,
     /// The pod's name, if it is enrolled here.
     pub pod: Option<String>,
+    /// `ready`, or `idle` when its weight of 0 keeps new flows away. One that is not ready is in no
+    /// table.
+    pub state: String,
     /// `pod` (straight into the enrolled pod) or `kernel` (not enrolled, or on the host network).
     pub path: String,
     /// Its weight.
     pub weight: u16,
     /// Flows to it now.
     pub flows: u64,
+    /// Packets of these flows, both ways.
+    pub packets: u64,
 }
 
 /// `weft flows`.

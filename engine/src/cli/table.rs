@@ -210,9 +210,11 @@ pub(super) fn services(list: &LbList) -> String {
         "algorithm",
         "backend",
         "pod",
+        "state",
         "path",
         "weight",
         "flows",
+        "packets",
     ]);
     for port in &list.services {
         let head = [
@@ -234,9 +236,11 @@ pub(super) fn services(list: &LbList) -> String {
             rows.add_row(head.into_iter().chain([
                 backend.address.to_string(),
                 backend.pod.clone().unwrap_or_else(|| "-".into()),
+                backend.state.clone(),
                 backend.path.clone(),
                 backend.weight.to_string(),
                 backend.flows.to_string(),
+                backend.packets.to_string(),
             ]));
         }
     }

@@ -156,31 +156,35 @@ impl Node {
     /// When a worker does not say what flows it has.
     pub(super) fn services(&self, vip: Option<IpAddr>) -> Result<LbList, Error> {
         let tables = self.control.tables().load_full();
-        let mut flows: BTreeMap<(u32, Address, u16), u64> = BTreeMap::new();
+        let mut flows: BTreeMap<(u32, Address, u16), (u64, u64)> = BTreeMap::new();
         for flow in self
             .all_flows()?
             .iter()
             .filter(|flow| flow.kind() == FlowKind::Service)
         {
             let to = flow.backend_tuple();
-            *flows.entry((flow.service(), to.dst, to.dport)).or_default() += 1;
+            let sum = flows.entry((flow.service(), to.dst, to.dport)).or_default();
+            sum.0 += 1;
+            sum.1 += flow.packets().iter().sum::<u64>();
         }
         let names = self.control.names();
-        let backend =
-            |port: &weft_datapath::ServicePort, backend: &weft_datapath::Backend| Backend {
+        let backend = |port: &weft_datapath::ServicePort, backend: &weft_datapath::Backend| {
+            let key = (port.id(), backend.address, backend.port);
+            let (flows, packets) = flows.get(&key).copied().unwrap_or_default();
+            Backend {
                 address: SocketAddr::new(backend.address.into(), backend.port),
                 pod: self.pod_name(backend.address),
+                state: if backend.weight > 0 { "ready" } else { "idle" }.into(),
                 path: match backend.path {
                     BackendPath::Pod { .. } => "pod",
                     BackendPath::Kernel => "kernel",
                 }
                 .into(),
                 weight: backend.weight,
-                flows: flows
-                    .get(&(port.id(), backend.address, backend.port))
-                    .copied()
-                    .unwrap_or(0),
-            };
+                flows,
+                packets,
+            }
+        };
         let ports = tables.services().iter();
         let mut services: Vec<ServicePort> = ports
             .filter(|port| vip.is_none_or(|vip| IpAddr::from(port.address()) == vip))
