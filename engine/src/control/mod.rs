@@ -226,18 +226,18 @@ impl<K: KernelSide> Control<K> {
         self.retired.retain(|tables| tables.generation >= oldest);
     }
 
-    fn switch(&mut self, config: Config, registry: Registry) -> Result<(), Error> {
-        let next = self.compile(&config, &registry)?;
+    fn switch(&mut self, config: Config, mut registry: Registry) -> Result<(), Error> {
         let before = self.compiled.clone();
-        if let Err(error) = self.switch_to(&before, next) {
+        let next = self.compile(&config, &registry)?;
+        if let Err(error) = self.switch_to(&before, &next) {
             // The old state under a new generation: nothing was refused of it before.
-            let config = self.config.clone();
-            let registry = self.registry.clone();
+            registry.put_back(&self.registry);
+            let (config, registry) = (self.config.clone(), registry);
             let back = self.compile(&config, &registry)?;
-            let failed = self.compiled.clone();
-            if let Err(again) = self.switch_to(&failed, back) {
+            if let Err(again) = self.switch_to(&next, &back) {
                 tracing::error!(%again, "cannot go back to the state before a failed change");
             }
+            self.registry = registry;
             return Err(error);
         }
         self.config = config;
@@ -257,27 +257,27 @@ impl<K: KernelSide> Control<K> {
         )?)
     }
 
-    /// The order: tables before hooks, so that the engine knows whatever is punted to it; hooks
-    /// off before a pod is forgotten. A frame of a pod that the engine does not know goes back to
-    /// the kernel, so the steps in between misroute nothing.
-    fn switch_to(&mut self, before: &Compiled, next: Compiled) -> Result<(), Error> {
+    /// The order: the hooks of new pods before the tables, so that a backend's reply is seen from its
+    /// first packet on; the tables before what is punted because of them; hooks off before a pod
+    /// is forgotten. A frame of a pod that the engine does not know goes back to the kernel, so the
+    /// steps in between misroute nothing.
+    fn switch_to(&mut self, before: &Compiled, next: &Compiled) -> Result<(), Error> {
         let old: BTreeMap<u32, _> = before.pods.iter().map(|pod| (pod.ifindex, pod)).collect();
         let new: BTreeMap<u32, _> = next.pods.iter().map(|pod| (pod.ifindex, pod)).collect();
-        self.publish(&next);
+        for (ifindex, pod) in new.iter().filter(|(ifindex, _)| !old.contains_key(ifindex)) {
+            self.kernel.set_pod(pod)?;
+            self.kernel.attach_pod(*ifindex)?;
+        }
+        self.publish(next);
         for (ifindex, pod) in &new {
-            if old.get(ifindex) != Some(pod) {
+            if old.get(ifindex).is_some_and(|known| known != pod) {
                 self.kernel.set_pod(pod)?;
             }
         }
-        for ifindex in old.keys().filter(|ifindex| !new.contains_key(ifindex)) {
-            self.kernel.detach_pod(*ifindex)?;
-        }
         self.kernel.sync_services(&next.services)?;
         self.kernel.sync_endpoints(&next.endpoints)?;
-        for ifindex in new.keys().filter(|ifindex| !old.contains_key(ifindex)) {
-            self.kernel.attach_pod(*ifindex)?;
-        }
         for ifindex in old.keys().filter(|ifindex| !new.contains_key(ifindex)) {
+            self.kernel.detach_pod(*ifindex)?;
             self.kernel.remove_pod(*ifindex)?;
         }
         Ok(())

@@ -45,10 +45,13 @@ impl Pod {
 }
 
 /// All pods, and the epoch of every slot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Registry {
     pods: Vec<Pod>,
     epochs: Vec<u32>,
+    /// The last epoch given to any slot. An epoch is never given twice, not even by a change that was
+    /// put back: a flow made under it must not become valid again.
+    last_epoch: u32,
 }
 
 /// How long things may take, from the configuration.
@@ -75,6 +78,12 @@ impl Registry {
         }
     }
 
+    /// Undoes a change that led from `before` to here, but goes on counting epochs.
+    pub fn put_back(&mut self, before: &Self) {
+        self.pods.clone_from(&before.pods);
+        self.epochs = before.epochs();
+    }
+
     /// The registry after the configuration names `pods`.
     ///
     /// A pod with the same interface and addresses stays what it is, whatever its name. One that is
@@ -93,6 +102,7 @@ impl Registry {
         let mut next = Self {
             pods: Vec::with_capacity(pods.len()),
             epochs: self.epochs(),
+            last_epoch: self.last_epoch,
         };
         let mut old: Vec<Option<Pod>> = self.pods.iter().cloned().map(Some).collect();
         for pod in pods {
@@ -118,7 +128,7 @@ impl Registry {
                 },
                 None => {
                     let taken = self.pods.iter().chain(&next.pods).map(|pod| pod.slot.slot);
-                    let slot = allocate(&mut next.epochs, taken.collect());
+                    let slot = next.allocate(&taken.collect());
                     Pod {
                         config: pod.clone(),
                         ifindex,
@@ -179,48 +189,42 @@ impl Registry {
         let mut next = self.clone();
         next.epochs = self.epochs();
         let mut changed = false;
-        for index in 0..next.pods.len() {
-            let ifindex = ifindex_of(&next.pods[index].config.interface);
-            if ifindex == next.pods[index].ifindex {
-                continue;
+        let mut pods = std::mem::take(&mut next.pods);
+        pods.retain_mut(|pod| {
+            let ifindex = ifindex_of(&pod.config.interface);
+            if ifindex == pod.ifindex {
+                return true;
             }
             changed = true;
-            let slot = next.pods[index].slot;
-            next.end(slot);
-            let pod = &mut next.pods[index];
+            pod.slot = next.end(pod.slot);
             pod.ifindex = ifindex;
-            pod.slot = SlotRef {
-                slot: slot.slot,
-                epoch: next.epochs[slot.slot as usize],
-            };
             pod.enrolled_at = now;
             pod.grace_until = now + patience.grace;
-        }
-        next.pods
-            .retain(|pod| pod.draining_until.is_none() || pod.is_present());
+            // One that had left has nothing to come back for: the new interface is somebody else's.
+            pod.draining_until.is_none()
+        });
+        next.pods = pods;
         changed.then_some(next)
     }
 
-    /// Makes every flow that depends on the slot invalid.
-    fn end(&mut self, slot: SlotRef) {
-        let epoch = &mut self.epochs[slot.slot as usize];
-        *epoch = epoch.wrapping_add(1);
+    /// Makes every flow that depends on the slot invalid, and returns its new epoch.
+    fn end(&mut self, slot: SlotRef) -> SlotRef {
+        self.last_epoch = self.last_epoch.wrapping_add(1);
+        self.epochs[slot.slot as usize] = self.last_epoch;
+        SlotRef {
+            epoch: self.last_epoch,
+            ..slot
+        }
     }
-}
 
-/// A slot that no pod uses, at a new epoch, since flows may still name it under the epoch of its
-/// last user. Slots are reused, so their number stays that of the most pods enrolled at once.
-fn allocate(epochs: &mut Vec<u32>, taken: FxHashSet<u32>) -> SlotRef {
-    let slot = (FIRST_SLOT..)
-        .find(|slot| !taken.contains(slot))
-        .unwrap_or(FIRST_SLOT);
-    if slot as usize >= epochs.len() {
-        epochs.resize(slot as usize + 1, 0);
-    }
-    let epoch = &mut epochs[slot as usize];
-    *epoch = epoch.wrapping_add(1);
-    SlotRef {
-        slot,
-        epoch: *epoch,
+    /// A slot that no pod uses, at a new epoch, since flows may still name it under the epoch of its
+    /// last user. Slots are reused, so their number stays that of the most pods enrolled at once.
+    fn allocate(&mut self, taken: &FxHashSet<u32>) -> SlotRef {
+        let free = (FIRST_SLOT..).find(|slot| !taken.contains(slot));
+        let slot = free.unwrap_or(FIRST_SLOT);
+        if slot as usize >= self.epochs.len() {
+            self.epochs.resize(slot as usize + 1, 0);
+        }
+        self.end(SlotRef { slot, epoch: 0 })
     }
 }

@@ -10,14 +10,29 @@ use weft_xdp::{Error as KernelError, PodEntry, ServiceKey};
 use super::*;
 use crate::config::{Source, parse};
 
-/// A kernel in memory. `refuse_attach` makes that interface unattachable.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A kernel in memory.
+#[derive(Clone, Debug, Default)]
 struct FakeKernel {
     pods: BTreeMap<u32, PodEntry>,
     attached: BTreeSet<u32>,
     services: Vec<ServiceKey>,
     endpoints: Vec<(Address, u32)>,
+    /// An interface that nothing can be attached to.
     refuse_attach: Option<u32>,
+    /// The next change of the services fails, once.
+    refuse_services: bool,
+    /// What the workers read, to be compared with what is attached.
+    tables: Option<Arc<ArcSwap<Tables>>>,
+}
+
+/// What is in the kernel counts, not what a test does to it.
+impl PartialEq for FakeKernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.pods == other.pods
+            && self.attached == other.attached
+            && self.services == other.services
+            && self.endpoints == other.endpoints
+    }
 }
 
 impl KernelSide for FakeKernel {
@@ -37,6 +52,12 @@ impl KernelSide for FakeKernel {
             self.pods.contains_key(&ifindex),
             "a hook without its pod would let spoofs pass"
         );
+        if let Some(tables) = &self.tables {
+            assert!(
+                tables.load().pod_by_ifindex(ifindex).is_none(),
+                "a backend that workers use already would answer untranslated"
+            );
+        }
         self.attached.insert(ifindex);
         Ok(())
     }
@@ -56,6 +77,12 @@ impl KernelSide for FakeKernel {
     }
 
     fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.refuse_services) {
+            return Err(KernelError::Pod {
+                ifindex: 0,
+                reason: "a test says so",
+            });
+        }
         self.services = services.to_vec();
         Ok(())
     }
@@ -268,13 +295,65 @@ fn xds_04_a_change_that_the_kernel_refuses_leaves_everything_as_it_was() {
     let after = config(&[("b", "10.0.0.2", "v2"), ("c", "10.0.0.3", "v3")], "");
     control.apply(after, &interfaces(), at(1)).unwrap_err();
     assert_eq!(control.kernel, kernel);
-    assert_eq!(control.registry, registry);
+    assert_eq!(control.registry.pods(), registry.pods());
+    assert_eq!(control.registry.epochs(), registry.epochs());
     assert_eq!(control.config, before);
     let tables = control.tables.load();
     assert!(
         tables.vip(&"10.96.0.1".parse().unwrap()),
         "the old tables are published again"
     );
+}
+
+/// Flows may have been made under an epoch that was then put back.
+#[test]
+fn a_change_that_was_put_back_leaves_no_epoch_to_be_given_again() {
+    let one = config(&[("a", "10.0.0.1", "v1")], "");
+    let mut control = control(&one);
+    let two = config(&[("a", "10.0.0.1", "v1"), ("b", "10.0.0.2", "v2")], "");
+    let again = |control: &Control<FakeKernel>, seconds| {
+        control.registry.with_pods(
+            &two.pods,
+            |_| false,
+            |name| index_of(&interfaces(), name),
+            Control::<FakeKernel>::patience(&two),
+            at(seconds),
+        )
+    };
+    let refused = again(&control, 1).pods()[1].slot;
+    control.kernel.refuse_services = true;
+    control
+        .apply(two.clone(), &interfaces(), at(1))
+        .unwrap_err();
+    let given = again(&control, 2).pods()[1].slot;
+    assert_eq!(given.slot, refused.slot);
+    assert_ne!(given.epoch, refused.epoch);
+}
+
+#[test]
+fn a_new_interface_under_the_name_of_a_draining_pod_is_left_alone() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], ""));
+    control
+        .apply(config(&[], ""), &interfaces(), at(1))
+        .unwrap();
+    assert!(control.follow_interfaces(&[veth("v1", 9)], at(2)).unwrap());
+    assert!(control.registry.pods().is_empty());
+    assert!(control.kernel.attached.is_empty() && control.kernel.pods.is_empty());
+}
+
+/// AMB-02: a reply of a backend that just joined is translated from its first packet on.
+#[test]
+fn the_hooks_of_a_new_pod_are_on_before_the_workers_know_it() {
+    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], SERVICE));
+    control.kernel.tables = Some(control.tables());
+    control
+        .apply(
+            config(&[("a", "10.0.0.1", "v1"), ("b", "10.0.0.2", "v2")], SERVICE),
+            &interfaces(),
+            at(1),
+        )
+        .unwrap();
+    assert_eq!(control.kernel.attached, BTreeSet::from([1, 2]));
 }
 
 prop_compose! {
