@@ -132,19 +132,7 @@ fn counter_enum(counters: &[(String, &str)]) -> String {
         );
     }
     let _ = writeln!(rust, "        }}\n    }}");
-    let _ = writeln!(
-        rust,
-        "\n    /// What it counts, in one sentence.\n    \
-         pub const fn description(self) -> &'static str {{\n        match self {{"
-    );
-    for (name, text) in counters {
-        let _ = writeln!(
-            rust,
-            "            Self::{} => \"{text}\",",
-            camel_case(name)
-        );
-    }
-    let _ = writeln!(rust, "        }}\n    }}\n}}");
+    let _ = writeln!(rust, "}}");
     rust
 }
 

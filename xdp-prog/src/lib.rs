@@ -4,7 +4,6 @@
 //! - [`XskIo`]: one AF_XDP socket behind `weft_datapath::PacketIo`.
 //! - [`netlink`]: the punt pair `weft0`/`weft1`, and what interfaces there are.
 //! - [`owned`] and [`cleanup`]: what Weft holds of the kernel, with or without a running process.
-//! - [`ProgramObject`]: other BPF object files (the benchmark's), attached the same way.
 //!
 //! `unsafe` lives in `edge` only. The layout shared with the BPF programs is described once, in
 //! `bpf/weft.h`; `abi` asserts it at compile time.
@@ -16,7 +15,6 @@ mod edge;
 mod links;
 mod maps;
 pub mod netlink;
-mod object;
 mod owned;
 mod skel;
 mod steering;
@@ -30,7 +28,6 @@ pub use bpffs::{BPFFS, ensure_bpffs};
 pub use links::{Attach, LinkError};
 pub use maps::MapError;
 pub use netlink::PairInfo;
-pub use object::{ObjectError, ProgramObject};
 pub use owned::{
     CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned, pair_is_foreign,
 };

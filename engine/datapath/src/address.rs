@@ -4,9 +4,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::{Deserialize as DeserializeDerive, Serialize, Serializer};
-
 #[cfg(test)]
 mod tests;
 
@@ -103,24 +100,8 @@ impl FromStr for Address {
     }
 }
 
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
 /// A transport protocol that Weft balances.
-#[derive(
-    Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, DeserializeDerive,
-)]
-#[serde(rename_all = "lowercase")]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Protocol {
     /// TCP, protocol number 6.
@@ -155,9 +136,7 @@ impl fmt::Display for Protocol {
 }
 
 /// What a TCP or UDP packet says about its ends. Ports are in host order.
-#[derive(
-    Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, DeserializeDerive,
-)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct Tuple {
     /// Source address.
     pub src: Address,

@@ -278,7 +278,10 @@ impl Node {
                     let answer = self.answer(call.request).await;
                     let _ = call.reply.send(answer); // The asker may have left.
                 }
-                Some(_) = self.links.next() => self.follow_interfaces().await?,
+                changed = self.links.changed() => {
+                    changed?;
+                    self.follow_interfaces().await?;
+                }
                 _ = tick.tick() => self.look_after()?,
             }
         }

@@ -16,7 +16,7 @@ mod features;
 mod monitor;
 mod pair;
 
-pub use monitor::{LinkEvent, LinkMonitor, monitor};
+pub use monitor::{LinkMonitor, monitor};
 pub use pair::{
     PAIR_MTU, PairInfo, WEFT0, WEFT1, delete_pair, ensure_pair, pair_losses, pair_works,
 };
@@ -55,6 +55,9 @@ pub enum NetlinkError {
         /// Its kind.
         kind: String,
     },
+    /// The kernel stopped telling what happens to interfaces.
+    #[error("netlink: the messages about interfaces have ended")]
+    MonitorEnded,
     /// An interface that was just there is gone.
     #[error("interface `{0}` is gone")]
     Gone(String),

@@ -1,6 +1,6 @@
 use crate::links::{inspect, link_path};
 use crate::netlink::{XdpMode, xdp_mode};
-use crate::{Counter, Error, OwnedKind, ProgramObject, Steering, cleanup, owned, pair_is_foreign};
+use crate::{Error, OwnedKind, Steering, cleanup, owned, pair_is_foreign};
 
 use super::support::{block_on, ip, node};
 
@@ -181,28 +181,5 @@ fn one_byte_more_is_too_much_for_native_xdp() {
         assert!(error.to_string().contains("MTU"), "{error}");
         ip(&format!("link set weft0 mtu {}", crate::netlink::PAIR_MTU));
         steering.attach_pair().unwrap();
-    });
-}
-
-/// Any object file will do; our own is at hand.
-#[test]
-fn an_object_file_is_attached_read_and_gone() {
-    node(|_| {
-        ip("link add test1 type veth peer name test2");
-        ip("link set test1 up");
-        ip("link set test2 up");
-        let bytes = include_bytes!(concat!(env!("OUT_DIR"), "/weft.bpf.o"));
-        let mut object = ProgramObject::load(bytes).unwrap();
-        let ifindex = super::support::ifindex("test1");
-        object.attach_tcx("weft_to_pod", ifindex).unwrap();
-        assert!(object.attach_tcx("nothing", ifindex).is_err());
-        assert!(object.attach_tcx("weft_to_pod", 9999).is_err());
-        ip("addr add 10.9.9.1/24 dev test1");
-        ip("neigh add 10.9.9.2 lladdr 02:00:00:00:00:02 dev test1");
-        let socket = std::net::UdpSocket::bind(("10.9.9.1", 0)).unwrap();
-        socket.send_to(b"x", ("10.9.9.2", 7)).unwrap();
-        let to_pod = Counter::ToPod as u32;
-        assert!(object.counter("counters", to_pod).unwrap() >= 1);
-        assert!(object.counter("nothing", 0).is_err());
     });
 }
