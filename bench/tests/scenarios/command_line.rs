@@ -70,6 +70,7 @@ fn forget_flows(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(map) => {
             map.remove("flows");
+            map.remove("packets");
             map.values_mut().for_each(forget_flows);
         }
         serde_json::Value::Array(values) => values.iter_mut().for_each(forget_flows),
