@@ -266,11 +266,13 @@ fn bulk_tcp_arrives_in_segments_with_whole_checksums() {
         assert_eq!(seen.wrong_checksums, 0, "{seen:?}");
         assert!(seen.longest <= 1514, "{seen:?}");
         let counters = steering.counters().unwrap().since(&before);
-        // A GSO packet counts as what the wire sees: the sum is exact.
+        // A GSO packet counts as what the wire sees: the sum is exact. The connection's last packets
+        // may come when the worker has closed its socket already.
         assert_eq!(
             counters[Counter::FromPodPunted],
-            counters[Counter::XskRedirected]
+            counters[Counter::XskRedirected] + counters[Counter::XskAbsent]
         );
+        assert!(counters[Counter::XskAbsent] < 10);
         assert!(counters[Counter::FromPodPunted] as usize > BULK / 1460);
     });
 }
