@@ -71,7 +71,7 @@ struct weft_addr {
 	};
 };
 
-/* config[0], written once before the links are attached. */
+/* config[0], written at every start before a program is attached or exchanged. */
 struct weft_config {
 	__u32 abi;
 	__u32 workers;

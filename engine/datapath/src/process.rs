@@ -74,7 +74,7 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
         state.remove(id); // Timed out, no longer supported, or replaced by this SYN.
     }
     match ingress.hook {
-        Hook::ToPod => to_kernel(frame, ingress, KernelReason::NotOurs, state),
+        Hook::ToPod => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),
         Hook::FromPod => from_pod(frame, &packet, key, now, tables, state),
     }
 }
@@ -138,15 +138,12 @@ fn from_pod(
     tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    let tuple = key.tuple;
-    let ingress = Ingress {
-        ifindex: key.ifindex,
-        hook: Hook::FromPod,
-        target: 0,
-    };
-    let pod = match sender(ingress.ifindex, &tuple.src, tables) {
+    let (tuple, back) = (key.tuple, Egress::reingress(key.ifindex));
+    let pod = match sender(key.ifindex, &tuple.src, tables) {
         Ok(pod) => pod,
-        Err(Verdict::Kernel(reason)) => return to_kernel(frame, ingress, reason, state),
+        Err(Verdict::Kernel(reason)) => {
+            return to_kernel(frame, back, reason, state);
+        }
         Err(verdict) => return verdict,
     };
     if tables.vip(&tuple.dst) {
@@ -154,7 +151,7 @@ fn from_pod(
     } else if let Some(peer) = tables.pod_by_address(&tuple.dst) {
         to_pod(frame, packet, key, [pod, peer], now, tables, state)
     } else {
-        to_kernel(frame, ingress, KernelReason::NotOurs, state)
+        to_kernel(frame, back, KernelReason::NotOurs, state)
     }
 }
 
@@ -182,13 +179,9 @@ fn to_vip(
     state: &mut State,
 ) -> Verdict {
     let FlowKey { tuple, ifindex } = key;
-    let ingress = Ingress {
-        ifindex,
-        hook: Hook::FromPod,
-        target: 0,
-    };
+    let back = Egress::reingress(ifindex);
     if pod.draining() {
-        return to_kernel(frame, ingress, KernelReason::Draining, state);
+        return to_kernel(frame, back, KernelReason::Draining, state);
     }
     if !packet.opens() {
         if !state.grace(pod, now) {
@@ -239,14 +232,9 @@ fn to_pod(
     tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    let FlowKey { tuple, ifindex } = key;
+    let (tuple, back) = (key.tuple, Egress::reingress(key.ifindex));
     if pod.draining() || peer.draining() {
-        let ingress = Ingress {
-            ifindex,
-            hook: Hook::FromPod,
-            target: 0,
-        };
-        return to_kernel(frame, ingress, KernelReason::Draining, state);
+        return to_kernel(frame, back, KernelReason::Draining, state);
     }
     let end = FlowEnd {
         address: tuple.dst,
@@ -305,14 +293,12 @@ fn older_flow(
     };
     match added {
         Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
-        Err(_) => {
-            let ingress = Ingress {
-                ifindex: key.ifindex,
-                hook: Hook::FromPod,
-                target: 0,
-            };
-            to_kernel(frame, ingress, KernelReason::OlderThanEnrolment, state)
-        }
+        Err(_) => to_kernel(
+            frame,
+            Egress::reingress(key.ifindex),
+            KernelReason::OlderThanEnrolment,
+            state,
+        ),
     }
 }
 
@@ -357,25 +343,30 @@ fn without_ports(
                 });
             }
             Ok(_) => {}
-            Err(Verdict::Kernel(reason)) => return to_kernel(frame, ingress, reason, state),
+            Err(Verdict::Kernel(reason)) => {
+                return to_kernel(frame, way_back(ingress), reason, state);
+            }
             Err(verdict) => return verdict,
         }
     }
-    to_kernel(frame, ingress, KernelReason::NotOurs, state)
+    to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state)
 }
 
-/// Gives a frame back where it was taken: what a pod sent goes on as if just sent, what the kernel was about to
-/// deliver is delivered.
+/// Where a frame was taken: what a pod sent goes on as if just sent, what the kernel was about to deliver is
+/// delivered.
+fn way_back(ingress: Ingress) -> Egress {
+    match ingress.hook {
+        Hook::FromPod => Egress::reingress(ingress.ifindex),
+        Hook::ToPod => Egress::peer(ingress.ifindex),
+    }
+}
+
 fn to_kernel(
     frame: &mut FrameBuf<'_>,
-    ingress: Ingress,
+    egress: Egress,
     reason: KernelReason,
     state: &State,
 ) -> Verdict {
-    let egress = match ingress.hook {
-        Hook::FromPod => Egress::reingress(ingress.ifindex),
-        Hook::ToPod => Egress::peer(ingress.ifindex),
-    };
     egress.write(frame.bytes_mut(), &state.ports);
     Verdict::Kernel(reason)
 }

@@ -133,16 +133,6 @@ impl State {
         now < self.away_until || pod.grace(now)
     }
 
-    /// The worker's number.
-    pub fn worker(&self) -> u16 {
-        self.worker
-    }
-
-    /// How many workers share the node.
-    pub fn workers(&self) -> u16 {
-        self.workers
-    }
-
     /// A number for a new flow: the worker in the upper 16 bits, a count below.
     pub(crate) fn cookie(&mut self) -> u64 {
         self.cookies += 1;

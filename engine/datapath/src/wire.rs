@@ -28,8 +28,6 @@ pub mod ipv4 {
     pub const VERSION_IHL: usize = 0;
     /// Length of header and payload.
     pub const TOTAL_LENGTH: Range<usize> = 2..4;
-    /// Identification.
-    pub const IDENTIFICATION: Range<usize> = 4..6;
     /// Flags and fragment offset.
     pub const FRAGMENT: Range<usize> = 6..8;
     /// In [`FRAGMENT`]: more fragments, or an offset.
@@ -91,8 +89,6 @@ pub mod tcp {
     pub const DATA_OFFSET: usize = 12;
     /// Control bits.
     pub const FLAGS: usize = 13;
-    /// Window.
-    pub const WINDOW: Range<usize> = 14..16;
     /// Checksum with the pseudo-header.
     pub const CHECKSUM: Range<usize> = 16..18;
     /// Length without options.
@@ -138,8 +134,6 @@ pub mod icmp {
     pub const CODE: usize = 1;
     /// Checksum; in ICMPv6 with the pseudo-header.
     pub const CHECKSUM: Range<usize> = 2..4;
-    /// Unused in the errors we send.
-    pub const UNUSED: Range<usize> = 4..8;
     /// Length before the packet in error.
     pub const LEN: usize = 8;
     /// Type and code of port unreachable.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{ClientError, ask};
 pub use server::{Call, Listener};
 
-/// Longest request or answer: 256 MiB, a full flow table of the largest worker as JSON.
+/// Longest answer that a client takes: 256 MiB, some 500,000 flows as JSON.
 const LINE_MAX: u64 = 256 << 20;
 
 /// What a client may ask.

@@ -246,9 +246,9 @@ pub struct Flow {
     pub packets_out: u64,
     /// Packets to the client.
     pub packets_in: u64,
-    /// Bytes from the client (whole Ethernet frames).
+    /// Bytes of IP packets from the client.
     pub bytes_out: u64,
-    /// Bytes to the client (whole Ethernet frames).
+    /// Bytes of IP packets to the client.
     pub bytes_in: u64,
     /// Since the flow's first packet.
     pub age_ms: u64,

@@ -236,6 +236,7 @@ impl<K: KernelSide> Control<K> {
             let back = self.compile(&config, &registry)?;
             if let Err(again) = self.switch_to(&next, &back) {
                 tracing::error!(%again, "cannot go back to the state before a failed change");
+                self.publish(&back); // At least the workers decide as before.
             }
             self.registry = registry;
             return Err(error);

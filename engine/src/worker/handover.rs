@@ -79,6 +79,8 @@ struct Outgoing {
 pub struct HandOver {
     outgoing: Vec<Option<Outgoing>>,
     incoming: Vec<rtrb::Consumer<Handed>>,
+    /// The incoming ring to look at first.
+    turn: usize,
 }
 
 impl HandOver {
@@ -89,6 +91,7 @@ impl HandOver {
             .map(|_| Self {
                 outgoing: (0..workers).map(|_| None).collect(),
                 incoming: Vec::new(),
+                turn: 0,
             })
             .collect();
         for from in 0..workers {
@@ -137,8 +140,16 @@ impl HandOver {
         self.incoming.iter().map(rtrb::Consumer::slots).sum()
     }
 
-    /// Takes one frame that another worker handed over.
+    /// Takes one frame that another worker handed over. The rings have turns, so that a flood of one
+    /// worker's does not fill the others'.
     pub fn pop(&mut self) -> Option<Handed> {
-        self.incoming.iter_mut().find_map(|ring| ring.pop().ok())
+        for _ in 0..self.incoming.len() {
+            let ring = self.turn;
+            self.turn = (ring + 1) % self.incoming.len();
+            if let Ok(handed) = self.incoming[ring].pop() {
+                return Some(handed);
+            }
+        }
+        None
     }
 }

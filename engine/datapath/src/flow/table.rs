@@ -78,11 +78,6 @@ impl FlowTable {
         self.len() == 0
     }
 
-    /// Flows there may be.
-    pub fn capacity(&self) -> usize {
-        self.max
-    }
-
     /// Places of the slab that were ever used: where [`slice`](Self::slice) ends.
     pub fn places(&self) -> usize {
         self.slots.len()

@@ -125,6 +125,22 @@ fn strays_beyond_the_ring_are_dropped_by_name() {
 }
 
 #[test]
+fn strays_of_several_workers_take_turns() {
+    let mut bench = bench(3, 512, 256);
+    for from in [1, 2] {
+        for sport in 0..BURST_MAX as u16 {
+            let frame = udp(CLIENT, 1000 * from + sport, VIP, 0);
+            bench.workers[usize::from(from)].io_mut().push(&frame);
+        }
+        bench.workers[usize::from(from)].step(at(0));
+    }
+    bench.workers[0].step(at(1));
+    let sent = bench.workers[0].io_mut().take_sent();
+    let first = sent.iter().filter(|f| addresses(f).0.port() < 2000).count();
+    assert_eq!((first, sent.len()), (BURST_MAX / 2, BURST_MAX));
+}
+
+#[test]
 fn a_full_transmit_ring_is_a_named_drop() {
     let mut bench = bench(1, 256, 4);
     let worker = &mut bench.workers[0];
