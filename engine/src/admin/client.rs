@@ -67,5 +67,9 @@ fn converse(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
     if answer.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    if answer.len() as u64 == LINE_MAX {
+        let mib = LINE_MAX >> 20;
+        return Err(io::Error::other(format!("more than {mib} MiB to list")));
+    }
     Ok(serde_json::from_str(&answer)?)
 }
