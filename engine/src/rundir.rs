@@ -3,7 +3,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -122,6 +122,12 @@ impl RunDir {
                 });
             }
             Err(error) => return Err(io(&path)(error.into())),
+        }
+        // A process that was just leaving may have unlinked the file under us. Bound: every other
+        // turn takes another process that leaves.
+        let there = std::fs::metadata(&path).map(|file| file.ino()).ok();
+        if there != file.metadata().map(|file| file.ino()).ok() {
+            return self.lock();
         }
         file.set_len(0).map_err(io(&path))?;
         writeln!(file, "{}", std::process::id()).map_err(io(&path))?;

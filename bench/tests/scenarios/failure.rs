@@ -138,6 +138,36 @@ fn a_stopped_process_loses_no_syn_after_the_heartbeat_limit_and_goes_on_when_con
     })
 }
 
+/// What the kernel opened while the process stood still goes on after it, though the grace of the
+/// enrolments is long over by then.
+#[test]
+fn connections_opened_while_the_process_is_stopped_outlive_the_pause() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        fixture.install_shadow_rules()?;
+        let mut config = fixture.config_by_address();
+        config.node.enrolment_grace = Some("1s".into());
+        config.workers.heartbeat = Some(HEARTBEAT.0.into());
+        let weft = Weft::start(&fixture.lab, &config)?;
+        thread::sleep(Duration::from_millis(1200));
+        weft.signal(Signal::STOP)?;
+        thread::sleep(GAP);
+        let client = &fixture.client.namespace;
+        let mut talks = Vec::new();
+        for family in Family::BOTH {
+            talks.push(Talk::open(client, web(family, PEER_PORT))?);
+        }
+        weft.signal(Signal::CONT)?;
+        for _ in 0..15 {
+            thread::sleep(Duration::from_millis(100));
+            for talk in &mut talks {
+                talk.ask()?;
+            }
+        }
+        weft.audit().map(drop)
+    })
+}
+
 #[test]
 fn a_clean_stop_hands_over_to_the_kernel_without_a_lost_request() -> Result<()> {
     with_weft(|| {
