@@ -3,6 +3,8 @@
 use crate::command::{Finished, finish};
 use crate::namespace::Namespace;
 use anyhow::{Context, Result, bail};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketType};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::str::FromStr;
@@ -55,6 +57,13 @@ impl Talk {
         Self::over(stream.with_context(|| format!("cannot connect to {to}"))?)
     }
 
+    /// As [`Talk::open`], from a source port that no other connection has. Without a bind, Linux gives
+    /// one port to connections with different destinations.
+    pub fn open_apart(namespace: &Namespace, to: SocketAddr) -> Result<Self> {
+        let stream = namespace.enter(|| connect_apart(to))?;
+        Self::over(stream.with_context(|| format!("cannot connect to {to}"))?)
+    }
+
     /// As [`Talk::open`], on a thread that is inside a namespace already.
     pub fn open_here(to: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&to, ANSWER_LIMIT);
@@ -82,6 +91,18 @@ impl Talk {
             .context("cannot send")?;
         read_answer(&mut self.stream)
     }
+}
+
+fn connect_apart(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let (family, any): (_, IpAddr) = match to {
+        SocketAddr::V4(_) => (AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()),
+        SocketAddr::V6(_) => (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(ANSWER_LIMIT))?; // Bounds the connect.
+    rustix::net::bind(&socket, &SocketAddr::new(any, 0))?;
+    rustix::net::connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
 }
 
 fn read_answer(from: &mut impl BufRead) -> Result<Answer> {
