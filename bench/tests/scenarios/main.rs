@@ -12,5 +12,6 @@ mod failure;
 mod fixture;
 mod kernel;
 mod ownership;
+mod sources;
 mod unenrolled;
 mod workers;
