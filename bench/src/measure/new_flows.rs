@@ -50,11 +50,11 @@ pub fn measure(topology: &Topology) -> Result<Sample> {
             found.lost
         );
     }
-    // Each packet counted has to have made a flow where the kernel tracks them.
+    // Each packet counted has to have made a flow, where the path can say how many there are.
     if let Some(tracked) = topology.tracked()? {
         ensure!(
             tracked >= found.arrived,
-            "{} packets arrived, but only {tracked} connections are tracked",
+            "{} packets arrived, but only {tracked} flows were made",
             found.arrived
         );
     }

@@ -4,6 +4,7 @@ use super::placement::{CORES, Placement};
 use super::scenario::Probe;
 use super::services::{self, ServicePort, VIP, bulk_port, datagram_port, echo_port, once_port};
 use super::{Sample, bulk, connections, flood, new_flows, priority, real_time, round_trip};
+use crate::balancer::Balancer;
 use crate::binaries;
 use crate::command::run;
 use crate::config::Config;
@@ -27,13 +28,21 @@ pub enum PathKind {
     Iptables,
     /// kube-proxy-shaped nftables rules (verdict maps) with conntrack.
     Nftables,
+    /// A load balancer in eBPF at the pods' tcx hooks, as good as they come.
+    Ebpf,
     /// No translation: the backend's own address, no rule loaded.
     Direct,
 }
 
 impl PathKind {
     /// Every path.
-    pub const ALL: [Self; 4] = [Self::WeftUser, Self::Iptables, Self::Nftables, Self::Direct];
+    pub const ALL: [Self; 5] = [
+        Self::WeftUser,
+        Self::Iptables,
+        Self::Nftables,
+        Self::Ebpf,
+        Self::Direct,
+    ];
 
     /// Its name in the report.
     pub fn id(self) -> &'static str {
@@ -41,6 +50,7 @@ impl PathKind {
             Self::WeftUser => "weft-user",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::Ebpf => "ebpf",
             Self::Direct => "direct",
         }
     }
@@ -65,6 +75,8 @@ pub struct Topology {
     installed: Vec<ServicePort>,
     /// The node process of the placement it runs in; it starts and stops with its turns.
     weft: Option<Weft>,
+    /// The load balancer, likewise.
+    balancer: Option<Balancer>,
     /// The sender.
     pub client: Pod,
     /// The receiver.
@@ -91,6 +103,7 @@ impl Topology {
             services,
             installed: Vec::new(),
             weft: None,
+            balancer: None,
             client,
             server,
             lab,
@@ -113,6 +126,9 @@ impl Topology {
                 &wrapper,
             )?);
         }
+        if self.path == PathKind::Ebpf {
+            self.balancer = Some(self.balance(&ports)?);
+        }
         let sample = match probe {
             Probe::Flood(family) => flood::measure(self, family),
             Probe::FloodOneCore => flood::measure(self, Family::V4),
@@ -122,6 +138,7 @@ impl Topology {
             Probe::NewFlows => new_flows::measure(self),
             Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
         };
+        self.balancer = None;
         if let Some(mut weft) = self.weft.take() {
             let status = weft.stop()?;
             anyhow::ensure!(
@@ -137,7 +154,7 @@ impl Topology {
     pub fn target(&self, family: Family, port: u16) -> SocketAddr {
         match self.path {
             PathKind::Direct => self.server.at(family, port),
-            PathKind::WeftUser | PathKind::Iptables | PathKind::Nftables => {
+            PathKind::WeftUser | PathKind::Iptables | PathKind::Nftables | PathKind::Ebpf => {
                 (pick(&vips(VIP), family), port).into()
             }
         }
@@ -148,14 +165,15 @@ impl Topology {
     fn forget_connections(&self) -> Result<()> {
         match self.path {
             PathKind::Iptables | PathKind::Nftables => conntrack::flush(&self.lab.node),
-            PathKind::WeftUser | PathKind::Direct => Ok(()),
+            PathKind::WeftUser | PathKind::Ebpf | PathKind::Direct => Ok(()),
         }
     }
 
-    /// Connections that the node's kernel tracks, where the path is the kernel's.
+    /// Flows that the path has entered since the measurement began, where it can say so.
     pub fn tracked(&self) -> Result<Option<u64>> {
         match self.path {
             PathKind::Iptables | PathKind::Nftables => conntrack::count(&self.lab.node).map(Some),
+            PathKind::Ebpf => self.balancer.as_ref().map(Balancer::opened).transpose(),
             PathKind::WeftUser | PathKind::Direct => Ok(None),
         }
     }
@@ -171,16 +189,24 @@ impl Topology {
         match self.path {
             PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
             PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
-            PathKind::WeftUser | PathKind::Direct => {}
+            PathKind::WeftUser | PathKind::Ebpf | PathKind::Direct => {}
         }
         self.installed = ports.to_vec();
         Ok(())
+    }
+
+    fn balance(&self, ports: &[ServicePort]) -> Result<Balancer> {
+        let (before, after) = services::others(self.services);
+        let rules = [before, services::measured(ports, &self.server), after].concat();
+        Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
     }
 
     fn config(&self, core: usize, poll: &str, ports: &[ServicePort]) -> Config {
         let mut config = Config::new();
         config.workers.cores = vec![core];
         config.workers.poll = poll.into();
+        // What this path is, whatever the default may be.
+        config.workers.fast_path = "off".into();
         // The generator's whole rate may come: the limit is not what is measured.
         config.workers.punt_rate = Some(100_000_000);
         config

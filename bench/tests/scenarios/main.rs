@@ -4,6 +4,7 @@
 //! pass, except where `CI=true` is set, where nothing may be skipped.
 #![forbid(unsafe_code)]
 
+mod balancer;
 mod client_address;
 mod cluster_ip;
 mod command_line;
