@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Plan, SCENARIOS, html};
-use weft_lab::tools::{crr, flood, new_flows, rr, serve, sink};
+use weft_lab::tools::{crr, flood, lookup, new_flows, rr, serve, sink};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -97,6 +97,21 @@ enum Command {
         /// For how long at most
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
+    /// Measures what the first packet of a flow costs the engine among many services, in process
+    Lookup {
+        /// How many services
+        #[arg(long)]
+        services: usize,
+        /// How often each is asked for
+        #[arg(long, value_enum, default_value = "uniform")]
+        popularity: lookup::Popularity,
+        /// How many flows
+        #[arg(long, default_value_t = 100_000)]
+        flows: usize,
         /// On which core
         #[arg(long)]
         core: Option<usize>,
@@ -248,6 +263,16 @@ fn run(command: Command) -> Result<()> {
             core,
         } => pinned(core, || {
             let found = crr::connections(to, count, Duration::from_secs_f64(seconds))?;
+            println!("{}", serde_json::to_string(&found)?);
+            Ok(())
+        }),
+        Command::Lookup {
+            services,
+            popularity,
+            flows,
+            core,
+        } => pinned(core, || {
+            let found = lookup::decisions(services, popularity, flows)?;
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),

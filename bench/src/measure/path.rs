@@ -1,9 +1,11 @@
 //! The ways a packet can take from a client pod to a server pod, each in a topology of its own.
 
 use super::placement::{CORES, Placement};
-use super::scenario::Probe;
+use super::scenario::{Node, Probe};
 use super::services::{self, ServicePort, VIP, bulk_port, datagram_port, echo_port, once_port};
-use super::{Sample, bulk, connections, flood, new_flows, priority, real_time, round_trip};
+use super::{
+    Sample, bulk, config_update, connections, flood, new_flows, priority, real_time, round_trip,
+};
 use crate::balancer::Balancer;
 use crate::binaries;
 use crate::command::run;
@@ -69,8 +71,8 @@ impl PathKind {
 #[derive(Debug)]
 pub struct Topology {
     path: PathKind,
-    /// Services that the node knows.
-    services: usize,
+    /// What the node knows.
+    knows: Node,
     /// The ports of the measured service in the kernel's rules, where the path has any.
     installed: Vec<ServicePort>,
     /// The node process of the placement it runs in; it starts and stops with its turns.
@@ -86,8 +88,8 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Makes the pods and their servers on a node that knows `services`.
-    pub fn new(path: PathKind, services: usize) -> Result<Self> {
+    /// Makes the pods and their servers on a node that knows as much as `knows` says.
+    pub fn new(path: PathKind, knows: Node) -> Result<Self> {
         let mut lab = Lab::new()?;
         let (client, server) = (lab.pod("client")?, lab.pod("server")?);
         // Single packets shall leave the pod, not super-packets that the receiver would count as one.
@@ -100,7 +102,7 @@ impl Topology {
         serve(&mut lab, &server)?;
         let topology = Self {
             path,
-            services,
+            knows,
             installed: Vec::new(),
             weft: None,
             balancer: None,
@@ -114,7 +116,7 @@ impl Topology {
 
     /// Measures once.
     pub fn measure(&mut self, probe: Probe, placement: &Placement) -> Result<Sample> {
-        let ports = services::ports(self.services, probe);
+        let ports = services::ports(self.knows.services, probe);
         self.install(&ports)?;
         self.forget_connections()?;
         self.steer(placement.rps_core)?;
@@ -137,6 +139,8 @@ impl Topology {
             Probe::Bulk => bulk::measure(self, placement),
             Probe::NewFlows => new_flows::measure(self),
             Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
+            Probe::ConfigUpdate => config_update::measure(self),
+            Probe::LookupScale => anyhow::bail!("it needs no topology"),
         };
         self.balancer = None;
         if let Some(mut weft) = self.weft.take() {
@@ -148,6 +152,31 @@ impl Topology {
             );
         }
         sample
+    }
+
+    /// The way it is.
+    pub fn path(&self) -> PathKind {
+        self.path
+    }
+
+    /// What the node knows.
+    pub fn knows(&self) -> Node {
+        self.knows
+    }
+
+    /// The ports of the measured service in the kernel's rules.
+    pub fn installed(&self) -> &[ServicePort] {
+        &self.installed
+    }
+
+    /// The node process, while it runs.
+    pub fn weft(&self) -> Option<&Weft> {
+        self.weft.as_ref()
+    }
+
+    /// The load balancer, while it is attached.
+    pub fn balancer(&self) -> Option<&Balancer> {
+        self.balancer.as_ref()
     }
 
     /// Where the client sends to for `port`: the VIP, or the backend itself.
@@ -185,7 +214,7 @@ impl Topology {
         }
         let node = &self.lab.node;
         let measured = services::measured(ports, &self.server);
-        let (before, after) = services::others(self.services);
+        let (before, after) = services::others(self.knows);
         match self.path {
             PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
             PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
@@ -196,7 +225,7 @@ impl Topology {
     }
 
     fn balance(&self, ports: &[ServicePort]) -> Result<Balancer> {
-        let (before, after) = services::others(self.services);
+        let (before, after) = services::others(self.knows);
         let rules = [before, services::measured(ports, &self.server), after].concat();
         Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
     }
@@ -212,7 +241,7 @@ impl Topology {
         config
             .enrol(&self.client, "client")
             .enrol(&self.server, "server");
-        services::configure(&mut config, self.services, ports);
+        services::configure(&mut config, self.knows, ports);
         config
     }
 
