@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_lab::lab::Lab;
-use weft_lab::measure::{Plan, SCENARIOS, html};
+use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
 use weft_lab::tools::{crr, flood, lookup, new_flows, rr, serve, sink};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
@@ -169,6 +169,9 @@ struct Bench {
     /// Where to write the report with plots; - is standard output
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// A fraction of everything, to see that it runs; the figures mean nothing
+    #[arg(long)]
+    quick: bool,
     /// Only name the scenarios
     #[arg(long)]
     list: bool,
@@ -326,7 +329,12 @@ fn bench(options: &Bench) -> Result<()> {
         return Ok(());
     }
     sweep_on_signals()?;
-    let report = Plan::new(&options.scenarios, &options.paths, options.reps)?.run()?;
+    let effort = if options.quick {
+        Effort::Quick
+    } else {
+        Effort::Full
+    };
+    let report = Plan::new(&options.scenarios, &options.paths, options.reps, effort)?.run()?;
     let mut to_stdout = false;
     for (file, text) in [
         (&options.json, serde_json::to_string_pretty(&report)? + "\n"),

@@ -29,6 +29,11 @@ pub fn render(report: &Report) -> Result<String> {
         machine.memory_mib,
         escape(&machine.kernel)
     )?;
+    if report.quick {
+        page.push_str(
+            "<p><b>A quick run, to see that everything works: its figures mean nothing.</b></p>\n",
+        );
+    }
     for scenario in &report.scenarios {
         section(&mut page, scenario)?;
     }
@@ -152,8 +157,9 @@ mod tests {
         let mut samples = Samples::new();
         samples.insert((scenario.workload, "weft-user", "w"), vec![sample.clone()]);
         samples.insert((scenario.workload, "iptables", "k"), vec![sample]);
-        let page = render(&Report::new(Machine::this(), &[scenario], &samples)).unwrap();
+        let page = render(&Report::new(Machine::this(), &[scenario], &samples, true)).unwrap();
         assert!(page.contains("<svg") && page.contains("weft-user") && page.contains("</html>"));
+        assert!(page.contains("figures mean nothing"), "it was a quick run");
         assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
     }
 }

@@ -1,7 +1,7 @@
 //! What the first packet of a flow costs the engine as services become many.
 
 use super::placement::LOAD_CORE;
-use super::{Sample, tool};
+use super::{Effort, Sample, tool};
 use crate::tools::lookup::{Decisions, Popularity};
 use anyhow::Result;
 use clap::ValueEnum;
@@ -9,7 +9,9 @@ use clap::ValueEnum;
 /// For the report: there is no other.
 pub const PLACEMENT: &str = "in process";
 /// Flows a run.
-const FLOWS: &str = "100000";
+const FLOWS: usize = 100_000;
+/// Services beyond which a quick run does not go: their tables take seconds to build.
+const QUICK: usize = 1000;
 
 /// So many services, asked for in such a way: a path of the report.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +31,7 @@ const fn case(path: &'static str, popularity: Popularity, services: usize) -> Ca
 }
 
 /// Every case, in the order each repetition takes them.
-pub const CASES: [Case; 8] = [
+static CASES: [Case; 8] = [
     case("uniform-10", Popularity::Uniform, 10),
     case("uniform-1000", Popularity::Uniform, 1000),
     case("uniform-10000", Popularity::Uniform, 10_000),
@@ -50,11 +52,21 @@ pub fn smallest(path: &str) -> Option<&'static str> {
         .map(|smallest| smallest.path)
 }
 
+/// The cases to measure.
+pub fn cases(effort: Effort) -> impl Iterator<Item = &'static Case> {
+    let most = match effort {
+        Effort::Full => usize::MAX,
+        Effort::Quick => QUICK,
+    };
+    CASES.iter().filter(move |case| case.services <= most)
+}
+
 /// Measures once, in a process of its own, whose memory holds nothing of the case before.
-pub fn measure(case: &Case) -> Result<Sample> {
+pub fn measure(case: &Case, effort: Effort) -> Result<Sample> {
     let popularity = case.popularity.to_possible_value();
     let popularity = popularity.as_ref().map_or("", |value| value.get_name());
-    let (services, core) = (case.services.to_string(), LOAD_CORE.to_string());
+    let [services, flows, core] =
+        [case.services, effort.operations(FLOWS), LOAD_CORE].map(|number| number.to_string());
     let found: Decisions = tool::run_outside(&[
         "lookup",
         "--services",
@@ -62,7 +74,7 @@ pub fn measure(case: &Case) -> Result<Sample> {
         "--popularity",
         popularity,
         "--flows",
-        FLOWS,
+        &flows,
         "--core",
         &core,
     ])?;

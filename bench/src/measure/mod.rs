@@ -33,6 +33,7 @@ use report::{Report, Samples};
 use scenario::{Node, Probe, Workload};
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 /// Scheduling priorities of a run. Real time, because any other process on the machine would
 /// otherwise be part of the figure; in this order, so that nothing that measures can be starved.
@@ -46,6 +47,33 @@ pub mod priority {
     pub const SINK: &str = "25";
     /// This process.
     pub const CONDUCTOR: &str = "30";
+}
+
+/// How much a measurement takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Enough for a figure.
+    Full,
+    /// Enough to see that everything runs.
+    Quick,
+}
+
+impl Effort {
+    /// So many operations out of `full`.
+    pub fn operations(self, full: usize) -> usize {
+        match self {
+            Self::Full => full,
+            Self::Quick => full / 20,
+        }
+    }
+
+    /// So long out of `full`: a quarter leaves room for a process to start.
+    pub fn time(self, full: Duration) -> Duration {
+        match self {
+            Self::Full => full,
+            Self::Quick => full / 4,
+        }
+    }
 }
 
 /// A figure that a scenario reads from a sample.
@@ -106,11 +134,18 @@ pub struct Plan {
     pub paths: Vec<PathKind>,
     /// Repetitions.
     pub reps: usize,
+    /// How much each takes.
+    pub effort: Effort,
 }
 
 impl Plan {
     /// Resolves names from the command line; no names mean what runs by default and can run here.
-    pub fn new(scenarios: &[String], paths: &[String], reps: usize) -> Result<Self> {
+    pub fn new(
+        scenarios: &[String],
+        paths: &[String],
+        reps: usize,
+        effort: Effort,
+    ) -> Result<Self> {
         ensure!(reps > 0, "--reps: at least 1");
         let scenarios = if scenarios.is_empty() {
             SCENARIOS.iter().filter(|s| s.by_default).collect()
@@ -140,6 +175,7 @@ impl Plan {
             scenarios,
             paths,
             reps,
+            effort,
         })
     }
 
@@ -160,7 +196,7 @@ impl Plan {
         nodes.sort_unstable();
         nodes.dedup();
         let turns = self.turns(&in_labs);
-        let cases = in_process.len() * lookup_scale::CASES.len();
+        let cases = in_process.len() * lookup_scale::cases(self.effort).count();
         let steps = (turns.len() + cases) * self.reps + nodes.len();
         let mut progress = Progress::new(steps as u64);
         let mut samples = Samples::new();
@@ -171,7 +207,13 @@ impl Plan {
         for workload in in_process {
             self.run_in_process(workload, &mut progress, &mut samples)?;
         }
-        Ok(Report::new(Machine::this(), &self.scenarios, &samples))
+        let quick = self.effort == Effort::Quick;
+        Ok(Report::new(
+            Machine::this(),
+            &self.scenarios,
+            &samples,
+            quick,
+        ))
     }
 
     /// All turns on nodes of one kind, the paths taking them by turns in each repetition.
@@ -189,7 +231,8 @@ impl Plan {
         let mut topologies = BTreeMap::new();
         for (_, path, _) in turns {
             if !topologies.contains_key(path) {
-                let topology = Topology::new(*path, node).with_context(|| path.id().to_owned())?;
+                let topology = Topology::new(*path, node, self.effort)
+                    .with_context(|| path.id().to_owned())?;
                 topologies.insert(*path, topology);
             }
         }
@@ -218,9 +261,9 @@ impl Plan {
         samples: &mut Samples,
     ) -> Result<()> {
         for rep in 1..=self.reps {
-            for case in &lookup_scale::CASES {
+            for case in lookup_scale::cases(self.effort) {
                 progress.step(&format!("repetition {rep}: LookupScale, {}", case.path));
-                let sample = lookup_scale::measure(case).context(case.path)?;
+                let sample = lookup_scale::measure(case, self.effort).context(case.path)?;
                 let key = (workload, case.path, lookup_scale::PLACEMENT);
                 samples.entry(key).or_default().push(sample);
             }

@@ -4,7 +4,8 @@ use super::placement::{CORES, Placement};
 use super::scenario::{Node, Probe};
 use super::services::{self, ServicePort, VIP, bulk_port, datagram_port, echo_port, once_port};
 use super::{
-    Sample, bulk, config_update, connections, flood, new_flows, priority, real_time, round_trip,
+    Effort, Sample, bulk, config_update, connections, flood, new_flows, priority, real_time,
+    round_trip,
 };
 use crate::balancer::Balancer;
 use crate::binaries;
@@ -73,6 +74,7 @@ pub struct Topology {
     path: PathKind,
     /// What the node knows.
     knows: Node,
+    effort: Effort,
     /// The ports of the measured service in the kernel's rules, where the path has any.
     installed: Vec<ServicePort>,
     /// The node process of the placement it runs in; it starts and stops with its turns.
@@ -89,7 +91,7 @@ pub struct Topology {
 
 impl Topology {
     /// Makes the pods and their servers on a node that knows as much as `knows` says.
-    pub fn new(path: PathKind, knows: Node) -> Result<Self> {
+    pub fn new(path: PathKind, knows: Node, effort: Effort) -> Result<Self> {
         let mut lab = Lab::new()?;
         let (client, server) = (lab.pod("client")?, lab.pod("server")?);
         // Single packets shall leave the pod, not super-packets that the receiver would count as one.
@@ -103,6 +105,7 @@ impl Topology {
         let topology = Self {
             path,
             knows,
+            effort,
             installed: Vec::new(),
             weft: None,
             balancer: None,
@@ -157,6 +160,11 @@ impl Topology {
     /// The way it is.
     pub fn path(&self) -> PathKind {
         self.path
+    }
+
+    /// How much a measurement takes.
+    pub fn effort(&self) -> Effort {
+        self.effort
     }
 
     /// What the node knows.

@@ -15,6 +15,8 @@ pub type Samples = BTreeMap<(Workload, &'static str, &'static str), Vec<Sample>>
 pub struct Report {
     /// Where.
     pub machine: Machine,
+    /// True for a run that only shows that everything works: its figures mean nothing.
+    pub quick: bool,
     /// What.
     pub scenarios: Vec<ScenarioReport>,
 }
@@ -58,12 +60,16 @@ pub struct PathReport {
 
 impl Report {
     /// Condenses samples.
-    pub fn new(machine: Machine, scenarios: &[&Scenario], samples: &Samples) -> Self {
+    pub fn new(machine: Machine, scenarios: &[&Scenario], samples: &Samples, quick: bool) -> Self {
         let scenarios = scenarios
             .iter()
             .map(|scenario| ScenarioReport::new(scenario, samples))
             .collect();
-        Self { machine, scenarios }
+        Self {
+            machine,
+            quick,
+            scenarios,
+        }
     }
 
     /// As a table for people.
@@ -196,7 +202,7 @@ mod tests {
             (scenario.workload, "iptables", "fast"),
             vec![Sample::rate(0.5, 4.0)],
         );
-        let report = Report::new(Machine::this(), &[scenario], &samples);
+        let report = Report::new(Machine::this(), &[scenario], &samples, false);
         let json = serde_json::to_value(&report).unwrap();
         let first = &json["scenarios"][0];
         assert_eq!(first["paths"]["weft-user"]["median"], 2.0);
@@ -223,7 +229,7 @@ mod tests {
             let sample = Sample::times(ns, f64::NAN, 0.0);
             samples.insert((scenario.workload, path, "p"), vec![sample]);
         }
-        let report = Report::new(Machine::this(), &[scenario], &samples);
+        let report = Report::new(Machine::this(), &[scenario], &samples, false);
         let json = serde_json::to_value(&report).unwrap();
         let first = &json["scenarios"][0];
         assert_eq!(

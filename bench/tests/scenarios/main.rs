@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod balancer;
+mod benchmark;
 mod client_address;
 mod cluster_ip;
 mod command_line;
