@@ -62,6 +62,7 @@ pub fn decisions(services: usize, popularity: Popularity, flows: usize) -> Resul
         worker: 0,
         workers: 1,
         ports: Ports::default(),
+        hairpin: Default::default(),
     });
     let mut random = Random(services as u64);
     let draw = Draw::new(services, popularity, &mut random);
