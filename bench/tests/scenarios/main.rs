@@ -12,6 +12,7 @@ mod command_line;
 mod enrolment;
 mod failure;
 mod fixture;
+mod fragments;
 mod kernel;
 mod ownership;
 mod sources;

@@ -6,5 +6,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use index::{Index, KeyHash};
 pub use record::{Flow, FlowEnd, FlowKind, FlowSource, NewFlow, TcpPhase};
 pub use table::{Direction, FlowId, FlowTable, InsertError};

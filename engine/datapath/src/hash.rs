@@ -28,7 +28,7 @@ pub fn flow_hash(tuple: &Tuple) -> u64 {
 }
 
 /// Which worker a packet of no known flow goes to, modulo their number: `source_hash` of `bpf/steer.h`, over
-/// the source's address, port and protocol. The tests of `weft-xdp` compare the two.
+/// the source's address, port and protocol; port 0 for a fragment, first or later. The tests of `weft-xdp` compare the two.
 pub fn source_hash(src: &Address, sport: u16, proto: Protocol) -> u16 {
     let start = u32::from(sport.to_be()) << 8 | u32::from(proto.number());
     // Words as they lie in memory, as BPF reads them.

@@ -13,6 +13,7 @@ mod choice;
 mod counters;
 mod expire;
 mod flow;
+mod fragment;
 mod frame;
 mod hash;
 mod io;
@@ -37,12 +38,13 @@ pub use flow::{
     Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowTable, InsertError, NewFlow,
     TcpPhase,
 };
+pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
 pub use hash::{flow_hash, source_hash};
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
-pub use parse::{Family, Packet, Parsed, TcpFlags, Unflowed, parse};
+pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
 pub use process::{Verdict, process};
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};

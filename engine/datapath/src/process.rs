@@ -1,8 +1,9 @@
 //! What becomes of a frame: the stages, in order.
 
 use crate::choice::{add, open_service, refusal, with_other_port};
-use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
-use crate::parse::{Packet, Parsed, Unflowed, parse};
+use crate::flow::{Direction, Flow, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
+use crate::fragment::fragment;
+use crate::parse::{Packet, Parsed, TcpFlags, Unflowed, parse};
 use crate::reject::reject;
 use crate::rewrite::translate;
 use crate::tables::Pod;
@@ -12,7 +13,8 @@ use crate::{
     PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables,
 };
 
-/// What the edge does with a frame. The frame is untouched in `HandOver` and `Drop`.
+/// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
+/// the worker that its source MAC names.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Verdict {
@@ -24,6 +26,10 @@ pub enum Verdict {
     Kernel(KernelReason),
     /// Give to that worker.
     HandOver(u16),
+    /// Release: a copy waits for the first fragment of its packet ([`FragmentTable`]).
+    ///
+    /// [`FragmentTable`]: crate::FragmentTable
+    Hold,
     /// Release.
     Drop(DropReason),
 }
@@ -44,11 +50,25 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
     }
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Flow(packet)) => packet,
+        Ok(Parsed::Fragment(part)) => return fragment(frame, ingress, &part, now, tables, state),
         Ok(Parsed::Other { src, dst, why }) => {
             return without_ports(frame, ingress, (src, dst, why), tables, state);
         }
         Err(reason) => return Verdict::Drop(reason),
     };
+    with_ports(frame, &packet, ingress, now, tables, state)
+}
+
+/// A packet with ports, or the first fragment of one.
+#[inline]
+pub(crate) fn with_ports(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    ingress: Ingress,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
     let key = FlowKey {
         tuple: *packet.tuple(),
         ifindex: ingress.ifindex,
@@ -60,7 +80,7 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
         && flow.valid(now, tables)
         && !(packet.flags().opens() && flow.gives_way_to_syn())
     {
-        return known_flow(frame, &packet, id, direction, now, state);
+        return known_flow(frame, packet, id, direction, now, state);
     }
     if state.pin_ops.room() < PIN_OPS_PER_FRAME {
         return Verdict::Drop(DropReason::PinRoom);
@@ -75,7 +95,7 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
     }
     match ingress.hook {
         Hook::ToPod => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),
-        Hook::FromPod => from_pod(frame, &packet, key, now, tables, state),
+        Hook::FromPod => from_pod(frame, packet, key, now, tables, state),
     }
 }
 
@@ -89,7 +109,7 @@ fn ingress(frame: &[u8]) -> Result<Ingress, DropReason> {
 
 /// A packet of a flow that we know: the fast way.
 #[inline]
-fn known_flow(
+pub(crate) fn known_flow(
     frame: &mut FrameBuf<'_>,
     packet: &Packet,
     id: FlowId,
@@ -97,14 +117,49 @@ fn known_flow(
     now: Now,
     state: &mut State,
 ) -> Verdict {
+    let part = Part {
+        flags: packet.flags(),
+        hops: packet.hops(),
+        end: packet.end(),
+    };
+    pass(
+        frame,
+        part,
+        (id, direction),
+        now,
+        state,
+        |bytes, flow, hop| {
+            translate(bytes, packet, flow, direction, hop);
+        },
+    )
+}
+
+/// What a flow's bookkeeping wants to know of a packet or fragment.
+pub(crate) struct Part {
+    pub(crate) flags: TcpFlags,
+    pub(crate) hops: u8,
+    pub(crate) end: usize,
+}
+
+/// Passes on a packet or fragment of a flow as `translate` leaves it; its last argument says whether Weft
+/// counts the hop.
+#[inline(always)]
+pub(crate) fn pass(
+    frame: &mut FrameBuf<'_>,
+    part: Part,
+    (id, direction): (FlowId, Direction),
+    now: Now,
+    state: &mut State,
+    translate: impl FnOnce(&mut [u8], &Flow, bool),
+) -> Verdict {
     let ports = state.ports;
     let Some(flow) = state.flows.at_mut(id) else {
         return Verdict::Drop(DropReason::UnknownFlow);
     };
     let hook = flow.hook(direction);
-    let bytes = packet.end() - ethernet::LEN;
+    let bytes = part.end - ethernet::LEN;
     if flow.kind() == FlowKind::Kernel {
-        flow.seen(direction, packet.flags(), bytes, now);
+        flow.seen(direction, part.flags, bytes, now);
         let sender = match direction {
             Direction::Forward => flow.client_ifindex(),
             Direction::Reply => flow.server_ifindex().unwrap_or(flow.client_ifindex()),
@@ -120,11 +175,11 @@ fn known_flow(
     };
     // Who forwards counts the hop: Weft between two pods, else the kernel, after or before us.
     let hop = hook == Hook::FromPod && egress.inject == crate::Inject::Peer;
-    if hop && packet.hops() <= 1 {
+    if hop && part.hops <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    flow.seen(direction, packet.flags(), bytes, now);
-    translate(frame.bytes_mut(), packet, flow, direction, hop);
+    flow.seen(direction, part.flags, bytes, now);
+    translate(frame.bytes_mut(), flow, hop);
     egress.write(frame.bytes_mut(), &ports);
     Verdict::Deliver
 }
@@ -159,7 +214,11 @@ fn from_pod(
 
 /// The pod behind the interface, if the packet's source is its own (AMB-06). The BPF programs check the
 /// same before any lookup; here it holds between a change of the tables and that of the maps.
-fn sender<'t>(ifindex: u32, src: &Address, tables: &'t Tables) -> Result<&'t Pod, Verdict> {
+pub(crate) fn sender<'t>(
+    ifindex: u32,
+    src: &Address,
+    tables: &'t Tables,
+) -> Result<&'t Pod, Verdict> {
     let pod = tables
         .pod_by_ifindex(ifindex)
         .ok_or(Verdict::Kernel(KernelReason::UnknownPod))?;
@@ -344,7 +403,6 @@ fn without_ports(
         match sender(ingress.ifindex, &src, tables) {
             Ok(_) if tables.vip(&dst) => {
                 return Verdict::Drop(match why {
-                    Unflowed::Fragment => DropReason::Fragment,
                     Unflowed::Extension => DropReason::Ipv6Extension,
                     Unflowed::Protocol | Unflowed::Mapped => DropReason::VipProtocol,
                 });
@@ -361,14 +419,14 @@ fn without_ports(
 
 /// Where a frame was taken: what a pod sent goes on as if just sent, what the kernel was about to deliver is
 /// delivered.
-fn way_back(ingress: Ingress) -> Egress {
+pub(crate) fn way_back(ingress: Ingress) -> Egress {
     match ingress.hook {
         Hook::FromPod => Egress::reingress(ingress.ifindex),
         Hook::ToPod => Egress::peer(ingress.ifindex),
     }
 }
 
-fn to_kernel(
+pub(crate) fn to_kernel(
     frame: &mut FrameBuf<'_>,
     egress: Egress,
     reason: KernelReason,

@@ -19,22 +19,13 @@ pub(crate) fn translate(
     direction: Direction,
     hop: bool,
 ) {
-    let (far, near) = (flow.translated(direction), flow.masked(direction));
-    let (l3_delta, l4_delta) = if far.is_some() || near.is_some() {
-        flow.deltas(direction)
-    } else {
-        Default::default()
-    };
     let (l3, l4) = frame[ethernet::LEN..].split_at_mut(packet.l4() - ethernet::LEN);
-    let address = far.map(|(address, _)| address);
-    match packet.family() {
-        Family::V4 => ipv4_header(l3, address, direction, l3_delta, hop),
-        Family::V6 => ipv6_header(l3, address, direction, hop),
-    }
-    if let Some((address, port)) = near {
-        near_end(l3, l4, packet, direction, address, port);
-    }
+    let l4_delta = ip_header(l3, packet.family(), flow, direction, hop);
+    let (far, near) = (flow.translated(direction), flow.masked(direction));
     let proto = packet.tuple().proto;
+    if let Some((_, port)) = near {
+        l4[port_at(proto, direction == Direction::Forward)].copy_from_slice(&port.to_be_bytes());
+    }
     if let Some((_, port)) = far {
         l4[port_at(proto, direction == Direction::Reply)].copy_from_slice(&port.to_be_bytes());
     }
@@ -46,24 +37,47 @@ pub(crate) fn translate(
     }
 }
 
-/// Rewrites the client's end of the packet; the deltas account for it. Few flows need it.
-#[cold]
-fn near_end(
-    l3: &mut [u8],
-    l4: &mut [u8],
-    packet: &Packet,
+/// The same for a fragment without a transport header, which has the rest of the packet's checksum
+/// nowhere in it.
+pub(crate) fn translate_later_fragment(
+    frame: &mut [u8],
+    family: Family,
+    flow: &Flow,
     direction: Direction,
-    address: &Address,
-    port: u16,
+    hop: bool,
 ) {
-    let source = direction == Direction::Forward;
-    match (packet.family(), source) {
-        (Family::V4, true) => l3[ipv4::SRC].copy_from_slice(&address.v4_octets()),
-        (Family::V4, false) => l3[ipv4::DST].copy_from_slice(&address.v4_octets()),
-        (Family::V6, true) => l3[ipv6::SRC].copy_from_slice(&address.0),
-        (Family::V6, false) => l3[ipv6::DST].copy_from_slice(&address.0),
+    let _ = ip_header(&mut frame[ethernet::LEN..], family, flow, direction, hop);
+}
+
+/// Translates the IP header at the start of `l3`, and returns what is to be added to the transport checksum.
+#[inline]
+fn ip_header(l3: &mut [u8], family: Family, flow: &Flow, direction: Direction, hop: bool) -> Delta {
+    let (far, near) = (flow.translated(direction), flow.masked(direction));
+    let (l3_delta, l4_delta) = if far.is_some() || near.is_some() {
+        flow.deltas(direction)
+    } else {
+        Default::default()
+    };
+    let address = far.map(|(address, _)| address);
+    match family {
+        Family::V4 => ipv4_header(l3, address, direction, l3_delta, hop),
+        Family::V6 => ipv6_header(l3, address, direction, hop),
     }
-    l4[port_at(packet.tuple().proto, source)].copy_from_slice(&port.to_be_bytes());
+    if let Some((address, _)) = near {
+        near_address(l3, family, direction, address);
+    }
+    l4_delta
+}
+
+/// Rewrites the client's address; the deltas account for it. Few flows need it.
+#[cold]
+fn near_address(l3: &mut [u8], family: Family, direction: Direction, address: &Address) {
+    match (family, direction) {
+        (Family::V4, Direction::Forward) => l3[ipv4::SRC].copy_from_slice(&address.v4_octets()),
+        (Family::V4, Direction::Reply) => l3[ipv4::DST].copy_from_slice(&address.v4_octets()),
+        (Family::V6, Direction::Forward) => l3[ipv6::SRC].copy_from_slice(&address.0),
+        (Family::V6, Direction::Reply) => l3[ipv6::DST].copy_from_slice(&address.0),
+    }
 }
 
 /// Where the source port is in a transport header, or the destination port.

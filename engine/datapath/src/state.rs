@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{Address, BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports};
+use crate::{Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports};
 
 /// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
 /// new one's reply removed, and a new one written, each in both directions.
@@ -94,6 +94,8 @@ pub struct StateConfig {
 pub struct State {
     /// The flows.
     pub flows: FlowTable,
+    /// Packets in fragments, and fragments that wait.
+    pub fragments: FragmentTable,
     /// Owner entries to be written before the burst is transmitted.
     pub pin_ops: PinOps,
     pub(crate) worker: u16,
@@ -114,6 +116,7 @@ impl State {
     pub fn new(config: StateConfig) -> Self {
         Self {
             flows: FlowTable::new(config.max_flows, config.seed),
+            fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
             worker: config.worker,
             workers: config.workers.max(1),

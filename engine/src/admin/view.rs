@@ -66,6 +66,8 @@ pub struct Worker {
     pub flows: u64,
     /// What the table holds at most.
     pub flows_max: u64,
+    /// Fragments that wait for the first of their packet.
+    pub fragments_waiting: u64,
     /// Owner entries that it has in the kernel.
     pub pins: u64,
     /// Owner entries that the kernel refused.
@@ -108,6 +110,10 @@ pub struct Packets {
     pub handed_in: u64,
     /// Given to another worker.
     pub handed_out: u64,
+    /// Fragments held until the first of their packet comes.
+    pub held: u64,
+    /// Of those, decided about again since, or given up.
+    pub released: u64,
     /// Given back to the kernel, by reason.
     pub kernel: Counts,
     /// Dropped, by reason.

@@ -84,6 +84,7 @@ impl Node {
             totals,
             frames,
             flows,
+            waiting,
             pins,
             pin_errors,
             generation,
@@ -102,6 +103,7 @@ impl Node {
             generation,
             flows,
             flows_max: self.launched.workers.max_flows as u64,
+            fragments_waiting: waiting,
             pins,
             pin_errors,
             frames: Frames {
@@ -125,7 +127,9 @@ impl Node {
             let statistics = side.probe.statistics()?;
             reading.socket_lost += statistics.rx_dropped + statistics.rx_ring_full;
             reading.invalid += statistics.tx_invalid_descs;
-            reading.engine.add(&handle.shared.read().totals);
+            let snapshot = handle.shared.read();
+            reading.waiting += snapshot.waiting;
+            reading.engine.add(&snapshot.totals);
         }
         Ok(reading)
     }
@@ -368,6 +372,8 @@ fn packets(totals: &Totals) -> Packets {
         replied: fates.replied,
         handed_in: totals.handed_in,
         handed_out: fates.handed_over,
+        held: fates.held,
+        released: totals.released,
         kernel,
         dropped,
     }

@@ -5,6 +5,8 @@ mod support;
 
 mod balance;
 mod flows;
+mod fragment_bounds;
+mod fragments;
 mod properties;
 mod rejects;
 mod services;

@@ -1,6 +1,8 @@
 //! A small node for tests: pods, services, packets built and checked by an independent library.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod fragments;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TransportHeader};
@@ -324,7 +326,14 @@ pub fn run(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) ->
     memory[..frame.len()].copy_from_slice(frame);
     let mut buf = FrameBuf::new(&mut memory, frame.len());
     let verdict = process(&mut buf, now, tables, state);
-    if matches!(verdict, Verdict::HandOver(_) | Verdict::Drop(_)) {
+    if matches!(verdict, Verdict::HandOver(_)) {
+        // A fragment is handed to the owner of its flow, whatever the hook made the target.
+        frame[10..12].copy_from_slice(&buf.bytes()[10..12]);
+    }
+    if matches!(
+        verdict,
+        Verdict::HandOver(_) | Verdict::Hold | Verdict::Drop(_)
+    ) {
         assert_eq!(buf.bytes(), frame, "{verdict:?} must leave the bytes alone");
     }
     *frame = buf.bytes().to_vec();
