@@ -3,6 +3,7 @@
 #ifndef WEFT_STEER_H
 #define WEFT_STEER_H
 
+#include "icmp.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -121,7 +122,8 @@ static __always_inline enum steering steer_addressless(const struct packet *pack
 }
 
 /* What an enrolled pod sends. `target` is set with STEER_PUNT. */
-static __always_inline enum steering steer_from_pod(const struct packet *packet,
+static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
+						    const struct packet *packet,
 						    const struct weft_pod *pod, __u32 ifindex,
 						    __u16 *target)
 {
@@ -135,30 +137,34 @@ static __always_inline enum steering steer_from_pod(const struct packet *packet,
 	if (kernel_destination(packet))
 		return STEER_KERNEL;
 	*target = source_hash(packet);
-	if (!packet->ports) /* Fragments and other protocols: only where a VIP must not leak. */
-		return is_vip(&packet->dst) ? STEER_PUNT : STEER_KERNEL;
-	flow = pin(packet, ifindex);
+	flow = packet->ports ? pin(packet, ifindex) :
+	       packet->error ? quoted_pin(skb, packet, ifindex) :
+			       NULL;
 	if (flow) {
 		*target = flow->owner;
 		return STEER_PUNT;
 	}
-	if (is_service_port(packet) || is_vip(&packet->dst) ||
-	    bpf_map_lookup_elem(&endpoints, &packet->dst))
+	if (is_service_port(packet) || is_vip(&packet->dst))
+		return STEER_PUNT;
+	/* Fragments and other protocols: only where a VIP must not leak. */
+	if ((packet->ports || packet->error) && bpf_map_lookup_elem(&endpoints, &packet->dst))
 		return STEER_PUNT;
 	return STEER_KERNEL;
 }
 
-/* What the kernel delivers to an enrolled pod: only replies that need their source back. */
-static __always_inline enum steering steer_to_pod(const struct packet *packet, __u32 ifindex,
+/* What the kernel delivers to an enrolled pod: only replies that need their source back, and errors about
+ * what was sent to such a backend. */
+static __always_inline enum steering steer_to_pod(struct __sk_buff *skb,
+						  const struct packet *packet, __u32 ifindex,
 						  __u16 *target)
 {
 	struct weft_flow_value *flow;
 
-	if (!packet->ports)
+	if (!packet->ports && !packet->error)
 		return STEER_KERNEL;
 	if (packet->v6 && (is_mapped(&packet->src) || is_mapped(&packet->dst)))
 		return STEER_KERNEL;
-	flow = pin(packet, ifindex);
+	flow = packet->ports ? pin(packet, ifindex) : quoted_pin(skb, packet, ifindex);
 	if (!flow)
 		return STEER_KERNEL;
 	*target = flow->owner;

@@ -1,6 +1,8 @@
 //! One bounded look at a frame, into a type that cannot be wrong.
 
-use crate::wire::{be16, ethernet, ipv4, ipv6, tcp, udp};
+use crate::extension::{self, Chain};
+use crate::icmp::IcmpMessage;
+use crate::wire::{be16, ethernet, icmp, ipv4, ipv6, tcp, udp};
 use crate::{Address, DropReason, Protocol, Tuple};
 
 #[cfg(test)]
@@ -106,9 +108,10 @@ impl Packet {
 pub enum Unflowed {
     /// A fragment, first or later.
     Fragment,
-    /// Neither TCP nor UDP.
-    Protocol,
-    /// IPv6 extension headers.
+    /// Neither TCP, UDP nor ICMP of the packet's family: the protocol's number.
+    Protocol(u8),
+    /// IPv6 extension headers that are not followed: too many, too long, or a routing header with
+    /// segments left.
     Extension,
     /// A v4-mapped address in an IPv6 header: it would be taken for IPv4, so nothing is looked up by it.
     Mapped,
@@ -119,7 +122,9 @@ pub enum Unflowed {
 pub enum Parsed {
     /// A packet with ports.
     Flow(Packet),
-    /// A packet without, from `src` to `dst`.
+    /// A message of ICMP in IPv4, or of ICMPv6 in IPv6.
+    Icmp(IcmpMessage),
+    /// A packet without ports, from `src` to `dst`.
     Other {
         /// Source address.
         src: Address,
@@ -168,26 +173,18 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
             why: Unflowed::Fragment,
         });
     }
-    let Some(proto) = Protocol::from_number(header[ipv4::PROTOCOL]) else {
-        return Ok(Parsed::Other {
-            src,
-            dst,
-            why: Unflowed::Protocol,
-        });
-    };
     let ends = Ends {
         src,
         dst,
-        proto,
         family: Family::V4,
         hops: header[ipv4::TTL],
     };
-    parse_l4(
-        frame,
-        ethernet::LEN + header_len,
-        ethernet::LEN + total,
-        ends,
-    )
+    let (l4, end) = (ethernet::LEN + header_len, ethernet::LEN + total);
+    let number = header[ipv4::PROTOCOL];
+    match Protocol::from_number(number) {
+        Some(proto) => parse_l4(frame, l4, end, proto, ends),
+        None => parse_other(frame, l4, end, number, ends),
+    }
 }
 
 #[inline]
@@ -214,43 +211,75 @@ fn parse_ipv6(frame: &[u8]) -> Result<Parsed, DropReason> {
             why: Unflowed::Mapped,
         });
     }
-    let next = header[ipv6::NEXT_HEADER];
-    let Some(proto) = Protocol::from_number(next) else {
-        let why = match next {
-            ipv6::FRAGMENT => Unflowed::Fragment,
-            next if ipv6::EXTENSIONS.contains(&next) => Unflowed::Extension,
-            _ => Unflowed::Protocol,
-        };
-        return Ok(Parsed::Other { src, dst, why });
-    };
+    let Chain { next, at, .. } = extension::walk(&l3[..total])?;
     let ends = Ends {
         src,
         dst,
-        proto,
         family: Family::V6,
         hops: header[ipv6::HOP_LIMIT],
     };
-    parse_l4(
-        frame,
-        ethernet::LEN + ipv6::LEN,
-        ethernet::LEN + total,
-        ends,
-    )
+    let (l4, end) = (ethernet::LEN + at, ethernet::LEN + total);
+    let other = |why| Ok(Parsed::Other { src, dst, why });
+    match (Protocol::from_number(next), next) {
+        (Some(proto), _) => parse_l4(frame, l4, end, proto, ends),
+        (None, ipv6::FRAGMENT) => other(Unflowed::Fragment),
+        (None, next) if ipv6::FOLLOWED.contains(&next) => other(Unflowed::Extension),
+        (None, number) => parse_other(frame, l4, end, number, ends),
+    }
 }
 
 /// What the IP header said.
 struct Ends {
     src: Address,
     dst: Address,
-    proto: Protocol,
     family: Family,
     hops: u8,
 }
 
+/// ICMP, or a protocol that Weft knows nothing about.
+fn parse_other(
+    frame: &[u8],
+    l4: usize,
+    end: usize,
+    number: u8,
+    ends: Ends,
+) -> Result<Parsed, DropReason> {
+    let Ends {
+        src,
+        dst,
+        family,
+        hops,
+    } = ends;
+    let icmp = match family {
+        Family::V4 => icmp::V4,
+        Family::V6 => icmp::V6,
+    };
+    if number != icmp {
+        let why = Unflowed::Protocol(number);
+        return Ok(Parsed::Other { src, dst, why });
+    }
+    let header: &[u8; icmp::LEN] = frame[l4..end].first_chunk().ok_or(DropReason::IcmpHeader)?;
+    Ok(Parsed::Icmp(IcmpMessage {
+        src,
+        dst,
+        family,
+        hops,
+        number: header[icmp::TYPE],
+        l4,
+        end,
+    }))
+}
+
 #[inline]
-fn parse_l4(frame: &[u8], l4: usize, end: usize, ends: Ends) -> Result<Parsed, DropReason> {
+fn parse_l4(
+    frame: &[u8],
+    l4: usize,
+    end: usize,
+    proto: Protocol,
+    ends: Ends,
+) -> Result<Parsed, DropReason> {
     let payload = &frame[l4..end];
-    let (sport, dport, flags) = match ends.proto {
+    let (sport, dport, flags) = match proto {
         Protocol::Tcp => {
             let header: &[u8; tcp::LEN] = payload.first_chunk().ok_or(DropReason::TcpHeader)?;
             let header_len = usize::from(header[tcp::DATA_OFFSET] >> 4) * 4;
@@ -280,7 +309,6 @@ fn parse_l4(frame: &[u8], l4: usize, end: usize, ends: Ends) -> Result<Parsed, D
     let Ends {
         src,
         dst,
-        proto,
         family,
         hops,
     } = ends;

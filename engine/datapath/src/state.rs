@@ -1,7 +1,7 @@
 //! What one worker owns: its flows, the owner entries to be written, cursors and random numbers.
 
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports};
+use crate::{BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports, RateLimit};
 
 /// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
 /// new one's reply removed, and a new one written, each in both directions.
@@ -95,6 +95,8 @@ pub struct State {
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
+    /// On the ICMP errors that the worker sends itself.
+    pub(crate) icmp_errors: RateLimit,
     /// Where `expire` goes on.
     pub(crate) hand: usize,
     cursors: Box<[u32]>,
@@ -113,6 +115,7 @@ impl State {
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
+            icmp_errors: RateLimit::ICMP_ERRORS,
             hand: 0,
             cursors: vec![0; CURSORS].into(),
             random: config.seed,

@@ -88,10 +88,18 @@ column! {
         ServicePortWithoutBackends = "service port without backends",
         /// A VIP, at a port that no service has.
         VipOtherPort = "VIP, other port",
-        /// A VIP, neither TCP nor UDP.
+        /// A VIP, an ICMP error that quotes a packet.
+        VipError = "VIP, ICMP error",
+        /// A VIP, an echo request.
+        VipEcho = "VIP, echo request",
+        /// A VIP, any other ICMP message.
+        VipOtherIcmp = "VIP, other ICMP",
+        /// A VIP, neither TCP, UDP nor ICMP.
         VipOtherProtocol = "VIP, other protocol",
         /// A VIP, a fragment.
         VipFragment = "VIP, fragment",
+        /// A VIP, IPv6 extension headers that are not followed.
+        VipExtension = "VIP, IPv6 extension",
         /// An enrolled pod, TCP or UDP.
         EnrolledPod = "enrolled pod",
         /// An enrolled pod, TCP only.
@@ -100,10 +108,14 @@ column! {
         EnrolledPodUdp = "enrolled pod, UDP",
         /// An enrolled pod, a fragment.
         EnrolledPodFragment = "enrolled pod, fragment",
-        /// An enrolled pod, neither TCP nor UDP.
+        /// An enrolled pod, an ICMP error that quotes a packet.
+        EnrolledPodError = "enrolled pod, ICMP error",
+        /// An enrolled pod, neither TCP, UDP nor an ICMP error.
         EnrolledPodOtherProtocol = "enrolled pod, other protocol",
         /// A pod on this node that is not enrolled.
         OtherPod = "other local pod",
+        /// The same, an ICMP error that quotes a packet.
+        OtherPodError = "other local pod, ICMP error",
         /// A pod on another node.
         Overlay = "overlay range",
         /// The node itself.

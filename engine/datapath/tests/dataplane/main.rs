@@ -3,8 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
 mod balance;
+mod extensions;
 mod flows;
+mod icmp;
 mod properties;
 mod rejects;
 mod services;
