@@ -8,6 +8,7 @@ mod balance;
 mod extensions;
 mod flows;
 mod icmp;
+mod midflow;
 mod properties;
 mod rejects;
 mod services;
