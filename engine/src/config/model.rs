@@ -28,6 +28,8 @@ pub struct Node {
     pub drain: Duration,
     /// How long after a pod's enrolment its unknown flows are taken for older than the enrolment.
     pub enrolment_grace: Duration,
+    /// Whether services' addresses answer echo requests.
+    pub vip_echo: bool,
 }
 
 /// `[workers]`: the data cores.

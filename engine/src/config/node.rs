@@ -9,7 +9,7 @@ use super::reader::{Table, Value};
 use super::registry::taken;
 use super::scalar::{DurationRange, NAME};
 
-pub(super) const NODE_KEYS: &[&str] = &["name", "drain", "enrolment_grace"];
+pub(super) const NODE_KEYS: &[&str] = &["name", "drain", "enrolment_grace", "vip_echo"];
 pub(super) const WORKERS_KEYS: &[&str] = &[
     "cores",
     "poll",
@@ -59,10 +59,12 @@ pub(super) fn read_node(value: &Value<'_, '_>) -> Option<Node> {
     let enrolment_grace = table.optional("enrolment_grace", Duration::from_mins(10), |v| {
         v.duration(&ENROLMENT_GRACE)
     });
+    let vip_echo = table.optional("vip_echo", true, |value| value.boolean());
     Some(Node {
         name: name?,
         drain: drain?,
         enrolment_grace: enrolment_grace?,
+        vip_echo: vip_echo?,
     })
 }
 

@@ -253,6 +253,7 @@ impl<K: KernelSide> Control<K> {
             config,
             registry,
             &mut self.names,
+            |pod| self.kernel.source_towards(pod),
             Some(&tables),
             generation,
         )?)
