@@ -10,6 +10,7 @@ mod command_line;
 mod enrolment;
 mod failure;
 mod fixture;
+mod icmp;
 mod kernel;
 mod ownership;
 mod unenrolled;
