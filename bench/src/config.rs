@@ -32,6 +32,9 @@ pub struct NodeSection {
     /// How long after an enrolment unknown flows count as older than it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enrolment_grace: Option<String>,
+    /// Whether services' addresses answer pings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vip_echo: Option<bool>,
 }
 
 /// `[workers]`.
@@ -125,6 +128,7 @@ impl Config {
                 name: "lab".into(),
                 drain: None,
                 enrolment_grace: None,
+                vip_echo: None,
             },
             workers: Workers {
                 cores: vec![0],

@@ -25,6 +25,8 @@ struct packet {
 	__u8 v6;
 	__u8 ports; /* TCP or UDP, and not a fragment */
 	__u8 fragment; /* of TCP or UDP, first or later */
+	__u8 error; /* an ICMP error that quotes a packet, and not a fragment */
+	__u32 icmp; /* where its header begins */
 	__u32 payload; /* where the layer 4 payload begins; of use for GSO packets only */
 };
 
@@ -46,7 +48,7 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 		return PARSE_MALFORMED;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	l4 = data + (offset & 0x7f); /* At most 14 + 60; the mask is for the verifier. */
+	l4 = data + (offset & 0x1ff); /* At most 14 + 40 + 256; the mask is for the verifier. */
 	if (packet->proto == IPPROTO_TCP) {
 		struct tcphdr *tcp = l4;
 
@@ -68,10 +70,29 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 	return PARSE_OK;
 }
 
+/*
+ * Whether it is one of the errors that the engine translates (icmp.rs says why these). What is too short to be
+ * ICMP goes by its address, as every other protocol.
+ */
+static __always_inline void parse_icmp(struct __sk_buff *skb, struct packet *packet, __u32 offset,
+				       __u32 l3_end)
+{
+	__u8 type;
+
+	if (offset + 8 > l3_end || bpf_skb_load_bytes(skb, offset, &type, sizeof(type)))
+		return;
+	packet->icmp = offset;
+	if (packet->v6)
+		packet->error = type >= 1 && type <= 4;
+	else
+		packet->error = type == 3 || type == 11 || type == 12;
+}
+
 static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct packet *packet)
 {
 	struct iphdr *ip;
 	__u32 header, total;
+	bool fragment;
 
 	if (!readable(skb, ETH_HLEN + sizeof(*ip)))
 		return PARSE_MALFORMED;
@@ -90,10 +111,13 @@ static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct
 	packet->dst.words[2] = IP4_MAPPED;
 	packet->dst.words[3] = ip->daddr;
 	packet->proto = ip->protocol;
+	fragment = ip->frag_off & bpf_htons(IP4_FRAGMENT);
+	if (packet->proto == IPPROTO_ICMP && !fragment)
+		parse_icmp(skb, packet, ETH_HLEN + header, ETH_HLEN + total);
 	if (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP)
 		return PARSE_OK;
-	packet->fragment = !!(ip->frag_off & bpf_htons(IP4_FRAGMENT));
-	if (packet->fragment)
+	packet->fragment = fragment;
+	if (fragment)
 		return PARSE_OK;
 	return parse_ports(skb, packet, ETH_HLEN + header, ETH_HLEN + total);
 }
@@ -115,11 +139,46 @@ static __always_inline enum parse_result parse_ip6_fragment(struct __sk_buff *sk
 	return PARSE_OK;
 }
 
-/* Other extension headers are not followed: such packets have no ports here and go by their address. */
+static __always_inline bool is_followed(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+}
+
+/*
+ * Walks from `offset` over the extension headers that may stand before the ports, as the engine does:
+ * src/extension.rs says where it stops. What it does not follow stays `packet->proto`, so that packet
+ * has no ports and goes by its address.
+ */
+static __always_inline enum parse_result skip_extensions(struct __sk_buff *skb,
+							 struct packet *packet, __u32 *offset,
+							 __u32 l3_end)
+{
+	__u32 start = *offset;
+
+	for (int i = 0; i < WEFT_IP6_EXTENSIONS_MAX; i++) {
+		__u8 header[4]; /* Next header, length, and in a routing header type and segments left. */
+		__u32 next;
+
+		if (!is_followed(packet->proto) || (packet->proto == IPPROTO_HOPOPTS && i))
+			return PARSE_OK;
+		if (*offset + 8 > l3_end || bpf_skb_load_bytes(skb, *offset, header, sizeof(header)))
+			return PARSE_MALFORMED;
+		next = *offset + 8 + header[1] * 8;
+		if (next > l3_end)
+			return PARSE_MALFORMED;
+		if ((packet->proto == IPPROTO_ROUTING && header[3]) ||
+		    next - start > WEFT_IP6_EXTENSION_BYTES_MAX)
+			return PARSE_OK;
+		packet->proto = header[0];
+		*offset = next;
+	}
+	return PARSE_OK;
+}
+
 static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct packet *packet)
 {
+	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr), end;
 	struct ipv6hdr *ip;
-	__u32 end;
 
 	if (!readable(skb, ETH_HLEN + sizeof(*ip)))
 		return PARSE_MALFORMED;
@@ -135,11 +194,16 @@ static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct
 	__builtin_memcpy(&packet->dst, &ip->daddr, sizeof(packet->dst));
 	packet->proto = ip->nexthdr;
 	packet->v6 = 1;
+	if (is_followed(packet->proto) &&
+	    skip_extensions(skb, packet, &offset, end) == PARSE_MALFORMED)
+		return PARSE_MALFORMED;
 	if (packet->proto == IP6_FRAGMENT)
-		return parse_ip6_fragment(skb, packet, ETH_HLEN + sizeof(*ip), end);
+		return parse_ip6_fragment(skb, packet, offset, end);
+	if (packet->proto == IPPROTO_ICMPV6)
+		parse_icmp(skb, packet, offset, end);
 	if (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP)
 		return PARSE_OK;
-	return parse_ports(skb, packet, ETH_HLEN + sizeof(*ip), end);
+	return parse_ports(skb, packet, offset, end);
 }
 
 #define VLAN_ID 0x0fff

@@ -3,6 +3,7 @@
 #ifndef WEFT_STEER_H
 #define WEFT_STEER_H
 
+#include "icmp.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -123,7 +124,8 @@ static __always_inline enum steering steer_addressless(const struct packet *pack
 }
 
 /* What an enrolled pod sends. `target` is set with STEER_PUNT. */
-static __always_inline enum steering steer_from_pod(const struct packet *packet,
+static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
+						    const struct packet *packet,
 						    const struct weft_pod *pod, __u32 ifindex,
 						    __u16 *target)
 {
@@ -137,33 +139,31 @@ static __always_inline enum steering steer_from_pod(const struct packet *packet,
 	if (kernel_destination(packet))
 		return STEER_KERNEL;
 	*target = source_hash(packet);
-	if (!packet->ports) {
-		/* Other protocols: only where a VIP must not leak. */
-		if (is_vip(&packet->dst))
-			return STEER_PUNT;
-		/* May be of a service's reply: only the engine knows, once it has the first one. */
-		if (packet->fragment && bpf_map_lookup_elem(&endpoints, &packet->dst))
-			return STEER_PUNT;
-		return STEER_KERNEL;
-	}
-	flow = pin(packet, ifindex);
+	flow = packet->ports ? pin(packet, ifindex) :
+	       packet->error ? quoted_pin(skb, packet, ifindex) :
+			       NULL;
 	if (flow) {
 		*target = flow->owner;
 		return STEER_PUNT;
 	}
-	if (is_service_port(packet) || is_vip(&packet->dst) ||
-	    bpf_map_lookup_elem(&endpoints, &packet->dst))
+	if (is_service_port(packet) || is_vip(&packet->dst))
+		return STEER_PUNT;
+	/* Other protocols: only where a VIP must not leak. Fragments may be of a service's reply: only the
+	 * engine knows, once it has the first one. */
+	if ((packet->ports || packet->error || packet->fragment) && bpf_map_lookup_elem(&endpoints, &packet->dst))
 		return STEER_PUNT;
 	return STEER_KERNEL;
 }
 
-/* What the kernel delivers to an enrolled pod: only replies that need their source back. */
-static __always_inline enum steering steer_to_pod(const struct packet *packet, __u32 ifindex,
+/* What the kernel delivers to an enrolled pod: only replies that need their source back, and errors about
+ * what was sent to such a backend. */
+static __always_inline enum steering steer_to_pod(struct __sk_buff *skb,
+						  const struct packet *packet, __u32 ifindex,
 						  __u16 *target)
 {
 	struct weft_flow_value *flow;
 
-	if (!packet->ports && !packet->fragment)
+	if (!packet->ports && !packet->error && !packet->fragment)
 		return STEER_KERNEL;
 	if (packet->v6 && (is_mapped(&packet->src) || is_mapped(&packet->dst)))
 		return STEER_KERNEL;
@@ -171,7 +171,7 @@ static __always_inline enum steering steer_to_pod(const struct packet *packet, _
 		*target = source_hash(packet);
 		return kernel_destination(packet) ? STEER_KERNEL : STEER_PUNT;
 	}
-	flow = pin(packet, ifindex);
+	flow = packet->ports ? pin(packet, ifindex) : quoted_pin(skb, packet, ifindex);
 	if (!flow)
 		return STEER_KERNEL;
 	*target = flow->owner;

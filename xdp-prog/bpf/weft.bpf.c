@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
@@ -59,7 +60,7 @@ int weft_from_pod(struct __sk_buff *skb)
 	}
 	packets = segments(skb, &packet);
 	count(WEFT_COUNT_FROM_POD, packets);
-	switch (steer_from_pod(&packet, pod, ifindex, &target)) {
+	switch (steer_from_pod(skb, &packet, pod, ifindex, &target)) {
 	case STEER_KERNEL:
 		break;
 	case STEER_SPOOF:
@@ -100,7 +101,7 @@ int weft_to_pod(struct __sk_buff *skb)
 		return TCX_NEXT;
 	packets = segments(skb, &packet);
 	count(WEFT_COUNT_TO_POD, packets);
-	if (steer_to_pod(&packet, ifindex, &target) == STEER_PUNT) {
+	if (steer_to_pod(skb, &packet, ifindex, &target) == STEER_PUNT) {
 		if (punt(skb, WEFT_TAG_TO_POD, target, packets, NULL, NULL, &action) == PUNT_SENT) {
 			count(WEFT_COUNT_TO_POD_PUNTED, packets);
 			return action;

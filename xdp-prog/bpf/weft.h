@@ -40,6 +40,10 @@ WEFT_CONST(MAX_SERVICES, 65536)
 /* Owner entries. User space may choose another size before the load. */
 WEFT_CONST(MAX_PINS, 524288)
 
+/* IPv6 extension headers that are followed to the ports: how many, and how many bytes of them. */
+WEFT_CONST(IP6_EXTENSIONS_MAX, 8)
+WEFT_CONST(IP6_EXTENSION_BYTES_MAX, 256)
+
 /*
  * Source MAC of a frame on the punt pair. Locally administered, unicast.
  *   punted:   [tag, ifindex (24 bit), target (16 bit)], big endian

@@ -13,6 +13,13 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 include!(concat!(env!("OUT_DIR"), "/weft_h.rs"));
 
+/// Programs and engine must find the same ports.
+const _: () = {
+    use weft_datapath::wire::ipv6;
+    assert!(IP6_EXTENSIONS_MAX as usize == ipv6::EXTENSIONS_MAX);
+    assert!(IP6_EXTENSION_BYTES_MAX as usize == ipv6::EXTENSION_BYTES_MAX);
+};
+
 /// `struct weft_config`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

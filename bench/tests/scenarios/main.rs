@@ -13,6 +13,7 @@ mod enrolment;
 mod failure;
 mod fixture;
 mod fragments;
+mod icmp;
 mod kernel;
 mod ownership;
 mod sources;

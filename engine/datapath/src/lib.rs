@@ -8,19 +8,23 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod answer;
 mod checksum;
 mod choice;
 mod counters;
 mod expire;
+mod extension;
 mod flow;
 mod fragment;
 mod frame;
 mod hash;
+mod icmp;
 mod io;
 mod mac;
 mod maglev;
 mod parse;
 mod process;
+mod rate;
 mod reason;
 mod reject;
 mod rewrite;
@@ -41,11 +45,13 @@ pub use flow::{
 pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
 pub use hash::{flow_hash, source_hash};
+pub use icmp::IcmpMessage;
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
 pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
 pub use process::{Verdict, process};
+pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};
 pub use tables::{

@@ -1,6 +1,10 @@
 //! One bounded look at a frame, into a type that cannot be wrong.
 
-use crate::wire::{be16, be32, ethernet, ipv4, ipv6, ipv6_fragment, tcp, udp};
+use std::ops::Range;
+
+use crate::extension::{self, Chain};
+use crate::icmp::IcmpMessage;
+use crate::wire::{be16, be32, ethernet, icmp, ipv4, ipv6, ipv6_fragment, tcp, udp};
 use crate::{Address, DropReason, Protocol, Tuple};
 
 #[cfg(test)]
@@ -213,9 +217,12 @@ impl Fragment {
 /// What keeps a well-formed packet from having a flow.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Unflowed {
-    /// Neither TCP nor UDP.
-    Protocol,
-    /// IPv6 extension headers.
+    /// A fragment of neither TCP nor UDP.
+    Fragment,
+    /// Neither TCP, UDP nor ICMP of the packet's family: the protocol's number.
+    Protocol(u8),
+    /// IPv6 extension headers that are not followed: too many, too long, or a routing header with
+    /// segments left.
     Extension,
     /// A v4-mapped address in an IPv6 header: it would be taken for IPv4, so nothing is looked up by it.
     Mapped,
@@ -228,7 +235,9 @@ pub enum Parsed {
     Flow(Packet),
     /// A part of one.
     Fragment(Fragment),
-    /// A packet without, from `src` to `dst`.
+    /// A message of ICMP in IPv4, or of ICMPv6 in IPv6.
+    Icmp(IcmpMessage),
+    /// A packet without ports, from `src` to `dst`.
     Other {
         /// Source address.
         src: Address,
@@ -264,28 +273,30 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
     if total < header_len || total > l3.len() {
         return Err(DropReason::Ipv4Length);
     }
-    let address = |at: std::ops::Range<usize>| {
+    let address = |at: Range<usize>| {
         let octets = &header[at];
         Address::from_v4([octets[0], octets[1], octets[2], octets[3]])
     };
     let (src, dst) = (address(ipv4::SRC), address(ipv4::DST));
-    let Some(proto) = Protocol::from_number(header[ipv4::PROTOCOL]) else {
-        return Ok(Parsed::Other {
-            src,
-            dst,
-            why: Unflowed::Protocol,
-        });
+    let (payload, end) = (ethernet::LEN + header_len, ethernet::LEN + total);
+    let (number, hops) = (header[ipv4::PROTOCOL], header[ipv4::TTL]);
+    let fragment = be16(header, ipv4::FRAGMENT);
+    let part = fragment & ipv4::FRAGMENT_MASK != 0;
+    let Some(proto) = Protocol::from_number(number) else {
+        if part {
+            let why = Unflowed::Fragment;
+            return Ok(Parsed::Other { src, dst, why });
+        }
+        return parse_other(frame, payload..end, number, (src, dst, Family::V4, hops));
     };
     let ends = Ends {
         src,
         dst,
         proto,
         family: Family::V4,
-        hops: header[ipv4::TTL],
+        hops,
     };
-    let (payload, end) = (ethernet::LEN + header_len, ethernet::LEN + total);
-    let fragment = be16(header, ipv4::FRAGMENT);
-    if fragment & ipv4::FRAGMENT_MASK != 0 {
+    if part {
         return Ok(Parsed::Fragment(Fragment {
             ends,
             id: be16(header, ipv4::ID).into(),
@@ -309,7 +320,7 @@ fn parse_ipv6(frame: &[u8]) -> Result<Parsed, DropReason> {
     if total > l3.len() {
         return Err(DropReason::Ipv6Length);
     }
-    let address = |at: std::ops::Range<usize>| {
+    let address = |at: Range<usize>| {
         let mut octets = [0; 16];
         octets.copy_from_slice(&header[at]);
         Address(octets)
@@ -322,17 +333,21 @@ fn parse_ipv6(frame: &[u8]) -> Result<Parsed, DropReason> {
             why: Unflowed::Mapped,
         });
     }
-    let next = header[ipv6::NEXT_HEADER];
+    let Chain { next, at, .. } = extension::walk(&l3[..total])?;
     let (hops, end) = (header[ipv6::HOP_LIMIT], ethernet::LEN + total);
-    if next == ipv6::FRAGMENT {
-        return parse_ipv6_fragment(frame, ethernet::LEN + ipv6::LEN, end, (src, dst, hops));
-    }
-    let Some(proto) = Protocol::from_number(next) else {
-        let why = match next {
-            next if ipv6::EXTENSIONS.contains(&next) => Unflowed::Extension,
-            _ => Unflowed::Protocol,
-        };
-        return Ok(Parsed::Other { src, dst, why });
+    let payload = ethernet::LEN + at;
+    let proto = match (Protocol::from_number(next), next) {
+        (Some(proto), _) => proto,
+        (None, ipv6::FRAGMENT) => {
+            return parse_ipv6_fragment(frame, payload, end, (src, dst, hops));
+        }
+        (None, next) if ipv6::FOLLOWED.contains(&next) => {
+            let why = Unflowed::Extension;
+            return Ok(Parsed::Other { src, dst, why });
+        }
+        (None, number) => {
+            return parse_other(frame, payload..end, number, (src, dst, Family::V6, hops));
+        }
     };
     let ends = Ends {
         src,
@@ -341,7 +356,7 @@ fn parse_ipv6(frame: &[u8]) -> Result<Parsed, DropReason> {
         family: Family::V6,
         hops,
     };
-    parse_l4(frame, ethernet::LEN + ipv6::LEN, end, ends, true).map(Parsed::Flow)
+    parse_l4(frame, payload, end, ends, true).map(Parsed::Flow)
 }
 
 /// The fragment header at `at` of an IPv6 packet that ends at `end`, and what it is a fragment of.
@@ -356,10 +371,10 @@ fn parse_ipv6_fragment(
         .ok_or(DropReason::FragmentHeader)?;
     let next = header[ipv6_fragment::NEXT_HEADER];
     let Some(proto) = Protocol::from_number(next) else {
-        let why = if ipv6::EXTENSIONS.contains(&next) {
+        let why = if ipv6::FOLLOWED.contains(&next) {
             Unflowed::Extension
         } else {
-            Unflowed::Protocol
+            Unflowed::Fragment
         };
         return Ok(Parsed::Other { src, dst, why });
     };
@@ -388,6 +403,34 @@ struct Ends {
     proto: Protocol,
     family: Family,
     hops: u8,
+}
+
+/// ICMP, or a protocol that Weft knows nothing about, in `at`.
+fn parse_other(
+    frame: &[u8],
+    at: Range<usize>,
+    number: u8,
+    (src, dst, family, hops): (Address, Address, Family, u8),
+) -> Result<Parsed, DropReason> {
+    let icmp = match family {
+        Family::V4 => icmp::V4,
+        Family::V6 => icmp::V6,
+    };
+    if number != icmp {
+        let why = Unflowed::Protocol(number);
+        return Ok(Parsed::Other { src, dst, why });
+    }
+    let (l4, end) = (at.start, at.end);
+    let header: &[u8; icmp::LEN] = frame[at].first_chunk().ok_or(DropReason::IcmpHeader)?;
+    Ok(Parsed::Icmp(IcmpMessage {
+        src,
+        dst,
+        family,
+        hops,
+        number: header[icmp::TYPE],
+        l4,
+        end,
+    }))
 }
 
 /// The transport header at `l4`. Unless the packet is `whole`, its UDP length may lie beyond `end`.

@@ -13,6 +13,8 @@ use crate::{
     PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables,
 };
 
+mod icmp;
+
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
 /// the worker that its source MAC names.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -40,6 +42,15 @@ pub enum Verdict {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
+    match decide(frame, now, tables, state) {
+        // A drop leaves the frame as it came, so it can still be answered.
+        Verdict::Drop(DropReason::TtlExpired) => icmp::time_exceeded(frame, now, tables, state),
+        verdict => verdict,
+    }
+}
+
+#[inline]
+fn decide(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
     let ingress = match ingress(frame.bytes()) {
         Ok(ingress) => ingress,
         Err(reason) => return Verdict::Drop(reason),
@@ -51,8 +62,11 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Flow(packet)) => packet,
         Ok(Parsed::Fragment(part)) => return fragment(frame, ingress, &part, now, tables, state),
+        Ok(Parsed::Icmp(message)) => {
+            return icmp::icmp(frame, &message, ingress, now, tables, state);
+        }
         Ok(Parsed::Other { src, dst, why }) => {
-            return without_ports(frame, ingress, (src, dst, why), tables, state);
+            return without_ports(frame, ingress, (src, dst, why), now, tables, state);
         }
         Err(reason) => return Verdict::Drop(reason),
     };
@@ -269,7 +283,7 @@ fn to_vip(
         .service(&tuple.dst, tuple.dport, tuple.proto)
         .filter(|service| service.serves());
     let Some(service) = service else {
-        return match reject(frame, packet) {
+        return match reject(frame, packet, (now, &mut state.icmp_errors)) {
             Ok(()) => {
                 Egress::peer(ifindex).write(frame.bytes_mut(), &state.ports);
                 Verdict::Reply
@@ -396,16 +410,20 @@ fn without_ports(
     frame: &mut FrameBuf<'_>,
     ingress: Ingress,
     (src, dst, why): (Address, Address, Unflowed),
+    now: Now,
     tables: &Tables,
-    state: &State,
+    state: &mut State,
 ) -> Verdict {
     if ingress.hook == Hook::FromPod && why != Unflowed::Mapped {
         match sender(ingress.ifindex, &src, tables) {
             Ok(_) if tables.vip(&dst) => {
-                return Verdict::Drop(match why {
-                    Unflowed::Extension => DropReason::Ipv6Extension,
-                    Unflowed::Protocol | Unflowed::Mapped => DropReason::VipProtocol,
-                });
+                return match why {
+                    Unflowed::Extension => Verdict::Drop(DropReason::Ipv6Extension),
+                    Unflowed::Fragment | Unflowed::Mapped => Verdict::Drop(DropReason::VipProtocol),
+                    Unflowed::Protocol(number) => {
+                        icmp::other_protocol(frame, ingress, (src, dst), number, now, state)
+                    }
+                };
             }
             Ok(_) => {}
             Err(Verdict::Kernel(reason)) => {

@@ -48,13 +48,21 @@ reasons! {
         Ipv4Length = "ipv4_length",
         /// IPv6 header truncated or of another version.
         Ipv6Header = "ipv6_header",
-        /// IPv6 payload length larger than the frame.
+        /// IPv6 payload length larger than the frame, or smaller than its extension headers.
         Ipv6Length = "ipv6_length",
         /// TCP header truncated, or its data offset points outside the packet.
         TcpHeader = "tcp_header",
         /// UDP header truncated, or its length is impossible.
         UdpHeader = "udp_header",
-        /// An IPv6 extension header before the ports of a packet to a VIP.
+        /// ICMP header truncated.
+        IcmpHeader = "icmp_header",
+        /// An ICMP error that quotes too little of a packet, a contradictory one, or one whose sender is not who
+        /// the error goes to.
+        IcmpError = "icmp_error",
+        /// An ICMP error that Weft would have sent, above the limit on them.
+        IcmpRate = "icmp_rate",
+        /// IPv6 extension headers to a VIP that are not followed: too many, too long, or a routing header
+        /// with segments left.
         Ipv6Extension = "ipv6_extension",
         /// An IPv6 fragment header that is truncated.
         FragmentHeader = "fragment_header",
@@ -75,9 +83,10 @@ reasons! {
         FragmentMemory = "fragment_memory",
         /// As many packets in fragments are under way as a worker can tell apart.
         FragmentTable = "fragment_table",
-        /// A protocol other than TCP and UDP to a VIP.
+        /// To a VIP, and neither served nor to be answered: ICMP other than errors and echo requests, echo requests
+        /// where `vip_echo` is off, fragments of neither TCP nor UDP, and IPv6 without a payload.
         VipProtocol = "vip_protocol",
-        /// TTL or hop limit used up where Weft forwards.
+        /// TTL or hop limit used up where Weft forwards, and nobody to tell or no address to tell it from.
         TtlExpired = "ttl_expired",
         /// The source address is none of the sending pod's.
         SrcSpoof = "src_spoof",

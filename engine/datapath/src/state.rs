@@ -3,7 +3,9 @@
 use arrayvec::ArrayVec;
 
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports};
+use crate::{
+    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, RateLimit,
+};
 
 /// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
 /// new one's reply removed, and a new one written, each in both directions.
@@ -102,6 +104,8 @@ pub struct State {
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
     hairpin: ArrayVec<Address, 2>,
+    /// On the ICMP errors that the worker sends itself.
+    pub(crate) icmp_errors: RateLimit,
     /// Where `expire` goes on.
     pub(crate) hand: usize,
     cursors: Box<[u32]>,
@@ -122,6 +126,7 @@ impl State {
             workers: config.workers.max(1),
             ports: config.ports,
             hairpin: config.hairpin,
+            icmp_errors: RateLimit::ICMP_ERRORS,
             hand: 0,
             cursors: vec![0; CURSORS].into(),
             random: config.seed,

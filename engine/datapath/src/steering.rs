@@ -88,12 +88,20 @@ column! {
         ServicePortWithoutBackends = "service port without backends",
         /// A VIP, at a port that no service has.
         VipOtherPort = "VIP, other port",
-        /// A VIP, neither TCP nor UDP.
+        /// A VIP, an ICMP error that quotes a packet.
+        VipError = "VIP, ICMP error",
+        /// A VIP, an echo request.
+        VipEcho = "VIP, echo request",
+        /// A VIP, any other ICMP message.
+        VipOtherIcmp = "VIP, other ICMP",
+        /// A VIP, neither TCP, UDP nor ICMP.
         VipOtherProtocol = "VIP, other protocol",
         /// A VIP, at a port of its service, the first fragment of a packet.
         VipFirstFragment = "VIP, first fragment",
         /// A VIP, another fragment.
         VipLaterFragment = "VIP, later fragment",
+        /// A VIP, IPv6 extension headers that are not followed.
+        VipExtension = "VIP, IPv6 extension",
         /// An enrolled pod, TCP or UDP.
         EnrolledPod = "enrolled pod",
         /// An enrolled pod, TCP only.
@@ -104,12 +112,16 @@ column! {
         EnrolledPodFirstFragment = "enrolled pod, first fragment",
         /// An enrolled pod, another fragment.
         EnrolledPodLaterFragment = "enrolled pod, later fragment",
-        /// An enrolled pod, neither TCP nor UDP.
+        /// An enrolled pod, an ICMP error that quotes a packet.
+        EnrolledPodError = "enrolled pod, ICMP error",
+        /// An enrolled pod, neither TCP, UDP nor an ICMP error.
         EnrolledPodOtherProtocol = "enrolled pod, other protocol",
         /// What a pod that reaches itself through a service sees as its client, TCP or UDP.
         Hairpin = "hairpin address",
         /// A pod on this node that is not enrolled.
         OtherPod = "other local pod",
+        /// The same, an ICMP error that quotes a packet.
+        OtherPodError = "other local pod, ICMP error",
         /// A pod on another node.
         Overlay = "overlay range",
         /// The node itself.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::{Address, MaglevTable, Now, Protocol};
+use crate::{Address, Family, MaglevTable, Now, Protocol};
 
 mod builder;
 #[cfg(test)]
@@ -195,9 +195,22 @@ pub struct Tables {
     by_address: FxHashMap<Address, u32>,
     epochs: Box<[u32]>,
     grace: Duration,
+    /// The node's own addresses, IPv4 and IPv6, towards each pod.
+    node: FxHashMap<u32, [Option<Address>; 2]>,
+    vip_silent: bool,
 }
 
 impl Tables {
+    /// The node's address of that family, as the pod behind this veth may see it.
+    pub fn node_address(&self, ifindex: u32, family: Family) -> Option<Address> {
+        self.node.get(&ifindex)?[family as usize]
+    }
+
+    /// Whether VIPs answer echo requests.
+    pub fn vip_echo(&self) -> bool {
+        !self.vip_silent
+    }
+
     /// The service port at this VIP, port and protocol.
     pub fn service(&self, address: &Address, port: u16, proto: Protocol) -> Option<&ServicePort> {
         self.by_key

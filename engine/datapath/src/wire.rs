@@ -72,11 +72,35 @@ pub mod ipv6 {
     pub const DST: Range<usize> = 24..40;
     /// Length of the header.
     pub const LEN: usize = 40;
+    /// In a fragment header: offset and flags.
+    pub const FRAGMENT_OFFSET: Range<usize> = 2..4;
+    /// In [`FRAGMENT_OFFSET`]: the offset.
+    pub const OFFSET_MASK: u16 = 0xfff8;
     /// Next header: fragment.
     pub const FRAGMENT: u8 = 44;
-    /// Next headers that are extensions and stand before the payload: hop-by-hop, routing,
-    /// fragment, authentication, destination options, mobility, HIP, shim6, and two for tests.
-    pub const EXTENSIONS: [u8; 10] = [0, 43, FRAGMENT, 51, 60, 135, 139, 140, 253, 254];
+    /// Next header: hop-by-hop options, which only follow the IPv6 header itself.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Next header: routing.
+    pub const ROUTING: u8 = 43;
+    /// Next header: nothing follows.
+    pub const NONE: u8 = 59;
+    /// Next header: destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// Extension headers that are skipped to find the payload. Authentication, ESP, mobility, HIP and shim6
+    /// count as protocols: nothing behind them could be translated.
+    pub const FOLLOWED: [u8; 3] = [HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS];
+    /// In an extension header: the next one, or the payload's protocol.
+    pub const EXTENSION_NEXT: usize = 0;
+    /// In an extension header: its length in [`EXTENSION_UNIT`], the first one not counted.
+    pub const EXTENSION_LENGTH: usize = 1;
+    /// In a routing header: nodes still to be visited.
+    pub const SEGMENTS_LEFT: usize = 3;
+    /// Bytes of the unit of extension headers, and so of the shortest one.
+    pub const EXTENSION_UNIT: usize = 8;
+    /// Extension headers that are followed at most, as in the BPF programs.
+    pub const EXTENSIONS_MAX: usize = 8;
+    /// Bytes of extension headers that are followed at most, as in the BPF programs.
+    pub const EXTENSION_BYTES_MAX: usize = 256;
 }
 
 /// The fragment header of IPv6 (RFC 8200 section 4.5).
@@ -144,7 +168,7 @@ pub mod udp {
     pub const LEN: usize = 8;
 }
 
-/// ICMP (RFC 792) and ICMPv6 (RFC 4443) errors.
+/// ICMP (RFC 792) and ICMPv6 (RFC 4443).
 pub mod icmp {
     use std::ops::Range;
 
@@ -158,8 +182,39 @@ pub mod icmp {
     pub const CODE: usize = 1;
     /// Checksum; in ICMPv6 with the pseudo-header.
     pub const CHECKSUM: Range<usize> = 2..4;
+    /// Whatever the type says: a pointer, an MTU, an identifier.
+    pub const REST: Range<usize> = 4..8;
     /// Length before the packet in error.
     pub const LEN: usize = 8;
+    /// Bytes of the quoted packet's transport header that an error has at least (RFC 792).
+    pub const QUOTED_MIN: usize = 8;
+    /// Length of the quotation in 32-bit words, 0 where nothing follows it (RFC 4884 section 4).
+    pub const V4_QUOTED_LENGTH: usize = 5;
+    /// The same in ICMPv6, in 64-bit words.
+    pub const V6_QUOTED_LENGTH: usize = 4;
+    /// ICMPv6 types that have [`V6_QUOTED_LENGTH`]: destination unreachable and time exceeded.
+    pub const V6_EXTENSIBLE: [u8; 2] = [1, 3];
+    /// Types that are errors about a packet and still in use: destination unreachable, time exceeded, parameter
+    /// problem. Not source quench (RFC 6633), and not redirect, which is advice about a link.
+    pub const V4_ERRORS: [u8; 3] = [3, 11, 12];
+    /// The same in ICMPv6: destination unreachable, packet too big, time exceeded, parameter problem.
+    pub const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
+    /// Type of an echo request.
+    pub const V4_ECHO_REQUEST: u8 = 8;
+    /// Type of an echo reply.
+    pub const V4_ECHO_REPLY: u8 = 0;
+    /// Type of an echo request in ICMPv6.
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    /// Type of an echo reply in ICMPv6.
+    pub const V6_ECHO_REPLY: u8 = 129;
+    /// Type and code of protocol unreachable.
+    pub const V4_PROTOCOL_UNREACHABLE: (u8, u8) = (3, 2);
+    /// Type and code of ICMPv6's answer to a protocol: unrecognised next header.
+    pub const V6_NEXT_HEADER: (u8, u8) = (4, 1);
+    /// Type and code of a hop count used up on the way.
+    pub const V4_TIME_EXCEEDED: (u8, u8) = (11, 0);
+    /// The same in ICMPv6.
+    pub const V6_TIME_EXCEEDED: (u8, u8) = (3, 0);
     /// Type and code of port unreachable.
     pub const V4_PORT_UNREACHABLE: (u8, u8) = (3, 3);
     /// Type and code of port unreachable in ICMPv6.

@@ -30,6 +30,8 @@ pub struct Node {
     pub enrolment_grace: Duration,
     /// What a pod that reaches itself through a service sees as its client: one or two, of different families.
     pub hairpin_ips: Vec<IpAddr>,
+    /// Whether services' addresses answer echo requests.
+    pub vip_echo: bool,
 }
 
 /// `[workers]`: the data cores.

@@ -11,7 +11,13 @@ use super::reader::{Table, Value};
 use super::registry::{Registry, taken};
 use super::scalar::{DurationRange, NAME};
 
-pub(super) const NODE_KEYS: &[&str] = &["name", "drain", "enrolment_grace", "hairpin_ips"];
+pub(super) const NODE_KEYS: &[&str] = &[
+    "name",
+    "drain",
+    "enrolment_grace",
+    "hairpin_ips",
+    "vip_echo",
+];
 pub(super) const WORKERS_KEYS: &[&str] = &[
     "cores",
     "poll",
@@ -79,11 +85,13 @@ pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Optio
             Some(HAIRPIN_IPS.to_vec())
         }
     };
+    let vip_echo = table.optional("vip_echo", true, |value| value.boolean());
     Some(Node {
         name: name?,
         drain: drain?,
         enrolment_grace: enrolment_grace?,
         hairpin_ips: hairpin_ips?,
+        vip_echo: vip_echo?,
     })
 }
 

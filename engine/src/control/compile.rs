@@ -53,7 +53,8 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Compiles one generation. Backend sets that did not change keep their Maglev tables.
+    /// Compiles one generation. Backend sets that did not change keep their Maglev tables. `source_towards` says
+    /// which address the node has for a pod.
     ///
     /// # Errors
     /// When the tables cannot hold what a checked configuration asks for: an interface index
@@ -62,6 +63,7 @@ impl Compiled {
         config: &Config,
         registry: &Registry,
         names: &mut Names,
+        source_towards: impl Fn(IpAddr) -> Option<IpAddr>,
         previous: Option<&Tables>,
         generation: u64,
     ) -> Result<Self, BuildError> {
@@ -79,6 +81,16 @@ impl Compiled {
                 .map(|&address| address.into())
                 .collect();
             endpoints.extend(addresses.iter().map(|&address| (address, ifindex)));
+            for node in pod
+                .config
+                .addresses
+                .iter()
+                .filter_map(|&pod| source_towards(pod))
+            {
+                if usable(node, config) {
+                    builder.set_node_address(ifindex, node.into());
+                }
+            }
             if !draining {
                 slots.extend(
                     pod.config
@@ -136,6 +148,7 @@ impl Compiled {
         endpoints.sort_unstable();
         builder.set_epochs(registry.epochs());
         builder.set_grace(config.node.enrolment_grace);
+        builder.set_vip_echo(config.node.vip_echo);
         let tables = Arc::new(builder.build(generation)?);
         Ok(Self {
             tables,
@@ -144,6 +157,20 @@ impl Compiled {
             endpoints,
         })
     }
+}
+
+/// Whether an address can stand for the node in what a pod is told: one that means the same everywhere,
+/// and no service's, which kube-proxy in IPVS mode has on an interface of the node.
+fn usable(node: IpAddr, config: &Config) -> bool {
+    let narrow = match node {
+        IpAddr::V4(node) => node.is_link_local(),
+        IpAddr::V6(node) => node.is_unicast_link_local(),
+    };
+    let mut services = config.services.iter();
+    !narrow
+        && !node.is_loopback()
+        && !node.is_unspecified()
+        && !services.any(|service| service.cluster_ips.contains(&node))
 }
 
 /// The backends that take new flows, of both families.

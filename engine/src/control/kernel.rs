@@ -1,5 +1,7 @@
 //! What control asks of the kernel, as a trait, so that a test can be the kernel.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
 use weft_datapath::Address;
 use weft_xdp::{PodEntry, ServiceKey, Steering};
 
@@ -37,6 +39,8 @@ pub trait KernelSide {
     /// # Errors
     /// When the map is full or the kernel refuses.
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error>;
+    /// The node's address that packets of its own to `address` would have, if it can reach it.
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr>;
 }
 
 impl KernelSide for Steering {
@@ -62,5 +66,17 @@ impl KernelSide for Steering {
 
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error> {
         Self::sync_endpoints(self, endpoints).map(drop)
+    }
+
+    /// Asks by connecting a UDP socket, for which the kernel looks up a route and sends nothing.
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        const ANY_PORT: u16 = 9;
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((address, ANY_PORT)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
     }
 }

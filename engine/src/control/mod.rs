@@ -257,8 +257,14 @@ impl<K: KernelSide> Control<K> {
     fn compile(&mut self, config: &Config, registry: &Registry) -> Result<Compiled, Error> {
         let tables = Arc::clone(&self.compiled.tables);
         let generation = tables.generation + 1;
-        let mut compiled =
-            Compiled::new(config, registry, &mut self.names, Some(&tables), generation)?;
+        let mut compiled = Compiled::new(
+            config,
+            registry,
+            &mut self.names,
+            |pod| self.kernel.source_towards(pod),
+            Some(&tables),
+            generation,
+        )?;
         // Without a pod there is nobody to reach itself.
         if !compiled.pods.is_empty() {
             let hairpins = self.hairpins.iter().map(|&address| (address, 0));

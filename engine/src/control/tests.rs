@@ -1,10 +1,11 @@
 //! Control against a kernel that is a list, and one that fails wherever a test tells it to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use weft_datapath::{Address, Now};
+use weft_datapath::{Address, Family, Now};
 use weft_xdp::{Error as KernelError, PodEntry, ServiceKey};
 
 use super::*;
@@ -91,6 +92,15 @@ impl KernelSide for FakeKernel {
         self.endpoints = endpoints.to_vec();
         Ok(())
     }
+
+    /// Pods below 10.0.0.128 see the node as 10.0.1.0; for the others there is nothing to see.
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(pod) if pod.octets()[3] < 128 => Some(IpAddr::from([10, 0, 1, 0])),
+            IpAddr::V4(_) => Some(IpAddr::from([169, 254, 1, 1])),
+            IpAddr::V6(_) => None,
+        }
+    }
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -132,6 +142,34 @@ fn control(config: &Config) -> Control<FakeKernel> {
     let mut control = Control::new(FakeKernel::default(), config);
     control.apply(config.clone(), &interfaces(), at(0)).unwrap();
     control
+}
+
+/// CSM-07: the tables say from which address of the node a pod hears of used-up hop counts, if there is one that
+/// means something to it; and SVC-44: whether VIPs answer pings.
+#[test]
+fn csm_07_svc_44_the_tables_know_the_nodes_address_and_whether_vips_answer() {
+    let pods = [
+        ("a", "10.0.0.1", "v1"),
+        ("b", "fd00::1", "v2"),
+        ("c", "10.0.0.200", "v3"),
+    ];
+    let control = control(&config(&pods, ""));
+    let tables = control.tables().load_full();
+    let node = Address::from_v4([10, 0, 1, 0]);
+    assert_eq!(tables.node_address(1, Family::V4), Some(node));
+    assert_eq!(tables.node_address(1, Family::V6), None);
+    assert_eq!(tables.node_address(2, Family::V6), None, "no route");
+    assert_eq!(tables.node_address(3, Family::V4), None, "link-local");
+    assert!(tables.vip_echo());
+    // A service may have taken the address meanwhile: then it is no longer the node's to use.
+    let service = SERVICE.replace("10.96.0.1", "10.0.1.0");
+    let mut taken = config(&pods, &service);
+    taken.node.vip_echo = false;
+    let mut control = control;
+    control.apply(taken, &interfaces(), at(1)).unwrap();
+    let tables = control.tables().load_full();
+    assert_eq!(tables.node_address(1, Family::V4), None);
+    assert!(!tables.vip_echo());
 }
 
 const SERVICE: &str = "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nselector = { app = \"a\" }\n";

@@ -19,10 +19,18 @@ pub(super) enum L4 {
     Ack(u16, u16),
     Udp(u16, u16),
     Icmp,
+    /// ICMP of another type, without a quoted packet.
+    IcmpType(u8),
+    /// Port unreachable about a UDP packet that came the other way: to the sender's port, from the receiver's.
+    Unreachable(u16, u16),
+    /// A protocol by its number.
+    Protocol(u8),
     /// A first fragment of UDP.
     Fragment(u16, u16),
     /// Another one: what stands where ports would is payload.
     LaterFragment(u16, u16),
+    /// UDP behind that many IPv6 destination options headers of 8 bytes.
+    Extensions(u16, u16, u8),
 }
 
 /// An Ethernet frame from a pod.
@@ -44,13 +52,40 @@ pub(super) fn frame(src: IpAddr, dst: IpAddr, l4: L4) -> Vec<u8> {
             .tcp(from, to, 1, 1024)
             .ack(9)
             .write(&mut bytes, &payload),
-        L4::Udp(from, to) | L4::Fragment(from, to) | L4::LaterFragment(from, to) => {
-            step.udp(from, to).write(&mut bytes, &payload)
+        L4::Udp(from, to)
+        | L4::Fragment(from, to)
+        | L4::LaterFragment(from, to)
+        | L4::Extensions(from, to, _) => step.udp(from, to).write(&mut bytes, &payload),
+        L4::Protocol(_) => step.udp(1, 2).write(&mut bytes, &payload),
+        L4::IcmpType(kind) if src.is_ipv4() => {
+            step.icmpv4_raw(kind, 0, [0; 4]).write(&mut bytes, &payload)
+        }
+        L4::IcmpType(kind) => step.icmpv6_raw(kind, 0, [0; 4]).write(&mut bytes, &payload),
+        L4::Unreachable(from, to) => {
+            let quoted = &frame(dst, src, L4::Udp(to, from))[14..];
+            if src.is_ipv4() {
+                step.icmpv4_raw(3, 3, [0; 4]).write(&mut bytes, quoted)
+            } else {
+                step.icmpv6_raw(1, 4, [0; 4]).write(&mut bytes, quoted)
+            }
         }
         L4::Icmp if src.is_ipv4() => step.icmpv4_echo_request(1, 1).write(&mut bytes, &payload),
         L4::Icmp => step.icmpv6_echo_request(1, 1).write(&mut bytes, &payload),
     }
     .expect("a packet");
+    if let L4::Protocol(number) = l4 {
+        bytes[if src.is_ipv4() { 23 } else { 20 }] = number;
+    }
+    if let L4::Extensions(_, _, count) = l4 {
+        for _ in 0..count {
+            // RFC 8200 section 4.6, padded (PadN).
+            let header = [bytes[20], 0, 1, 4, 0, 0, 0, 0];
+            bytes[20] = 60;
+            bytes.splice(54..54, header);
+        }
+        let length = (bytes.len() - 54) as u16;
+        bytes[18..20].copy_from_slice(&length.to_be_bytes());
+    }
     // How far in, in units of 8 bytes, and whether more fragments follow.
     let fragment = match l4 {
         L4::Fragment(..) => Some((0, 1)),

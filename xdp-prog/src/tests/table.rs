@@ -88,16 +88,29 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
         Destination::ServicePort => ports(family.vip, SERVICE_PORT).collect(),
         Destination::ServicePortWithoutBackends => ports(family.vip, EMPTY_SERVICE_PORT).collect(),
         Destination::VipOtherPort => ports(family.vip, OTHER_PORT).collect(),
-        Destination::VipOtherProtocol => vec![(family.vip, L4::Icmp)],
         Destination::VipFirstFragment => vec![(family.vip, L4::Fragment(4000, SERVICE_PORT))],
         Destination::VipLaterFragment => vec![(family.vip, L4::LaterFragment(1, 2))],
+        Destination::VipError => vec![(family.vip, L4::Unreachable(4000, SERVICE_PORT))],
+        Destination::VipEcho => vec![(family.vip, L4::Icmp)],
+        Destination::VipOtherIcmp => [0, 5, 129, 137]
+            .map(|kind| (family.vip, L4::IcmpType(kind)))
+            .into(),
+        Destination::VipOtherProtocol => [132, 47]
+            .map(|number| (family.vip, L4::Protocol(number)))
+            .into(),
+        Destination::EnrolledPodError => vec![(family.enrolled, L4::Unreachable(4000, 5000))],
+        Destination::OtherPodError => vec![(family.other_pod, L4::Unreachable(4000, 5000))],
+        Destination::VipExtension if family.vip.is_ipv4() => vec![],
+        Destination::VipExtension => vec![(family.vip, L4::Extensions(4000, SERVICE_PORT, 9))],
         Destination::EnrolledPod => ports(family.enrolled, 5000).collect(),
         Destination::EnrolledPodTcp => ports(family.enrolled, 5000).filter(tcp).collect(),
         Destination::EnrolledPodUdp => ports(family.enrolled, 5000).filter(|p| !tcp(p)).collect(),
         Destination::EnrolledPodFirstFragment => vec![(family.enrolled, L4::Fragment(4000, 5000))],
         Destination::EnrolledPodLaterFragment => vec![(family.enrolled, L4::LaterFragment(1, 2))],
-        Destination::EnrolledPodOtherProtocol => vec![(family.enrolled, L4::Icmp)],
         Destination::Hairpin => ports(family.hairpin, 5000).collect(),
+        Destination::EnrolledPodOtherProtocol => [L4::Icmp, L4::IcmpType(0), L4::Protocol(132)]
+            .map(|l4| (family.enrolled, l4))
+            .into(),
         // A flow of ours has ports; without one, everything goes.
         Destination::OtherPod if row.entry == Entry::Ours => {
             ports(family.other_pod, 5000).collect()
@@ -118,8 +131,14 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
 fn pin(src: IpAddr, dst: IpAddr, l4: L4, ifindex: u32) -> Option<FlowKey> {
     let (sport, dport, proto) = match l4 {
         L4::Syn(from, to) | L4::Ack(from, to) => (from, to, Protocol::Tcp),
-        L4::Udp(from, to) => (from, to, Protocol::Udp),
-        L4::Icmp | L4::Fragment(..) | L4::LaterFragment(..) => return None,
+        // That of the flow that it speaks of.
+        L4::Udp(from, to) | L4::Unreachable(from, to) => (from, to, Protocol::Udp),
+        L4::Icmp
+        | L4::IcmpType(_)
+        | L4::Protocol(_)
+        | L4::Fragment(..)
+        | L4::LaterFragment(..)
+        | L4::Extensions(..) => return None,
     };
     let tuple = Tuple {
         src: src.into(),
@@ -275,12 +294,14 @@ fn every_row_holds_in_both_families() {
                     Destination::EnrolledPod,
                     Destination::EnrolledPodFirstFragment,
                     Destination::EnrolledPodLaterFragment,
+                    Destination::EnrolledPodError,
                 ];
                 assert!(to_pod.contains(&row.destination), "line {}", row.line);
                 packets.iter_mut().for_each(|(to, _)| *to = family.pod);
             }
+            let ipv6_only = row.destination == Destination::VipExtension;
             assert!(
-                !packets.is_empty(),
+                !packets.is_empty() || ipv6_only && family.vip.is_ipv4(),
                 "line {} stands for no packet",
                 row.line
             );

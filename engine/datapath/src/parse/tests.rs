@@ -174,28 +174,60 @@ fn ipv4_options_are_stepped_over() {
     assert_eq!((packet.l4(), packet.tuple().dport), (38, 80));
 }
 
-#[test]
-fn ipv6_extensions_and_mapped_addresses_have_no_flow() {
-    let mut frame = vec![0; 14 + 40 + 8];
+/// An empty UDP datagram with room for an extension header of 8 bytes before it.
+fn ipv6_udp(next: u8, extension: [u8; 8]) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 40];
     frame[12..14].copy_from_slice(&[0x86, 0xdd]);
     frame[14] = 0x60;
-    frame[19] = 8;
-    let why = |frame: &[u8]| match parse(frame) {
+    frame[19] = 16;
+    frame[20] = next;
+    frame.extend(extension);
+    frame.extend([0, 7, 0, 53, 0, 8, 0, 0]);
+    frame
+}
+
+#[test]
+fn ipv6_extension_headers_are_stepped_over() {
+    for next in ipv6::FOLLOWED {
+        let packet = flow(&ipv6_udp(next, [17, 0, 0, 0, 0, 0, 0, 0]));
+        assert_eq!(
+            (packet.l4(), packet.tuple().sport, packet.tuple().dport),
+            (62, 7, 53)
+        );
+    }
+}
+
+#[test]
+fn what_has_no_ports_in_ipv6_says_why() {
+    let why = |next, extension| match parse(&ipv6_udp(next, extension)) {
         Ok(Parsed::Other { why, .. }) => why,
         other => panic!("{other:?}"),
     };
-    for next in ipv6::EXTENSIONS {
-        frame[20] = next;
-        assert_eq!(why(&frame), Unflowed::Extension, "or a fragment of one");
+    let udp = [17, 0, 0, 0, 0, 0, 0, 0];
+    // A fragment of what Weft does not balance.
+    let of_icmp = [58, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(why(ipv6::FRAGMENT, of_icmp), Unflowed::Fragment);
+    let of_options = [ipv6::DESTINATION_OPTIONS, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(why(ipv6::FRAGMENT, of_options), Unflowed::Extension);
+    // ICMP is a protocol like any other in the other family.
+    for protocol in [1, 50, 51, ipv6::NONE, 132, 135, 139, 140, 253, 254] {
+        assert_eq!(why(protocol, udp), Unflowed::Protocol(protocol));
     }
-    frame[20] = 58;
-    assert_eq!(why(&frame), Unflowed::Protocol);
+    let undone = [17, 0, 0, 1, 0, 0, 0, 0];
+    assert_eq!(why(ipv6::ROUTING, undone), Unflowed::Extension);
+    let too_far = [17, 2, 0, 0, 0, 0, 0, 0];
+    let behind_the_end = parse(&ipv6_udp(ipv6::ROUTING, too_far));
+    assert_eq!(behind_the_end, Err(DropReason::Ipv6Length));
+}
+
+#[test]
+fn mapped_addresses_have_no_flow() {
     // ::ffff:10.0.0.1 in a real IPv6 header is not 10.0.0.1.
-    frame[20] = 17;
-    frame[54 + 5] = 8;
+    let mut frame = ipv6_udp(ipv6::DESTINATION_OPTIONS, [17, 0, 0, 0, 0, 0, 0, 0]);
     assert!(matches!(parse(&frame), Ok(Parsed::Flow(_))));
     frame[38..54].copy_from_slice(&Address::from_v4([10, 0, 0, 1]).0);
-    assert_eq!(why(&frame), Unflowed::Mapped);
+    let why = Unflowed::Mapped;
+    assert!(matches!(parse(&frame), Ok(Parsed::Other { why: mapped, .. }) if mapped == why));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::{Algorithm, Backend, Pod, ServicePort, ServicePortSpec, Tables};
-use crate::{Address, MAX_IFINDEX, MaglevTable, Protocol};
+use crate::{Address, Family, MAX_IFINDEX, MaglevTable, Protocol};
 
 /// What a snapshot cannot hold. The configuration is checked before; this is the last line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +92,8 @@ pub struct TablesBuilder {
     pods: Vec<Pod>,
     epochs: Vec<u32>,
     grace: Duration,
+    node: FxHashMap<u32, [Option<Address>; 2]>,
+    vip_silent: bool,
     /// Tables there are: of the previous generation and of ports compiled before.
     shared: FxHashMap<TableKey, Arc<MaglevTable>>,
     /// Sizes in the previous generation.
@@ -145,11 +147,31 @@ impl TablesBuilder {
         self
     }
 
+    /// Sets an address of the node from which the pod behind `ifindex` hears of packets that went no further;
+    /// one a family, the last one counts. Without one, the pod does not hear of them.
+    pub fn set_node_address(&mut self, ifindex: u32, address: Address) -> &mut Self {
+        let family = if address.is_v4() {
+            Family::V4
+        } else {
+            Family::V6
+        };
+        self.node.entry(ifindex).or_default()[family as usize] = Some(address);
+        self
+    }
+
+    /// Sets whether VIPs answer echo requests; they do unless set.
+    pub fn set_vip_echo(&mut self, answer: bool) -> &mut Self {
+        self.vip_silent = !answer;
+        self
+    }
+
     /// Compiles the snapshot. Costs time in proportion to the Maglev tables that are new.
     pub fn build(mut self, generation: u64) -> Result<Tables, BuildError> {
         let mut tables = Tables {
             generation,
             grace: self.grace,
+            node: std::mem::take(&mut self.node),
+            vip_silent: self.vip_silent,
             ..Tables::default()
         };
         if let Some(fixed) = self.epochs.first_mut() {

@@ -3,10 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
 mod balance;
+mod extensions;
 mod flows;
 mod fragment_bounds;
 mod fragments;
+mod icmp;
+mod midflow;
 mod properties;
 mod rejects;
 mod services;

@@ -100,4 +100,46 @@ proptest! {
             prop_assert!(matches!(parse(&frame), Ok(Parsed::Flow(_))));
         }
     }
+
+    /// ICMP errors about a flow, damaged anywhere and cut anywhere: no panic, a drop never writes (`run` compares), and
+    /// what is delivered still is ICMP.
+    #[test]
+    fn svc_34_damaged_errors_never_panic(
+        spec in spec(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        backend: bool,
+    ) {
+        let (tables, mut state) = (settled(), state(1));
+        let mut frame = spec.punted(CLIENT, Hook::FromPod);
+        prop_assume!(run(&mut frame, START, &tables, &mut state) == Verdict::Deliver);
+        let net = if spec.tuple.src.is_v4() { Net::V4 } else { Net::V6 };
+        let header = icmp::port_unreachable(net);
+        let arrived = tuple(&frame);
+        let (message, at, hook) = if backend {
+            let quoted = icmp::quote(&Spec::of(arrived, ACK));
+            let hook = match egress(&frame).inject {
+                Inject::Peer => Hook::FromPod,
+                Inject::Reingress => Hook::ToPod,
+            };
+            let message = icmp::Message::new(arrived.dst, arrived.src, header, quoted);
+            (message, egress(&frame).ifindex, hook)
+        } else {
+            let quoted = icmp::quote(&Spec::of(spec.tuple.reversed(), ACK));
+            let message = icmp::Message::new(spec.tuple.src, spec.tuple.dst, header, quoted);
+            (message, CLIENT, Hook::FromPod)
+        };
+        let mut frame = message.punted(at, hook);
+        let whole = run(&mut frame.clone(), START, &tables, &mut state);
+        prop_assert_eq!(whole, Verdict::Deliver);
+        for (at, value) in damage {
+            let at = 12 + at.index(frame.len() - 12);
+            frame[at] = value;
+        }
+        frame.truncate(frame.len() - cut.index(frame.len()) / 2);
+        if run(&mut frame, START, &tables, &mut state) == Verdict::Deliver {
+            let parsed = parse(&frame);
+            prop_assert!(matches!(parsed, Ok(Parsed::Icmp(_) | Parsed::Flow(_))), "{:?}", parsed);
+        }
+    }
 }

@@ -4,11 +4,12 @@ use weft_datapath::steering::{
     BpfVerdict, Destination, EngineVerdict, Enrolment, Entry, Opens, Row, Source, parse,
 };
 use weft_datapath::{
-    Address, Algorithm, DropReason, FrameBuf, Hook, Ingress, KernelReason, Protocol, State, Tables,
+    Address, Algorithm, Checksum, FrameBuf, Hook, Ingress, KernelReason, Protocol, State, Tables,
     Verdict, process,
 };
 
 use crate::support::fragments::cut;
+use crate::support::icmp::{Message, port_unreachable, quote};
 use crate::support::*;
 
 const DOCUMENT: &str = include_str!("../../../../docs/steering.md");
@@ -30,7 +31,8 @@ fn every_row_is_true() {
         for net in Net::BOTH {
             let cases = cases(&row, net);
             // Host and outside traffic to a pod without an entry, and what carries the mark, never reaches us.
-            let unreachable = matches!(row.source, Source::Reingressed);
+            let unreachable = matches!(row.source, Source::Reingressed)
+                || row.destination == Destination::VipExtension && net == Net::V4;
             assert!(
                 unreachable || !cases.is_empty(),
                 "line {}: no packet for it",
@@ -154,9 +156,9 @@ fn cases(row: &Row, net: Net) -> Vec<Case> {
             for (before, frame) in frames {
                 // The client of a reply to "other local pod" has left the tables.
                 let pods = [(CLIENT, client), (BACKEND_1, others), (BACKEND_2, others)];
-                let left = usize::from(
-                    row.destination == Destination::OtherPod && row.entry == Entry::Ours,
-                );
+                let to_other = [Destination::OtherPod, Destination::OtherPodError];
+                let left =
+                    usize::from(to_other.contains(&row.destination) && row.entry == Entry::Ours);
                 let tables = builder(&pods[left..], Algorithm::Maglev).build(2).unwrap();
                 let what = format!("{client:?}/{others:?} away={away} {proto} {flags:#x}");
                 cases.push(Case {
@@ -282,6 +284,33 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
                 back.punted(CLIENT, Hook::FromPod),
             )];
         }
+        Destination::VipError => {
+            let known = row.entry == Entry::Ours;
+            return [ONE_BACKEND, BY_KERNEL]
+                .into_iter()
+                .map(|port| {
+                    let before = known.then(|| open(vip(port)));
+                    let error = error(client, vip(port), proto).punted(CLIENT, Hook::FromPod);
+                    (before.into_iter().collect(), error)
+                })
+                .collect();
+        }
+        Destination::EnrolledPodError | Destination::OtherPodError if row.entry == Entry::Ours => {
+            let (server, backend) = ((net.pod(2), 80), (net.pod(2), TARGET));
+            let service = (
+                vec![open(vip(ONE_BACKEND))],
+                error(backend, client, proto).punted(BACKEND_1, Hook::FromPod),
+            );
+            if row.destination == Destination::OtherPodError {
+                return vec![service];
+            }
+            let direct = [
+                error(client, server, proto).punted(CLIENT, Hook::FromPod),
+                error(server, client, proto).punted(BACKEND_1, Hook::FromPod),
+            ];
+            let direct = direct.map(|error| (vec![open(server)], error));
+            return [service].into_iter().chain(direct).collect();
+        }
         _ => no_entry(),
     }
     match row.destination {
@@ -297,9 +326,20 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         Destination::Node => plain((net.node(), 80)),
         Destination::AnythingElse => plain((net.internet(), 80)),
         Destination::LinkLocal => plain((link_local(net), 80)),
+        Destination::VipExtension => match net {
+            Net::V4 => vec![],
+            Net::V6 => unfollowed(send(vip(SERVED), flags)),
+        },
+        Destination::VipError => panic!("line {}: above", row.line),
+        Destination::VipEcho => plain_icmp(echo(net, net.vip(80))),
+        Destination::VipOtherIcmp => other_icmp(net),
         Destination::VipOtherProtocol => other_protocols(net, send(vip(SERVED), flags)),
+        Destination::EnrolledPodError => plain_icmp(error(client, (net.pod(2), 80), proto)),
+        Destination::OtherPodError => plain_icmp(error(client, (net.pod(4), 80), proto)),
         Destination::EnrolledPodOtherProtocol => {
-            other_protocols(net, send((net.pod(2), 80), flags))
+            let mut frames = other_protocols(net, send((net.pod(2), 80), flags));
+            frames.extend(plain_icmp(echo(net, net.pod(2))));
+            frames
         }
         other => panic!("line {}: no packet to {other:?}", row.line),
     }
@@ -316,16 +356,33 @@ fn to_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
             row.line
         ),
     };
-    let arriving = |from| spec(proto, flags, from, client).punted(CLIENT, Hook::ToPod);
+    let backend = (net.pod(4), TARGET);
     let open = spec(proto, SYN, client, (net.vip(80), BY_KERNEL)).punted(CLIENT, Hook::FromPod);
+    let arriving = |from| match row.destination {
+        // From whoever sends it, about what went to the backend.
+        Destination::EnrolledPodError => {
+            let mut error = error(backend, client, proto);
+            error.src = from;
+            error.punted(CLIENT, Hook::ToPod)
+        }
+        _ => {
+            let at = if from == backend.0 {
+                backend
+            } else {
+                (from, 80)
+            };
+            spec(proto, flags, at, client).punted(CLIENT, Hook::ToPod)
+        }
+    };
     // A hostNetwork backend and one that is not enrolled are the same to the engine: by the kernel.
-    let (ours, frames) = match row.entry {
-        Entry::None => (false, (vec![], arriving((from, 80)))),
-        Entry::Ours => (true, (vec![open], arriving((net.pod(4), TARGET)))),
-        Entry::Any => panic!("line {}: say which", row.line),
+    let (ours, frames) = match (row.entry, row.destination) {
+        (Entry::None, _) => (false, (vec![], arriving(from))),
+        (Entry::Ours, Destination::EnrolledPodError) => (true, (vec![open], arriving(from))),
+        (Entry::Ours, _) => (true, (vec![open], arriving(backend.0))),
+        (Entry::Any, _) => panic!("line {}: say which", row.line),
     };
     match row.destination {
-        Destination::EnrolledPod => vec![frames],
+        Destination::EnrolledPod | Destination::EnrolledPodError => vec![frames],
         Destination::EnrolledPodFirstFragment | Destination::EnrolledPodLaterFragment => {
             vec![fragment(row, ours, frames)]
         }
@@ -360,28 +417,61 @@ fn fragment(row: &Row, ours: bool, (mut before, frame): Frames) -> Frames {
     }
 }
 
-/// ICMP, SCTP and GRE.
+/// A routing header with segments left, and destination options of more bytes than are followed.
+fn unfollowed(frame: Vec<u8>) -> Vec<Frames> {
+    let undone = extended(frame.clone(), &[(43, &[0, 1, 0, 0, 0, 0])]);
+    let long = extended(frame, &[(60, &[0; 262])]);
+    vec![(vec![], undone), (vec![], long)]
+}
+
+/// Port unreachable from one end of a flow to the other, about what that end sent.
+fn error(from: (Address, u16), to: (Address, u16), proto: Protocol) -> Message {
+    let net = if from.0.is_v4() { Net::V4 } else { Net::V6 };
+    let quoted = quote(&spec(proto, ACK, to, from));
+    Message::new(from.0, to.0, port_unreachable(net), quoted)
+}
+
+fn echo(net: Net, to: Address) -> Message {
+    let number = if net == Net::V4 { 8 } else { 128 };
+    Message::new(net.pod(1), to, (number, 0, [0, 1, 0, 1]), b"ping".to_vec())
+}
+
+/// An echo reply, a redirect, and a type that nobody has defined.
+fn other_icmp(net: Net) -> Vec<Frames> {
+    let types = if net == Net::V4 {
+        [0, 5, 200]
+    } else {
+        [129, 137, 200]
+    };
+    let frames = types.map(|number| {
+        let mut message = echo(net, net.vip(80));
+        message.header.0 = number;
+        (vec![], message.punted(CLIENT, Hook::FromPod))
+    });
+    frames.into()
+}
+
+fn plain_icmp(message: Message) -> Vec<Frames> {
+    vec![(vec![], message.punted(CLIENT, Hook::FromPod))]
+}
+
+/// SCTP, GRE, and ICMP of the other family.
 fn other_protocols(net: Net, frame: Vec<u8>) -> Vec<Frames> {
     let change = |number: u8| {
         let mut frame = frame.clone();
-        frame[if net == Net::V4 { 23 } else { 20 }] = number;
+        match net {
+            Net::V4 => {
+                frame[23] = number;
+                frame[24..26].fill(0);
+                let sum = Checksum::default().with(&frame[14..34]).finish();
+                frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            Net::V6 => frame[20] = number,
+        }
         (vec![], frame)
     };
-    let icmp = if net == Net::V4 { 1 } else { 58 };
+    let icmp = if net == Net::V4 { 58 } else { 1 };
     vec![change(icmp), change(132), change(47)]
-}
-
-/// IPv6 extension headers to a VIP have a name of their own, and never look like a fragment.
-#[test]
-fn an_extension_header_to_a_vip_is_named() {
-    let tables = tables(Stage::Settled, Stage::Settled);
-    let mut frame =
-        Spec::tcp(Net::V6.pod(1), 4, Net::V6.vip(80), SERVED, SYN).punted(CLIENT, Hook::FromPod);
-    frame[20] = 60;
-    assert_eq!(
-        verdict(frame, &tables, &mut state(1)),
-        Verdict::Drop(DropReason::Ipv6Extension)
-    );
 }
 
 /// A v4-mapped address inside IPv6 is never looked up, even where it spells a VIP or a pod.

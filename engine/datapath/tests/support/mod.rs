@@ -5,6 +5,8 @@ pub mod fragments;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub mod icmp;
+
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TransportHeader};
 use weft_datapath::*;
 
@@ -413,4 +415,20 @@ pub fn destination_mac(frame: &[u8]) -> &[u8] {
 
 pub fn v4(a: u8, b: u8, c: u8, d: u8) -> Address {
     Ipv4Addr::new(a, b, c, d).into()
+}
+
+/// An IPv6 frame with extension headers before its payload: their numbers, and what follows next header and
+/// length (6 bytes and then whole units of 8).
+pub fn extended(mut frame: Vec<u8>, headers: &[(u8, &[u8])]) -> Vec<u8> {
+    let (mut named_at, mut at) = (20, 54);
+    for (number, body) in headers {
+        let mut header = vec![frame[named_at], (body.len() / 8) as u8];
+        header.extend_from_slice(body);
+        frame[named_at] = *number;
+        frame.splice(at..at, header.iter().copied());
+        (named_at, at) = (at, at + header.len());
+    }
+    let payload = (frame.len() - 54) as u16;
+    frame[18..20].copy_from_slice(&payload.to_be_bytes());
+    frame
 }

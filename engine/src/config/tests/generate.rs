@@ -108,7 +108,8 @@ fn named_ports() -> impl Strategy<Value = BTreeMap<String, u16>> {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    (name(), 0..=3_600_000_u64, 0..=86_400_000_u64).prop_map(|(name, drain, grace)| Node {
+    let times = (0..=3_600_000_u64, 0..=86_400_000_u64);
+    (name(), times, any::<bool>()).prop_map(|(name, (drain, grace), vip_echo)| Node {
         name,
         hairpin_ips: vec![
             "192.0.0.8".parse().expect("an address"),
@@ -116,6 +117,7 @@ fn node() -> impl Strategy<Value = Node> {
         ],
         drain: Duration::from_millis(drain),
         enrolment_grace: Duration::from_millis(grace),
+        vip_echo,
     })
 }
 
@@ -219,6 +221,7 @@ pub(crate) fn render(config: &Config) -> String {
             ("name", string(&config.node.name)),
             ("drain", duration(config.node.drain)),
             ("enrolment_grace", duration(config.node.enrolment_grace)),
+            ("vip_echo", config.node.vip_echo.to_string()),
         ],
     );
     let workers = &config.workers;

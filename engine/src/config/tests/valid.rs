@@ -10,6 +10,7 @@ fn defaults() {
     let config = valid("[node]\nname = \"a\"\n");
     assert_eq!(config.node.drain, Duration::from_secs(30));
     assert_eq!(config.node.enrolment_grace, Duration::from_secs(600));
+    assert!(config.node.vip_echo);
     assert_eq!(
         config.workers,
         Workers {

@@ -1,0 +1,212 @@
+//! What becomes of ICMP, of other protocols to a VIP, and of packets whose hop count is used up.
+
+use super::{ingress, sender, to_kernel, way_back};
+use crate::answer::{self, ErrorKind};
+use crate::flow::{Direction, FlowId, FlowKind};
+use crate::icmp::{IcmpMessage, Kind, Quoted, translate_error};
+use crate::parse::{Family, Parsed, parse};
+use crate::{
+    Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now, Pod,
+    State, Tables, Verdict,
+};
+
+/// An ICMP message. The slow way: errors are rare, and pings of a VIP are nobody's load.
+pub(super) fn icmp(
+    frame: &mut FrameBuf<'_>,
+    message: &IcmpMessage,
+    ingress: Ingress,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let back = way_back(ingress);
+    let pod = match ingress.hook {
+        Hook::FromPod => match sender(ingress.ifindex, &message.src, tables) {
+            Ok(pod) => Some(pod),
+            Err(Verdict::Kernel(reason)) => return to_kernel(frame, back, reason, state),
+            Err(verdict) => return verdict,
+        },
+        Hook::ToPod => None,
+    };
+    if message.kind() == Kind::Error {
+        let quoted = match Quoted::parse(frame.bytes(), message) {
+            Ok(quoted) => quoted,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        let known = quoted
+            .as_ref()
+            .and_then(|quoted| known(quoted, ingress, now, tables, state));
+        if let (Some(quoted), Some((id, direction))) = (&quoted, known) {
+            return known_error(frame, message, quoted, id, direction, state);
+        }
+        if let (Some(quoted), Some(pod)) = (&quoted, pod)
+            && forged(quoted, pod, tables)
+        {
+            return Verdict::Drop(DropReason::IcmpError);
+        }
+    }
+    let Some(pod) = pod.filter(|_| tables.vip(&message.dst)) else {
+        return to_kernel(frame, back, KernelReason::NotOurs, state);
+    };
+    match message.kind() {
+        // As for any packet that opens nothing: the kernel may know the flow.
+        Kind::Error if pod.draining() => to_kernel(frame, back, KernelReason::Draining, state),
+        Kind::Error if state.grace(pod, now) => {
+            to_kernel(frame, back, KernelReason::OlderThanEnrolment, state)
+        }
+        Kind::Error => Verdict::Drop(DropReason::UnknownFlow),
+        Kind::EchoRequest if tables.vip_echo() => {
+            let answered = answer::echo(frame, message);
+            replied(frame, answered, ingress.ifindex, state)
+        }
+        Kind::EchoRequest | Kind::Other => Verdict::Drop(DropReason::VipProtocol),
+    }
+}
+
+/// Whether the pod speaks of a packet that it cannot have received: one to a VIP or to another enrolled pod. Left
+/// alone, it could tell a pod about a flow of which it is no end (AMB-06).
+fn forged(quoted: &Quoted, pod: &Pod, tables: &Tables) -> bool {
+    let receiver = &quoted.tuple.dst;
+    !pod.addresses.contains(receiver)
+        && (tables.vip(receiver) || tables.pod_by_address(receiver).is_some())
+}
+
+/// The flow that the quoted packet belongs to, and the way that the error goes: against it.
+///
+/// A pod receives only packets of its own flows, so its veth is part of the key: no pod can speak of another's
+/// flow (AMB-06), and none at a hook where that flow's packets are not seen.
+fn known(
+    quoted: &Quoted,
+    ingress: Ingress,
+    now: Now,
+    tables: &Tables,
+    state: &State,
+) -> Option<(FlowId, Direction)> {
+    let key = FlowKey {
+        tuple: quoted.tuple.reversed(),
+        ifindex: ingress.ifindex,
+    };
+    let (id, direction) = state.flows.find(&key)?;
+    let flow = state.flows.at(id)?;
+    (flow.hook(direction) == ingress.hook && flow.valid(now, tables)).then_some((id, direction))
+}
+
+/// An error of a flow that we know. It is no packet of that flow: neither its timeout nor its phase moves.
+fn known_error(
+    frame: &mut FrameBuf<'_>,
+    message: &IcmpMessage,
+    quoted: &Quoted,
+    id: FlowId,
+    direction: Direction,
+    state: &State,
+) -> Verdict {
+    let Some(flow) = state.flows.at(id) else {
+        return Verdict::Drop(DropReason::UnknownFlow);
+    };
+    // An error goes to the source of the packet that it quotes (RFC 1122 section 3.2.2, RFC 4443 section 2.2).
+    if message.dst != quoted.tuple.src {
+        return Verdict::Drop(DropReason::IcmpError);
+    }
+    let server = flow.server_ifindex();
+    if flow.kind() == FlowKind::Kernel {
+        let sender = match direction {
+            Direction::Forward => flow.client_ifindex(),
+            Direction::Reply => server.unwrap_or(flow.client_ifindex()),
+        };
+        let back = Egress::reingress(sender);
+        return to_kernel(frame, back, KernelReason::OlderThanEnrolment, state);
+    }
+    let (seen, other, egress) = match direction {
+        Direction::Forward => (
+            flow.tuple(),
+            flow.backend_tuple(),
+            server.map_or(Egress::reingress(flow.client_ifindex()), Egress::peer),
+        ),
+        Direction::Reply => (
+            flow.backend_tuple().reversed(),
+            flow.tuple().reversed(),
+            Egress::peer(flow.client_ifindex()),
+        ),
+    };
+    let hop = flow.hook(direction) == Hook::FromPod && egress.inject == Inject::Peer;
+    if hop && message.hops <= 1 {
+        return Verdict::Drop(DropReason::TtlExpired);
+    }
+    translate_error(frame.bytes_mut(), message, quoted, (&seen, &other), hop);
+    egress.write(frame.bytes_mut(), &state.ports);
+    Verdict::Deliver
+}
+
+/// Neither TCP, UDP nor ICMP to a VIP: its sender is told, as at an unused port. Nothing follows "no next header",
+/// so nothing is refused there (RFC 8200 section 4.7).
+pub(super) fn other_protocol(
+    frame: &mut FrameBuf<'_>,
+    ingress: Ingress,
+    ends: (Address, Address),
+    number: u8,
+    now: Now,
+    state: &mut State,
+) -> Verdict {
+    let (src, dst) = ends;
+    let family = if dst.is_v4() { Family::V4 } else { Family::V6 };
+    if family == Family::V6 && number == crate::wire::ipv6::NONE {
+        return Verdict::Drop(DropReason::VipProtocol);
+    }
+    let end = answer::packet_end(frame.bytes(), family);
+    let limit = (now, &mut state.icmp_errors);
+    let answered = answer::error(
+        frame,
+        ErrorKind::ProtocolUnreachable,
+        (&dst, &src),
+        end,
+        limit,
+    );
+    replied(frame, answered, ingress.ifindex, state)
+}
+
+/// A packet whose hop count Weft would use up: its sender hears of it from the node (CSM-07).
+///
+/// `frame` is untouched since it came. Only TCP and UDP get here with ports; an error is never answered with an
+/// error (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e).
+#[cold]
+pub(super) fn time_exceeded(
+    frame: &mut FrameBuf<'_>,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    const UNANSWERED: Verdict = Verdict::Drop(DropReason::TtlExpired);
+    let (Ok(ingress), Ok(Parsed::Flow(packet))) = (ingress(frame.bytes()), parse(frame.bytes()))
+    else {
+        return UNANSWERED;
+    };
+    let client = packet.tuple().src;
+    let Some(node) = tables.node_address(ingress.ifindex, packet.family()) else {
+        return UNANSWERED;
+    };
+    let limit = (now, &mut state.icmp_errors);
+    let answered = answer::error(
+        frame,
+        ErrorKind::TimeExceeded,
+        (&node, &client),
+        packet.end(),
+        limit,
+    );
+    replied(frame, answered, ingress.ifindex, state)
+}
+
+/// Sends an answer back into the pod at `ifindex`.
+fn replied(
+    frame: &mut FrameBuf<'_>,
+    answered: Result<(), DropReason>,
+    ifindex: u32,
+    state: &State,
+) -> Verdict {
+    match answered {
+        Ok(()) => {
+            Egress::peer(ifindex).write(frame.bytes_mut(), &state.ports);
+            Verdict::Reply
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
