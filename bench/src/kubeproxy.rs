@@ -18,7 +18,8 @@ pub struct Rule {
     pub vip: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// Endpoints of the cluster address's family, chosen at random with equal weight.
+    /// Endpoints of the cluster address's family, chosen at random with equal weight; with none, what
+    /// comes is rejected.
     pub endpoints: Vec<SocketAddr>,
 }
 
@@ -43,7 +44,7 @@ pub fn install(namespace: &Namespace, rules: &[Rule]) -> Result<()> {
 
 /// The text for iptables-restore.
 fn render(rules: &[&Rule], v6: bool) -> String {
-    let (mut chains, mut body) = (String::new(), String::new());
+    let (mut chains, mut body, mut rejects) = (String::new(), String::new(), String::new());
     let pods = if v6 { "fd00:244::/32" } else { "10.244.0.0/16" };
     for (number, rule) in rules.iter().enumerate() {
         let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
@@ -53,6 +54,10 @@ fn render(rules: &[&Rule], v6: bool) -> String {
             "-d {} -p {protocol} {comment} -m {protocol} --dport {port}",
             host(vip)
         );
+        if rule.endpoints.is_empty() {
+            let _ = writeln!(rejects, "-A KUBE-SERVICES {to} -j REJECT");
+            continue;
+        }
         let _ = writeln!(chains, ":{service} - [0:0]");
         let _ = writeln!(body, "-A KUBE-SERVICES {to} -j {service}");
         let _ = writeln!(body, "-A {service} ! -s {pods} {to} -j KUBE-MARK-MASQ");
@@ -99,6 +104,7 @@ fn render(rules: &[&Rule], v6: bool) -> String {
          -A FORWARD -j KUBE-FORWARD\n\
          -A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES\n\
          -A FORWARD -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES\n\
+         {rejects}\
          -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
          -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
          -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
@@ -114,6 +120,19 @@ fn host(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_without_endpoints_is_rejected_by_the_filter_table() {
+        let rule = Rule {
+            vip: "10.96.0.1:80".parse().unwrap(),
+            protocol: "tcp",
+            endpoints: Vec::new(),
+        };
+        let text = render(&[&rule], false);
+        let (nat, filter) = text.split_once("*filter").unwrap();
+        assert!(!nat.contains("10.96.0.1"), "{text}");
+        assert!(filter.contains("--dport 80 -j REJECT"), "{text}");
+    }
 
     #[test]
     fn endpoints_share_a_service_evenly_and_the_last_takes_the_rest() {

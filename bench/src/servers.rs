@@ -15,6 +15,8 @@ pub const HTTP_PORT: u16 = 8080;
 pub const PEER_PORT: u16 = 7000;
 /// The port of the UDP and TCP echo servers.
 pub const ECHO_PORT: u16 = 7001;
+/// The port of the server of one request a connection.
+pub const ONCE_PORT: u16 = 7002;
 /// The port of iperf3.
 pub const IPERF_PORT: u16 = 5201;
 
@@ -83,6 +85,14 @@ pub fn echo(lab: &mut Lab, pod: &Pod, core: Option<usize>) -> Result<()> {
         serve(lab, &pod.namespace, &format!("{kind}-{}", pod.name), &words)?;
     }
     listening(&pod.namespace, ECHO_PORT, "the echo server")
+}
+
+/// A server of one request a connection on [`ONCE_PORT`], for `weft-lab crr`.
+pub fn once(lab: &mut Lab, pod: &Pod) -> Result<()> {
+    let port = ONCE_PORT.to_string();
+    let name = format!("tcp-once-{}", pod.name);
+    serve(lab, &pod.namespace, &name, &["tcp-once", "--port", &port])?;
+    listening(&pod.namespace, ONCE_PORT, "the server")
 }
 
 fn serve(lab: &mut Lab, namespace: &Namespace, name: &str, words: &[&str]) -> Result<()> {

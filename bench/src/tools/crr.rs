@@ -56,7 +56,10 @@ pub fn connections(to: SocketAddr, count: usize, limit: Duration) -> Result<Conn
 }
 
 /// One connection; the server closes first, so that the client's port is free at once.
-fn exchange(to: SocketAddr) -> std::io::Result<()> {
+///
+/// # Errors
+/// When a step takes longer than a second, as it does when a SYN is lost.
+pub fn exchange(to: SocketAddr) -> std::io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, STEP_LIMIT)?;
     stream.set_read_timeout(Some(STEP_LIMIT))?;
     stream.write_all(&[1; MESSAGE])?;

@@ -4,13 +4,16 @@
 //! pass, except where `CI=true` is set, where nothing may be skipped.
 #![forbid(unsafe_code)]
 
+mod churn;
 mod client_address;
 mod cluster_ip;
 mod command_line;
 mod enrolment;
 mod failure;
 mod fixture;
+mod hostile;
 mod kernel;
+mod oracle;
 mod ownership;
 mod unenrolled;
 mod workers;
