@@ -87,11 +87,15 @@ pub fn echo(lab: &mut Lab, pod: &Pod, core: Option<usize>) -> Result<()> {
     listening(&pod.namespace, ECHO_PORT, "the echo server")
 }
 
-/// A server of one request a connection on [`ONCE_PORT`], for `weft-lab crr`.
-pub fn once(lab: &mut Lab, pod: &Pod) -> Result<()> {
+/// A server of one request a connection on [`ONCE_PORT`], for `weft-lab crr`; under a wrapper such as
+/// `chrt -f 10`, if there is one.
+pub fn once(lab: &mut Lab, pod: &Pod, wrapper: &[&str]) -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+    let program = program.to_string_lossy();
     let port = ONCE_PORT.to_string();
+    let words = [wrapper, &[&program, "serve", "tcp-once", "--port", &port]].concat();
     let name = format!("tcp-once-{}", pod.name);
-    serve(lab, &pod.namespace, &name, &["tcp-once", "--port", &port])?;
+    lab.spawn(&name, pod.namespace.command(words[0]).args(&words[1..]))?;
     listening(&pod.namespace, ONCE_PORT, "the server")
 }
 

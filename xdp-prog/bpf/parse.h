@@ -22,6 +22,7 @@ struct packet {
 	__u8 proto; /* IPv4 protocol or IPv6 next header */
 	__u8 v6;
 	__u8 ports; /* TCP or UDP, and not a fragment */
+	__u8 opens; /* a TCP SYN without ACK */
 	__u32 payload; /* where the layer 4 payload begins; of use for GSO packets only */
 };
 
@@ -51,6 +52,7 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 			return PARSE_MALFORMED;
 		packet->sport = tcp->source;
 		packet->dport = tcp->dest;
+		packet->opens = tcp->syn && !tcp->ack;
 		header = tcp->doff * 4;
 	} else {
 		struct udphdr *udp = l4;

@@ -92,7 +92,7 @@ fn churn_leaks_no_frame_flow_owner_entry_memory_or_descriptor() -> Result<()> {
         let client = lab.pod("client")?;
         let servers = [lab.pod("a")?, lab.pod("b")?];
         for server in &servers {
-            servers::once(&mut lab, server)?;
+            servers::once(&mut lab, server, &[])?;
         }
         let mut config = Config::new();
         // Two workers: with owner entries, and with strays handed over.

@@ -15,5 +15,6 @@ mod hostile;
 mod kernel;
 mod oracle;
 mod ownership;
+mod syn_flood;
 mod unenrolled;
 mod workers;
