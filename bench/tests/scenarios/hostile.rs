@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use weft_lab::client::{Talk, ask_tcp, ask_udp};
+use weft_lab::config::Config;
 use weft_lab::lab::{Family, Pod, pick, vips};
 use weft_lab::packet::{self, Ip, Tcp, flag, protocol};
 use weft_lab::random::Random;
@@ -98,6 +99,13 @@ fn targets(fixture: &Fixture) -> Vec<IpAddr> {
         .collect()
 }
 
+/// The fixture's configuration. A busy machine is no dead worker: its packets are not the kernel's.
+fn config(fixture: &Fixture) -> Config {
+    let mut config = fixture.config();
+    config.workers.heartbeat = Some("10s".into());
+    config
+}
+
 /// Connections of the well-behaved pod to the web service, one a family.
 fn talks(fixture: &Fixture) -> Result<Vec<Talk>> {
     Family::BOTH
@@ -119,7 +127,7 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
     with_weft(|| {
         let mut fixture = Fixture::new()?;
         let attackers = [fixture.lab.pod("x")?, fixture.lab.pod("y")?];
-        let mut config = fixture.config();
+        let mut config = config(&fixture);
         config.node.enrolment_grace = Some("0s".into()); // What opens nothing is dropped, not given back.
         for pod in &attackers {
             config.enrol(pod, "attacker");
@@ -154,12 +162,13 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
                 })
                 .collect();
             let mut good = || -> Result<()> {
+                progress(&loads, 20)?; // They end by themselves after a minute.
                 let start = Instant::now();
                 while start.elapsed() < length() {
                     still_there(&mut talks)?;
                     thread::sleep(Duration::from_millis(20));
                 }
-                progress(&loads, 20)
+                Ok(())
             };
             let outcome = good();
             stop.store(true, Ordering::Relaxed);
@@ -186,7 +195,7 @@ fn amb06_hostile_pods_cannot_use_the_tuples_of_another_pods_flows() -> Result<()
     with_weft(|| {
         let mut fixture = Fixture::new()?;
         let attacker = fixture.lab.pod("x")?;
-        let mut config = fixture.config();
+        let mut config = config(&fixture);
         config.enrol(&attacker, "attacker");
         let weft = Weft::start(&fixture.lab, &config)?;
         let mut talks = talks(&fixture)?;
@@ -231,7 +240,7 @@ fn hostile_pods_that_open_flows_without_end_leave_room_for_others() -> Result<()
     with_weft(|| {
         let mut fixture = Fixture::new()?;
         let attacker = fixture.lab.pod("x")?;
-        let mut config = fixture.config();
+        let mut config = config(&fixture);
         config.workers.max_flows = Some(FLOWS);
         config.enrol(&attacker, "attacker");
         let weft = Weft::start(&fixture.lab, &config)?;
@@ -269,7 +278,7 @@ fn hostile_floods_of_icmp_errors_end_no_flow() -> Result<()> {
     with_weft(|| {
         let mut fixture = Fixture::new()?;
         let attacker = fixture.lab.pod("x")?;
-        let mut config = fixture.config();
+        let mut config = config(&fixture);
         config.enrol(&attacker, "attacker");
         let weft = Weft::start(&fixture.lab, &config)?;
         let mut talks = talks(&fixture)?;
