@@ -2,10 +2,11 @@
 
 CARGO := $(shell command -v cargo || echo $$HOME/.cargo/bin/cargo)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+RUNNER := $(if $(SUDO),--config 'target."cfg(all())".runner = "sudo -E"')
 LAB := target/release/weft-lab
 REPS ?= 5
 
-.PHONY: build demo test lint bench setup clean help
+.PHONY: build demo test soak lint bench setup clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +19,10 @@ build: setup ## target/release/weft and weft-lab
 
 test: setup ## every test: unit, property, BPF programs, labs
 	.ci/test
+
+soak: setup ## hostile pods, churn and oracle at full length: minutes of frames, 100,000 connections
+	$(CARGO) build --workspace --bins
+	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle
 
 lint: setup ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

@@ -46,6 +46,9 @@ pub struct Workers {
     pub poll: String,
     /// `off`: every packet of a flow passes user space.
     pub fast_path: String,
+    /// Flows that one worker can hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_flows: Option<u64>,
     /// How long a worker may be silent before packets go to the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<String>,
@@ -134,6 +137,7 @@ impl Config {
                 cores: vec![0],
                 poll: "adaptive".into(),
                 fast_path: "off".into(),
+                max_flows: None,
                 heartbeat: None,
                 punt_rate: None,
             },

@@ -18,7 +18,8 @@ pub struct Rule {
     pub vip: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
-    /// Endpoints of the cluster address's family, chosen at random with equal weight.
+    /// Endpoints of the cluster address's family, chosen at random with equal weight; with none, what
+    /// comes is rejected.
     pub endpoints: Vec<SocketAddr>,
 }
 
@@ -63,9 +64,14 @@ pub fn update(namespace: &Namespace, number: usize, rule: &Rule) -> Result<()> {
 
 /// The text for iptables-restore.
 fn render(rules: &[&Rule]) -> String {
-    let (mut chains, mut body) = (String::new(), String::new());
+    let (mut chains, mut body, mut rejects) = (String::new(), String::new(), String::new());
     let mut portals = String::new();
     for (number, rule) in rules.iter().enumerate() {
+        if rule.endpoints.is_empty() {
+            let to = matches(number, rule);
+            let _ = writeln!(rejects, "-A KUBE-SERVICES {to} -j REJECT");
+            continue;
+        }
         portals.push_str(&portal(number, rule));
         service(number, rule, &mut chains, &mut body);
     }
@@ -87,6 +93,7 @@ fn render(rules: &[&Rule]) -> String {
          -A FORWARD -j KUBE-FORWARD\n\
          -A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES\n\
          -A FORWARD -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES\n\
+         {rejects}\
          -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
          -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
          -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
@@ -161,6 +168,19 @@ fn host(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_without_endpoints_is_rejected_by_the_filter_table() {
+        let rule = Rule {
+            vip: "10.96.0.1:80".parse().unwrap(),
+            protocol: "tcp",
+            endpoints: Vec::new(),
+        };
+        let text = render(&[&rule]);
+        let (nat, filter) = text.split_once("*filter").unwrap();
+        assert!(!nat.contains("10.96.0.1"), "{text}");
+        assert!(filter.contains("--dport 80 -j REJECT"), "{text}");
+    }
 
     #[test]
     fn endpoints_share_a_service_evenly_and_the_last_takes_the_rest() {

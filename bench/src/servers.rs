@@ -15,6 +15,8 @@ pub const HTTP_PORT: u16 = 8080;
 pub const PEER_PORT: u16 = 7000;
 /// The port of the UDP and TCP echo servers.
 pub const ECHO_PORT: u16 = 7001;
+/// The port of the server of one request a connection.
+pub const ONCE_PORT: u16 = 7002;
 /// The port of iperf3.
 pub const IPERF_PORT: u16 = 5201;
 
@@ -83,6 +85,18 @@ pub fn echo(lab: &mut Lab, pod: &Pod, core: Option<usize>) -> Result<()> {
         serve(lab, &pod.namespace, &format!("{kind}-{}", pod.name), &words)?;
     }
     listening(&pod.namespace, ECHO_PORT, "the echo server")
+}
+
+/// A server of one request a connection on [`ONCE_PORT`], for `weft-lab crr`; under a wrapper such as
+/// `chrt -f 10`, if there is one.
+pub fn once(lab: &mut Lab, pod: &Pod, wrapper: &[&str]) -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+    let program = program.to_string_lossy();
+    let port = ONCE_PORT.to_string();
+    let words = [wrapper, &[&program, "serve", "tcp-once", "--port", &port]].concat();
+    let name = format!("tcp-once-{}", pod.name);
+    lab.spawn(&name, pod.namespace.command(words[0]).args(&words[1..]))?;
+    listening(&pod.namespace, ONCE_PORT, "the server")
 }
 
 fn serve(lab: &mut Lab, namespace: &Namespace, name: &str, words: &[&str]) -> Result<()> {

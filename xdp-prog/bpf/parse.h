@@ -27,6 +27,7 @@ struct packet {
 	__u8 fragment; /* of TCP or UDP, first or later */
 	__u8 error; /* an ICMP error that quotes a packet, and not a fragment */
 	__u32 icmp; /* where its header begins */
+	__u8 opens; /* a TCP SYN without ACK */
 	__u32 payload; /* where the layer 4 payload begins; of use for GSO packets only */
 };
 
@@ -56,6 +57,7 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 			return PARSE_MALFORMED;
 		packet->sport = tcp->source;
 		packet->dport = tcp->dest;
+		packet->opens = tcp->syn && !tcp->ack;
 		header = tcp->doff * 4;
 	} else {
 		struct udphdr *udp = l4;

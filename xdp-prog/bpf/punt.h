@@ -27,13 +27,20 @@ static __always_inline bool alive(const struct weft_config *cfg, __u32 worker, _
 }
 
 /*
+ * What a SYN takes out of the bucket, in packets. User space spends a few times as long on it as on
+ * a packet of a known flow, and a flood is made of nothing else; a pod that works sends many packets
+ * to each SYN.
+ */
+#define OPEN_COST 16
+
+/*
  * Generic cell rate algorithm (ITU-T I.371): `tat` is when the bucket would be empty. One try:
  * whoever loses the race passes uncharged, which bounds the error by the number of CPUs.
  */
 static __always_inline bool conforms(const struct weft_pod *pod, struct weft_pod_state *state,
-				     __u32 packets, __u64 now)
+				     __u32 packets, bool opens, __u64 now)
 {
-	__u64 old, tat;
+	__u64 old, tat, cost = (__u64)packets + (opens ? OPEN_COST - 1 : 0);
 
 	if (!pod->punt_interval_ns)
 		return true;
@@ -42,7 +49,7 @@ static __always_inline bool conforms(const struct weft_pod *pod, struct weft_pod
 	/* All but one of its segments must fit the burst: one packet may be cut into 65,000. */
 	if (tat - now + (__u64)(packets - 1) * pod->punt_interval_ns > pod->punt_burst_ns)
 		return false;
-	__sync_val_compare_and_swap(&state->tat, old, tat + (__u64)packets * pod->punt_interval_ns);
+	__sync_val_compare_and_swap(&state->tat, old, tat + cost * pod->punt_interval_ns);
 	return true;
 }
 
@@ -63,7 +70,8 @@ static __always_inline void learn_mac(struct __sk_buff *skb, struct weft_pod_sta
  * `*action` is the program's return value.
  */
 static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __u16 target,
-					     __u32 packets, const struct weft_pod *pod,
+					     __u32 packets, bool opens,
+					     const struct weft_pod *pod,
 					     struct weft_pod_state *state, int *action)
 {
 	__u32 zero = 0, ifindex = skb->ifindex, worker;
@@ -78,7 +86,7 @@ static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __
 	if (!alive(cfg, worker, now))
 		return PUNT_STALE;
 	if (state) {
-		if (pod && !conforms(pod, state, packets, now))
+		if (pod && !conforms(pod, state, packets, opens, now))
 			return PUNT_RATE;
 		learn_mac(skb, state);
 	}

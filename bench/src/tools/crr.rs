@@ -23,6 +23,8 @@ pub struct Connections {
     pub failed: usize,
     /// How long all of them took.
     pub seconds: f64,
+    /// The 99th percentile of their times, in microseconds.
+    pub p99: f64,
     /// Processor time of the whole machine meanwhile, in seconds.
     pub busy: f64,
 }
@@ -34,23 +36,30 @@ pub fn connections(to: SocketAddr, count: usize, limit: Duration) -> Result<Conn
         exchange(to).with_context(|| format!("{to} does not serve"))?;
     }
     let (busy, start) = (busy_time()?, Instant::now());
-    let (mut done, mut failed) = (0, 0);
-    while done + failed < count && start.elapsed() < limit {
+    let (mut times, mut failed) = (Vec::with_capacity(count), 0);
+    while times.len() + failed < count && start.elapsed() < limit {
+        let begun = Instant::now();
         match exchange(to) {
-            Ok(()) => done += 1,
+            Ok(()) => times.push(begun.elapsed()),
             Err(error) => {
                 failed += 1;
                 ensure!(
                     failed <= MAX_FAILED,
-                    "{to}: {error}, after {done} connections"
+                    "{to}: {error}, after {} connections",
+                    times.len()
                 );
             }
         }
     }
+    let seconds = start.elapsed().as_secs_f64();
+    let count = times.len();
+    times.sort_unstable();
+    let p99 = times.get(count * 99 / 100);
     Ok(Connections {
-        count: done,
+        count,
         failed,
-        seconds: start.elapsed().as_secs_f64(),
+        seconds,
+        p99: p99.map_or(0.0, |time| time.as_secs_f64() * 1e6),
         busy: (busy_time()? - busy).as_secs_f64(),
     })
 }

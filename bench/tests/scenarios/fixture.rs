@@ -165,6 +165,11 @@ pub fn flawless(loads: Vec<Load>) -> Result<Vec<Tally>> {
     Ok(tallies)
 }
 
+/// Whether scenarios run at full length (`make soak`) instead of for seconds.
+pub fn soak() -> bool {
+    std::env::var("WEFT_LAB_SOAK").is_ok_and(|soak| soak == "true")
+}
+
 /// Runs a scenario that needs root, alone on this machine.
 pub fn with_root(scenario: impl FnOnce() -> Result<()>) -> Result<()> {
     let Some(_alone) = admitted(false)? else {

@@ -6,6 +6,7 @@
 
 mod balancer;
 mod benchmark;
+mod churn;
 mod client_address;
 mod cluster_ip;
 mod command_line;
@@ -13,9 +14,12 @@ mod enrolment;
 mod failure;
 mod fixture;
 mod fragments;
+mod hostile;
 mod icmp;
 mod kernel;
+mod oracle;
 mod ownership;
 mod sources;
+mod syn_flood;
 mod unenrolled;
 mod workers;

@@ -13,8 +13,9 @@ use weft_xdp::{PodEntry, ServiceKey};
 use super::registry::Registry;
 use crate::config::{self, Config};
 
-/// Packets that a pod may punt at once beyond its rate: a few bursts of a TCP window.
-const PUNT_BURST: u32 = 4096;
+/// Packets that a pod may punt at once beyond its rate: the segments of one GSO packet at the kernel's
+/// smallest MSS of 48 (1,366), and not so many that they fill a socket's ring (2,048) alone.
+const PUNT_BURST: u32 = 1536;
 
 /// Stable numbers for service ports. A flow carries the number, so it is never reused.
 #[derive(Clone, Debug, Default)]

@@ -65,6 +65,10 @@ fn syn4() -> Vec<u8> {
     frame(at(POD4), at(VIP4), L4::Syn(4000, 80))
 }
 
+fn ack4() -> Vec<u8> {
+    frame(at(POD4), at(VIP4), L4::Ack(4000, 80))
+}
+
 fn syn6() -> Vec<u8> {
     frame(at(POD6), at(VIP6), L4::Syn(4000, 80))
 }
@@ -266,7 +270,7 @@ fn a_pod_above_its_rate_is_cut_to_its_burst() {
             ..Context::default()
         };
         let actions: Vec<i32> = (0..20)
-            .map(|_| run(from_pod, &syn4(), context).action)
+            .map(|_| run(from_pod, &ack4(), context).action)
             .collect();
         let punted = actions.iter().filter(|action| **action == REDIRECT).count();
         assert_eq!(punted, 10, "the burst and the one that is due: {actions:?}");
@@ -274,6 +278,35 @@ fn a_pod_above_its_rate_is_cut_to_its_burst() {
         // Another pod's bucket, and packets that are not punted, are no concern of it.
         let direct = frame(at(POD4), at("192.0.2.1"), L4::Syn(1, 2));
         assert_eq!(run(from_pod, &direct, context).action, NEXT);
+    });
+}
+
+#[test]
+fn a_syn_costs_as_much_as_sixteen_packets_and_counts_as_one() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        let limit = PodEntry {
+            punt_rate: 1,
+            punt_burst: 39,
+            ..entry(ifindex)
+        };
+        steering.set_pod(&limit).unwrap();
+        let from_pod = &steering.skel.progs.weft_from_pod;
+        let context = Context {
+            ifindex,
+            ..Context::default()
+        };
+        // 16 and 16 and 8 make 40: a burst of 39 and the one that is due.
+        let packets = [vec![syn4(); 2], vec![ack4(); 9], vec![syn4()]].concat();
+        let actions: Vec<i32> = packets
+            .iter()
+            .map(|packet| run(from_pod, packet, context).action)
+            .collect();
+        assert_eq!(actions[..10], [REDIRECT; 10]);
+        assert_eq!(actions[10..], [DROP; 2]);
+        let counters = steering.counters().unwrap();
+        assert_eq!(counters[Counter::FromPodPunted], 10);
+        assert_eq!(counters[Counter::PuntRate], 2);
     });
 }
 
@@ -289,7 +322,7 @@ fn a_gso_packet_costs_and_counts_its_segments() {
             })
             .unwrap();
         let from_pod = &steering.skel.progs.weft_from_pod;
-        let mut packet = syn4();
+        let mut packet = ack4();
         packet.extend([0; 268]); // 300 bytes of payload.
         let total = (packet.len() - 14) as u16;
         packet[16..18].copy_from_slice(&total.to_be_bytes());

@@ -21,7 +21,7 @@ fn defaults() {
             max_flows: 262_144,
             frames: 8_192,
             heartbeat: Duration::from_millis(100),
-            punt_rate: 1_000_000,
+            punt_rate: 400_000,
         }
     );
     let config = valid(

@@ -1,0 +1,92 @@
+//! Frames straight onto a pod's wire and straight off it (packet(7)).
+
+use crate::namespace::Namespace;
+use crate::tools::frames::gateway;
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, sendto,
+    setsockopt, socket, sockopt,
+};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Room for what arrives between two looks.
+const BUFFER: usize = 8 << 20;
+/// Longest frame: veths of a lab have an MTU of 1500, and nothing is merged on the way.
+const FRAME: usize = 4096;
+/// `sll_pkttype` of what this interface itself sends.
+const OUTGOING: u8 = 4;
+
+/// A socket on one interface that sends and receives whole Ethernet frames.
+#[derive(Debug)]
+pub struct Wire {
+    socket: OwnedFd,
+    link: LinkAddr,
+    /// The interface's address.
+    pub mac: [u8; 6],
+    /// The address of its IPv4 neighbour, which in a pod is its gateway; zero where there is none.
+    pub gateway: [u8; 6],
+}
+
+impl Wire {
+    /// Opens it on `interface` inside `namespace`.
+    pub fn open(namespace: &Namespace, interface: &str) -> Result<Self> {
+        namespace.enter(|| Self::open_here(interface))?
+    }
+
+    fn open_here(interface: &str) -> Result<Self> {
+        let link = getifaddrs()?
+            .filter(|entry| entry.interface_name == interface)
+            .find_map(|entry| entry.address?.as_link_addr().copied())
+            .with_context(|| format!("no interface {interface} here"))?;
+        let table = fs::read_to_string("/proc/thread-self/net/arp")?;
+        let socket = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::EthAll,
+        )?;
+        bind(socket.as_raw_fd(), &link)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+        Ok(Self {
+            socket,
+            mac: link.addr().context("the interface has no link address")?,
+            gateway: gateway(&table, interface).unwrap_or_default(),
+            link,
+        })
+    }
+
+    /// Sends one frame; `false` when the interface had no room.
+    pub fn send(&self, frame: &[u8]) -> Result<bool> {
+        match sendto(
+            self.socket.as_raw_fd(),
+            frame,
+            &self.link,
+            MsgFlags::empty(),
+        ) {
+            Ok(sent) => {
+                ensure!(sent == frame.len(), "half a frame was sent");
+                Ok(true)
+            }
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(false),
+            Err(error) => Err(error).context("the interface takes no frames"),
+        }
+    }
+
+    /// The next frame that came in, if there is one.
+    pub fn receive(&self) -> Result<Option<Vec<u8>>> {
+        let mut frame = [0; FRAME];
+        // Ends: each turn takes one frame out of the socket.
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
+                Ok((_, Some(from))) if from.pkttype() == OUTGOING => {}
+                Ok((length, _)) => return Ok(Some(frame[..length].to_vec())),
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).context("the capture failed"),
+            }
+        }
+    }
+}
