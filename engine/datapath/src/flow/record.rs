@@ -121,7 +121,7 @@ impl Flow {
         } = new;
         let l3 = Delta::default().replace(&tuple.dst.0, &end.address.0);
         let l4 = l3.replace(&tuple.dport.to_be_bytes(), &end.port.to_be_bytes());
-        Self {
+        let mut flow = Self {
             client: tuple.src,
             vip: tuple.dst,
             server: end.address,
@@ -148,7 +148,10 @@ impl Flow {
             service: new.service,
             backend: new.backend,
             owner: new.owner,
-        }
+        };
+        // A pod that sends to the port it sends from: both directions are one, and so is its key.
+        flow.reply &= flow.key(Direction::Reply) != flow.key(Direction::Forward);
+        flow
     }
 
     /// The tuple as the client sends it: to the VIP.
