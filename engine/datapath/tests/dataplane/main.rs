@@ -4,6 +4,7 @@
 mod support;
 
 mod balance;
+mod bounds;
 mod flows;
 mod properties;
 mod rejects;
