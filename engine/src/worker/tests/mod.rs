@@ -1,6 +1,9 @@
 //! A worker stepped by hand, as its thread steps it.
 
+mod churn;
+mod configured;
 mod simulation;
+mod wire;
 
 use std::net::SocketAddrV4;
 
