@@ -4,6 +4,8 @@
 //! pass, except where `CI=true` is set, where nothing may be skipped.
 #![forbid(unsafe_code)]
 
+mod balancer;
+mod benchmark;
 mod client_address;
 mod cluster_ip;
 mod command_line;
@@ -12,5 +14,6 @@ mod failure;
 mod fixture;
 mod kernel;
 mod ownership;
+mod sources;
 mod unenrolled;
 mod workers;

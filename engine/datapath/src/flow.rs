@@ -6,5 +6,5 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use record::{Flow, FlowEnd, FlowKind, NewFlow, TcpPhase};
+pub use record::{Flow, FlowEnd, FlowKind, FlowSource, NewFlow, TcpPhase};
 pub use table::{Direction, FlowId, FlowTable, InsertError};

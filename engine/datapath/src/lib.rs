@@ -34,10 +34,11 @@ pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use counters::Counters;
 pub use flow::{
-    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowTable, InsertError, NewFlow, TcpPhase,
+    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowTable, InsertError, NewFlow,
+    TcpPhase,
 };
 pub use frame::FrameBuf;
-pub use hash::flow_hash;
+pub use hash::{flow_hash, source_hash};
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
 pub use maglev::{MAGLEV_SIZES, MaglevTable};

@@ -1,6 +1,6 @@
 //! What becomes of a frame: the stages, in order.
 
-use crate::choice::{add, open_service};
+use crate::choice::{add, open_service, refusal, with_other_port};
 use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
 use crate::parse::{Packet, Parsed, Unflowed, parse};
 use crate::reject::reject;
@@ -150,6 +150,8 @@ fn from_pod(
         to_vip(frame, packet, key, pod, now, tables, state)
     } else if let Some(peer) = tables.pod_by_address(&tuple.dst) {
         to_pod(frame, packet, key, [pod, peer], now, tables, state)
+    } else if state.hairpin(&tuple.src) == Some(tuple.dst) {
+        Verdict::Drop(DropReason::UnknownFlow) // Nobody but Weft knows where that leads.
     } else {
         to_kernel(frame, back, KernelReason::NotOurs, state)
     }
@@ -260,11 +262,15 @@ fn to_pod(
                 return Verdict::Drop(DropReason::TtlExpired);
             }
             let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
-            match add(flow, now, tables, state) {
+            let added = match add(flow.clone(), now, tables, state) {
+                Err(clash @ InsertError::Clash(_)) => {
+                    with_other_port(flow, clash, now, tables, state)
+                }
+                added => added,
+            };
+            match added {
                 Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
-                Err(InsertError::Full) => Verdict::Drop(DropReason::FlowTableFull),
-                Err(InsertError::Share) => Verdict::Drop(DropReason::FlowShare),
-                Err(InsertError::Clash(_)) => Verdict::Drop(DropReason::TupleClash),
+                Err(error) => Verdict::Drop(refusal(error)),
             }
         }
     }
@@ -314,6 +320,7 @@ fn unserved(
     NewFlow {
         key,
         end,
+        source: None,
         kind,
         reply,
         client_slot,

@@ -1,7 +1,9 @@
 //! What one worker owns: its flows, the owner entries to be written, cursors and random numbers.
 
+use arrayvec::ArrayVec;
+
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports};
+use crate::{Address, BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports};
 
 /// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
 /// new one's reply removed, and a new one written, each in both directions.
@@ -71,7 +73,7 @@ impl PinOps {
 }
 
 /// What a worker's state is made of.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateConfig {
     /// Flows there may be.
     pub max_flows: usize,
@@ -83,6 +85,8 @@ pub struct StateConfig {
     pub workers: u16,
     /// The punt pair.
     pub ports: Ports,
+    /// What a pod that reaches itself through a service sees as the client, one of each family at most.
+    pub hairpin: ArrayVec<Address, 2>,
 }
 
 /// What one worker owns. Nothing in it is shared.
@@ -95,6 +99,7 @@ pub struct State {
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
+    hairpin: ArrayVec<Address, 2>,
     /// Where `expire` goes on.
     pub(crate) hand: usize,
     cursors: Box<[u32]>,
@@ -113,6 +118,7 @@ impl State {
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
+            hairpin: config.hairpin,
             hand: 0,
             cursors: vec![0; CURSORS].into(),
             random: config.seed,
@@ -131,6 +137,14 @@ impl State {
     /// Whether an unknown flow of this pod may be one that the kernel knows.
     pub(crate) fn grace(&self, pod: &Pod, now: Now) -> bool {
         now < self.away_until || pod.grace(now)
+    }
+
+    /// The hairpin address of that address's family.
+    pub(crate) fn hairpin(&self, family: &Address) -> Option<Address> {
+        let mut known = self.hairpin.iter();
+        known
+            .find(|address| address.is_v4() == family.is_v4())
+            .copied()
     }
 
     /// A number for a new flow: the worker in the upper 16 bits, a count below.

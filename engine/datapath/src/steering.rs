@@ -102,6 +102,8 @@ column! {
         EnrolledPodFragment = "enrolled pod, fragment",
         /// An enrolled pod, neither TCP nor UDP.
         EnrolledPodOtherProtocol = "enrolled pod, other protocol",
+        /// What a pod that reaches itself through a service sees as its client, TCP or UDP.
+        Hairpin = "hairpin address",
         /// A pod on this node that is not enrolled.
         OtherPod = "other local pod",
         /// A pod on another node.

@@ -103,6 +103,7 @@ impl Node {
             worker: 0,
             workers: 1 + u16::from(case.several_workers),
             ports: Ports { weft0_mac: WEFT0 },
+            hairpin: Net::BOTH.map(Net::hairpin).into(),
         });
         Self {
             world: World::new(case.algorithm),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weft_datapath::{BuildError, Now, Tables};
+use weft_datapath::{Address, BuildError, Now, Tables};
 
 pub use compile::{Compiled, Names};
 pub use kernel::KernelSide;
@@ -69,6 +69,8 @@ pub struct Control<K> {
     tables: Arc<ArcSwap<Tables>>,
     compiled: Compiled,
     workers: Vec<WorkerHandle>,
+    /// Replies to these are punted like those to a pod. The workers know them from the start on.
+    hairpins: Vec<Address>,
     /// Tables that a worker may still look at. They are freed here, never on a data core.
     retired: Vec<Arc<Tables>>,
 }
@@ -95,6 +97,12 @@ impl<K: KernelSide> Control<K> {
             tables: Arc::new(ArcSwap::from(Arc::clone(&compiled.tables))),
             compiled,
             workers: Vec::new(),
+            hairpins: config
+                .node
+                .hairpin_ips
+                .iter()
+                .map(|&address| address.into())
+                .collect(),
             retired: Vec::new(),
         }
     }
@@ -249,13 +257,14 @@ impl<K: KernelSide> Control<K> {
     fn compile(&mut self, config: &Config, registry: &Registry) -> Result<Compiled, Error> {
         let tables = Arc::clone(&self.compiled.tables);
         let generation = tables.generation + 1;
-        Ok(Compiled::new(
-            config,
-            registry,
-            &mut self.names,
-            Some(&tables),
-            generation,
-        )?)
+        let mut compiled =
+            Compiled::new(config, registry, &mut self.names, Some(&tables), generation)?;
+        // Without a pod there is nobody to reach itself.
+        if !compiled.pods.is_empty() {
+            let hairpins = self.hairpins.iter().map(|&address| (address, 0));
+            compiled.endpoints.extend(hairpins);
+        }
+        Ok(compiled)
     }
 
     /// The order: the hooks of new pods before the tables, so that a backend's reply is seen from its

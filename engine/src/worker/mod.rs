@@ -143,6 +143,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// production does. Nothing here allocates, logs, locks or reads a clock; system calls come
     /// once a burst (doorbell, owner entries), never per packet.
     pub fn step(&mut self, now: Now) -> usize {
+        let handled = self.turn(now);
+        self.flush();
+        handled
+    }
+
+    /// A step without its doorbell, which the caller rings with [`Self::flush`], or with the wait that
+    /// follows.
+    pub fn turn(&mut self, now: Now) -> usize {
         let tables = Arc::clone(self.tables.load()); // One generation for the whole step.
         if self.was_away(now) {
             self.state.was_away(now + tables.grace());
@@ -166,10 +174,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         if received + handed > 0 || changed || housekeeping {
             self.publish(); // Before the doorbell: no frame is seen elsewhere that is not counted here.
         }
-        self.io.flush(); // One doorbell per step, not one per frame.
         self.handover.doorbell();
         self.answer_one();
         received + handed
+    }
+
+    /// The doorbell: one per step, not one per frame.
+    pub fn flush(&mut self) {
+        self.io.flush();
     }
 
     /// Frames waiting that no socket event will announce.

@@ -127,6 +127,7 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
                     worker: index,
                     workers: count,
                     ports: Ports { weft0_mac: WEFT0 },
+                    hairpin: Default::default(),
                 }),
                 handover,
                 commands: asked,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weft_datapath::steering::{
     BpfVerdict, Destination, Enrolment, Entry, Opens, Row, Source, parse,
 };
-use weft_datapath::{FlowKey, Hook, PinOp, Protocol, Tuple};
+use weft_datapath::{FlowKey, Hook, PinOp, Protocol, Tuple, source_hash};
 
 use crate::{Counter, PodEntry, ServiceKey, Steering};
 
@@ -21,6 +21,7 @@ struct Family {
     pod: IpAddr,
     enrolled: IpAddr,
     vip: IpAddr,
+    hairpin: IpAddr,
     other_pod: IpAddr,
     overlay: IpAddr,
     host: IpAddr,
@@ -35,6 +36,7 @@ fn families() -> [Family; 2] {
             pod: at("10.9.1.2"),
             enrolled: at("10.9.2.2"),
             vip: at("10.96.0.1"),
+            hairpin: at("192.0.0.8"),
             other_pod: at("10.9.3.2"),
             overlay: at("10.244.9.9"),
             host: at("10.9.1.1"),
@@ -45,6 +47,7 @@ fn families() -> [Family; 2] {
             pod: at("fd09:1::2"),
             enrolled: at("fd09:2::2"),
             vip: at("fd96::1"),
+            hairpin: at("fd77:6566:74::1"),
             other_pod: at("fd09:3::2"),
             overlay: at("fd44:9::9"),
             host: at("fd09:1::1"),
@@ -86,6 +89,7 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
         Destination::EnrolledPodUdp => ports(family.enrolled, 5000).filter(|p| !tcp(p)).collect(),
         Destination::EnrolledPodFragment => vec![(family.enrolled, L4::Fragment(4000, 5000))],
         Destination::EnrolledPodOtherProtocol => vec![(family.enrolled, L4::Icmp)],
+        Destination::Hairpin => ports(family.hairpin, 5000).collect(),
         // A flow of ours has ports; without one, everything goes.
         Destination::OtherPod if row.entry == Entry::Ours => {
             ports(family.other_pod, 5000).collect()
@@ -128,6 +132,7 @@ fn bench(node: &Node) -> (Steering, u32) {
     for family in families() {
         endpoints.push((family.pod.into(), ifindex));
         endpoints.push((family.enrolled.into(), ifindex + 1));
+        endpoints.push((family.hairpin.into(), 0));
         let vip = family.vip.into();
         services.push(ServiceKey::wildcard(vip));
         for port in [SERVICE_PORT, EMPTY_SERVICE_PORT] {
@@ -351,6 +356,15 @@ fn unowned_flows_spread_evenly_and_stay_where_they_are() {
                 hits.iter().all(|hits| (430..600).contains(hits)),
                 "{hits:?}"
             );
+            // The engine computes the same.
+            for (l4, proto) in [
+                (L4::Syn(4000, SERVICE_PORT), Protocol::Tcp),
+                (L4::Udp(53, SERVICE_PORT), Protocol::Udp),
+            ] {
+                let port = if proto == Protocol::Tcp { 4000 } else { 53 };
+                let hash = source_hash(&family.pod.into(), port, proto);
+                assert_eq!(target(l4, family.vip), hash);
+            }
             let syn = target(L4::Syn(4000, SERVICE_PORT), family.vip);
             assert_eq!(syn, target(L4::Ack(4000, SERVICE_PORT), family.vip));
             assert_eq!(syn, target(L4::Syn(4000, 5000), family.enrolled));

@@ -17,6 +17,7 @@ fn small_state(workers: u16) -> State {
         worker: 0,
         workers,
         ports: Ports { weft0_mac: WEFT0 },
+        hairpin: Default::default(),
     })
 }
 

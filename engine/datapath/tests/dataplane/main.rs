@@ -10,4 +10,5 @@ mod properties;
 mod rejects;
 mod services;
 mod simulation;
+mod sources;
 mod steering;

@@ -112,6 +112,7 @@ proptest! {
                 worker,
                 workers: 2,
                 ports: Ports { weft0_mac: WEFT0 },
+                hairpin: Default::default(),
             });
             let source = Ingress { ifindex: CLIENT, hook: Hook::FromPod, target: worker };
             for port in 0..before {

@@ -253,6 +253,14 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
                 spec(proto, flags, (net.pod(2), TARGET), client).punted(BACKEND_1, Hook::FromPod);
             return vec![(vec![open(vip(ONE_BACKEND))], back)];
         }
+        Destination::Hairpin if row.entry == Entry::Ours => {
+            let seen = (net.hairpin(), client.1);
+            let back = spec(proto, flags, (net.pod(1), TARGET), seen);
+            return vec![(
+                vec![open(vip(ONLY_CLIENT))],
+                back.punted(CLIENT, Hook::FromPod),
+            )];
+        }
         _ => no_entry(),
     }
     match row.destination {
@@ -262,6 +270,7 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp => {
             plain((net.pod(2), 80))
         }
+        Destination::Hairpin => plain((net.hairpin(), 80)),
         Destination::OtherPod => plain((net.pod(4), 80)),
         Destination::Overlay => plain((net.pod(200), 80)),
         Destination::Node => plain((net.node(), 80)),

@@ -65,6 +65,14 @@ impl Net {
         }
     }
 
+    /// What a pod sees that reaches itself through a service.
+    pub fn hairpin(self) -> Address {
+        match self {
+            Self::V4 => Address::from_v4([192, 0, 0, 8]),
+            Self::V6 => Ipv6Addr::new(0xfd77, 0x6566, 0x74, 0, 0, 0, 0, 1).into(),
+        }
+    }
+
     pub fn internet(self) -> Address {
         match self {
             Self::V4 => Address::from_v4([1, 1, 1, 1]),
@@ -194,6 +202,7 @@ pub fn state(workers: u16) -> State {
         worker: 0,
         workers,
         ports: Ports { weft0_mac: WEFT0 },
+        hairpin: Net::BOTH.map(Net::hairpin).into(),
     })
 }
 
