@@ -5,8 +5,9 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 RUNNER := $(if $(SUDO),--config 'target."cfg(all())".runner = "sudo -E"')
 LAB := target/release/weft-lab
 REPS ?= 5
+SECONDS ?= 600
 
-.PHONY: build demo test soak lint bench setup clean help
+.PHONY: build demo test soak lint bench fuzz setup clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ lint: setup ## formatting and clippy, warnings are errors
 
 bench: build ## weft against the kernel's paths (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
 	$(SUDO) $(LAB) bench $(SCENARIOS) --reps $(REPS) --json target/bench/report.json --html target/bench/report.html
+
+fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|config, SECONDS=600 each)
+	.ci/fuzz $(SECONDS) $(TARGET)
 
 setup: ## installs what is missing
 	@.ci/setup

@@ -24,6 +24,9 @@ pub(super) const KEYS: &[&str] = &[
 pub(super) const PORT_KEYS: &[&str] = &["name", "protocol", "port", "target_port", "stage"];
 pub(super) const ENDPOINT_KEYS: &[&str] = &["address", "ready", "weight", "ports"];
 
+/// Endpoints of one service: what the tables can number.
+const ENDPOINTS_MAX: u64 = u16::MAX as u64;
+
 pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Service> {
     let table = value.table(KEYS)?;
     let name = table.require("name").and_then(|value| {
@@ -147,6 +150,12 @@ fn read_backends(table: &Table<'_, '_>, registry: &mut Registry) -> Option<Backe
 fn read_endpoints(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Vec<Endpoint>> {
     let items = value.items("an array of tables")?;
     let count = items.len();
+    if count as u64 > ENDPOINTS_MAX {
+        return value.reject(Reason::TooMany {
+            count,
+            max: ENDPOINTS_MAX,
+        });
+    }
     let mut addresses = HashMap::new();
     let endpoints: Vec<Endpoint> = items
         .filter_map(|item| read_endpoint(&item, &mut addresses, registry))

@@ -1,5 +1,6 @@
 //! A worker in memory: two pods, a service, frames as the hooks punt them. For tests.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
@@ -98,6 +99,11 @@ pub fn builder() -> TablesBuilder {
 
 /// `count` workers with `frames` frames each and rings of `ring`.
 pub fn bench(count: u16, frames: usize, ring: usize) -> Bench {
+    bench_for(count, frames, ring, 4096)
+}
+
+/// As [`bench`], with room for `max_flows` flows in each worker.
+pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Bench {
     let tables = Arc::new(ArcSwap::from_pointee(tables(1)));
     let pins = Pins::default();
     let shared: Vec<Arc<Shared>> = (0..count).map(|_| Arc::default()).collect();
@@ -116,7 +122,7 @@ pub fn bench(count: u16, frames: usize, ring: usize) -> Bench {
                 pins: pins.clone(),
                 tables: Arc::clone(&tables),
                 state: State::new(StateConfig {
-                    max_flows: 4096,
+                    max_flows,
                     seed: 7,
                     worker: index,
                     workers: count,
@@ -175,7 +181,8 @@ impl Coin {
 /// The frames of a test, written as a pcap file if the test fails.
 pub struct Trace {
     name: String,
-    frames: Vec<(Now, Vec<u8>)>,
+    latest: usize,
+    frames: VecDeque<(Now, Vec<u8>)>,
 }
 
 impl Trace {
@@ -183,13 +190,24 @@ impl Trace {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            frames: Vec::new(),
+            latest: usize::MAX,
+            frames: VecDeque::new(),
         }
+    }
+
+    /// As [`new`](Self::new), of the latest frames only.
+    pub fn of_latest(latest: usize, name: &str) -> Self {
+        let mut trace = Self::new(name);
+        trace.latest = latest;
+        trace
     }
 
     /// Remembers a frame.
     pub fn record(&mut self, now: Now, frame: &[u8]) {
-        self.frames.push((now, frame.to_vec()));
+        if self.frames.len() == self.latest {
+            self.frames.pop_front();
+        }
+        self.frames.push_back((now, frame.to_vec()));
     }
 
     fn write(&self, path: &Path) -> Result<(), PcapError> {

@@ -57,7 +57,7 @@ pub struct FlowSource {
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 enum Replies {
-    /// Not ours to find: the kernel translates the flow to we know not where.
+    /// Not ours to find: the kernel translates the flow to we know not where, or there is no other direction.
     Unknown,
     /// Those to the client.
     ToClient,
@@ -160,7 +160,7 @@ impl Flow {
         let l4 = l3
             .replace(&tuple.dport.to_be_bytes(), &end.port.to_be_bytes())
             .replace(&tuple.sport.to_be_bytes(), &source.port.to_be_bytes());
-        Self {
+        let mut flow = Self {
             client: tuple.src,
             vip: tuple.dst,
             server: end.address,
@@ -189,7 +189,12 @@ impl Flow {
             service: new.service,
             backend: new.backend,
             owner: new.owner,
+        };
+        // A pod that sends to the port it sends from: both directions are one, and so is its key.
+        if flow.key(Direction::Reply) == flow.key(Direction::Forward) {
+            flow.replies = Replies::Unknown;
         }
+        flow
     }
 
     /// The tuple as the client sends it: to the VIP.

@@ -88,6 +88,23 @@ fn a_reply_by_the_kernel_is_found_at_the_clients_veth() {
     );
 }
 
+/// Found by the fuzzer: a pod that sends to the very port it sends from has one key, not two.
+#[test]
+fn a_flow_from_a_port_to_itself_has_one_key() {
+    let mut table = FlowTable::new(4, 1);
+    let mut flow = new(8080, 9);
+    flow.key.tuple.dst = flow.key.tuple.src;
+    flow.key.tuple.dport = 8080;
+    flow.end.address = flow.key.tuple.src;
+    flow.end.ifindex = flow.key.ifindex;
+    let id = table.insert(flow.clone()).unwrap();
+    assert_eq!(table.find(&flow.key), Some((id, Direction::Forward)));
+    assert_eq!(table.at(id).unwrap().key(Direction::Reply), None);
+    assert_eq!(table.index_used(), 1);
+    table.remove(id);
+    assert_eq!(table.index_used(), 0);
+}
+
 #[test]
 fn full_and_clash_change_nothing() {
     let mut table = FlowTable::new(2, 1);

@@ -5,6 +5,7 @@ mod support;
 
 mod answers;
 mod balance;
+mod bounds;
 mod extensions;
 mod flows;
 mod fragment_bounds;

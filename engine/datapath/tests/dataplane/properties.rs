@@ -142,4 +142,83 @@ proptest! {
             prop_assert!(matches!(parsed, Ok(Parsed::Icmp(_) | Parsed::Flow(_))), "{:?}", parsed);
         }
     }
+
+    /// Any two workers with any seeds choose the same backend by Maglev, whatever they served before.
+    #[test]
+    fn svc_43_maglev_chooses_alike_everywhere(spec in spec(), seeds: [u64; 2], before in 0u16..40) {
+        let tables = settled();
+        let [one, other] = [(0, seeds[0], 0), (1, seeds[1], before)].map(|(worker, seed, before)| {
+            let mut state = State::new(StateConfig {
+                max_flows: 64,
+                seed,
+                worker,
+                workers: 2,
+                ports: Ports { weft0_mac: WEFT0 },
+                hairpin: Default::default(),
+            });
+            let source = Ingress { ifindex: CLIENT, hook: Hook::FromPod, target: worker };
+            for port in 0..before {
+                let earlier = Spec::udp(spec.tuple.src, port, spec.tuple.dst, ONE_BACKEND);
+                let _ = run(&mut earlier.frame(source.encode()), START, &tables, &mut state);
+            }
+            let mut frame = spec.frame(source.encode());
+            assert_eq!(run(&mut frame, START, &tables, &mut state), Verdict::Deliver);
+            frame
+        });
+        prop_assert_eq!(one, other);
+    }
+
+    /// Tables do not depend on the order in which their parts are named.
+    #[test]
+    fn tables_built_in_any_order_are_equal(order in Just((0..PARTS).collect::<Vec<_>>()).prop_shuffle(), turn in 0usize..7) {
+        let build = |order: &[usize], turn: usize| {
+            let mut builder = TablesBuilder::new();
+            for part in order {
+                add_part(&mut builder, *part, turn);
+            }
+            builder.set_epochs(epochs());
+            builder.build(1).unwrap()
+        };
+        let plain: Vec<usize> = (0..PARTS).collect();
+        let (a, b) = (build(&plain, 0), build(&order, turn));
+        prop_assert_eq!(format!("{:?}", a.services()), format!("{:?}", b.services()));
+        prop_assert_eq!(a.pods(), b.pods());
+        for port in a.services() {
+            let found = b.service(&port.address(), port.port(), port.proto()).map(ServicePort::id);
+            prop_assert_eq!(found, Some(port.id()));
+        }
+        for pod in a.pods() {
+            prop_assert_eq!(Some(pod), b.pod_by_ifindex(pod.ifindex));
+            for address in &pod.addresses {
+                prop_assert_eq!(Some(pod), b.pod_by_address(address));
+            }
+        }
+    }
+}
+
+/// Three pods, and a service of each algorithm in each family.
+const PARTS: usize = 9;
+
+/// Adds one part; the backends of a service begin at number `turn`.
+fn add_part(builder: &mut TablesBuilder, part: usize, turn: usize) {
+    if let Some(ifindex) = [CLIENT, BACKEND_1, BACKEND_2].get(part) {
+        builder.add_pod(pod(*ifindex, Stage::Settled));
+        return;
+    }
+    let net = Net::BOTH[part % 2];
+    let mut backends: Vec<Backend> = (10..17)
+        .map(|host| Backend {
+            weight: u16::from(host) % 4,
+            ..kernel_backend(net.pod(host), TARGET)
+        })
+        .collect();
+    backends.rotate_left(turn);
+    builder.add_service_port(ServicePortSpec {
+        id: part as u32,
+        address: net.vip(80),
+        port: part as u16,
+        proto: Protocol::Tcp,
+        algorithm: [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random][part / 2 % 3],
+        backends,
+    });
 }

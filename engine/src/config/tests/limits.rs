@@ -74,6 +74,29 @@ fn large_configurations_load_quickly() {
     }
 }
 
+/// XDS-04: what the tables could not number is refused before anything changes.
+#[test]
+fn xds_04_a_service_has_at_most_65535_endpoints() {
+    let service = |endpoints: usize| {
+        let mut text = String::from(
+            "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nendpoints = [\n",
+        );
+        for endpoint in 0..endpoints {
+            let [_, a, b, c] = (endpoint as u32).to_be_bytes();
+            writeln!(text, "  {{ address = \"10.{a}.{b}.{c}\" }},").unwrap();
+        }
+        text + "]\n"
+    };
+    let Backends::Endpoints(list) = &valid(&service(65_535)).services[0].backends else {
+        panic!("endpoints");
+    };
+    assert_eq!(list.len(), 65_535);
+    assert_eq!(
+        parse_one(&service(65_536)).unwrap_err().to_string(),
+        "node.toml:5: service[0].endpoints: 65536 elements, and there may be 65535"
+    );
+}
+
 #[test]
 fn ten_megabytes_are_fine() {
     let comments = "# é\n".repeat(2_000_000);

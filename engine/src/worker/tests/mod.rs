@@ -1,7 +1,10 @@
 //! A worker stepped by hand, as its thread steps it.
 
+mod churn;
+mod configured;
 mod fragments;
 mod simulation;
+mod wire;
 
 use std::net::SocketAddrV4;
 
@@ -122,6 +125,23 @@ fn strays_beyond_the_ring_are_dropped_by_name() {
         bench.workers[1].shared().read().totals.handed_in,
         fates.handed_over
     );
+    balanced(&mut bench);
+}
+
+#[test]
+fn a_stray_that_finds_no_free_frame_is_dropped_by_name() {
+    let mut bench = bench(2, 4, 4);
+    for sport in 0..4 {
+        let io = bench.workers[1].io_mut();
+        assert!(io.push(&udp(CLIENT, 1000 + sport, VIP, 1))); // Every frame of worker 1.
+    }
+    bench.workers[0].io_mut().push(&udp(CLIENT, 2000, VIP, 1));
+    bench.workers[0].step(at(0));
+    bench.workers[1].step(at(1));
+    let totals = bench.workers[1].shared().read().totals;
+    let empty = totals.fates.dropped[DropReason::FramePoolEmpty as usize];
+    assert_eq!((totals.received, totals.handed_in, empty), (4, 1, 1));
+    assert_eq!(totals.fates.forwarded, 4);
     balanced(&mut bench);
 }
 

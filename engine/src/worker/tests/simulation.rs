@@ -2,18 +2,17 @@
 //! reorders, hooks that put some frames on the wrong queue, and a ledger that comes out exactly.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use etherparse::PacketBuilder;
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, DropReason, Egress, FlowKey, Hook, Ingress, Inject,
-    KernelReason, Now, Packet, PacketIo, Parsed, PinOp, Pod, PodState, Protocol, ServicePortSpec,
-    SlotRef, TablesBuilder, Tuple, l4_checksum, parse,
+    Address, Algorithm, Backend, BackendPath, DropReason, Egress, FlowKey, Inject, KernelReason,
+    Now, PacketIo, Pod, PodState, Protocol, ServicePortSpec, SlotRef, TablesBuilder, Tuple,
 };
 
 use super::super::testing::{Bench, Coin, Trace, bench};
 use super::Tables;
+use super::wire::{ACK, FIN, Payload, SYN, Sent, Steering, packet, sound, v4};
 
 const WORKERS: u16 = 2;
 const CONNECTIONS: u16 = 400;
@@ -35,14 +34,6 @@ const UNSERVED: u16 = 81;
 const TARGET: u16 = 8080;
 const CLIENTS: [u32; 3] = [11, 12, 13];
 const BACKENDS: [u32; 3] = [21, 22, 23];
-
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-
-fn v4(address: Ipv4Addr) -> Address {
-    IpAddr::from(address).into()
-}
 
 /// The address of the pod behind an interface.
 fn address(ifindex: u32) -> Address {
@@ -82,55 +73,9 @@ fn tables() -> Tables {
     builder.build(1).unwrap()
 }
 
-/// A packet as a pod sends it. The payload is one byte: which of the connection's it is.
-#[derive(Clone, Debug)]
-struct Sent {
-    ifindex: u32,
-    tuple: Tuple,
-    flags: u8,
-    number: u8,
-}
-
-impl Sent {
-    fn punted(&self, target: u16) -> Vec<u8> {
-        let source = Ingress {
-            ifindex: self.ifindex,
-            hook: Hook::FromPod,
-            target,
-        };
-        let Tuple {
-            src, dst, sport, ..
-        } = self.tuple;
-        let ip = PacketBuilder::ethernet2(source.encode(), [2, 0, 0, 0, 0, 1]).ipv4(
-            src.v4_octets(),
-            dst.v4_octets(),
-            64,
-        );
-        let (mut frame, payload) = (Vec::new(), [self.number]);
-        match self.tuple.proto {
-            Protocol::Udp => ip
-                .udp(sport, self.tuple.dport)
-                .write(&mut frame, &payload)
-                .unwrap(),
-            Protocol::Tcp => {
-                let mut tcp = ip.tcp(sport, self.tuple.dport, 1, 1000);
-                for (bit, flag) in [(SYN, 0), (FIN, 1), (ACK, 2)] {
-                    tcp = match flag {
-                        _ if self.flags & bit == 0 => tcp,
-                        0 => tcp.syn(),
-                        1 => tcp.fin(),
-                        _ => tcp.ack(1),
-                    };
-                }
-                tcp.write(&mut frame, &payload).unwrap();
-            }
-        }
-        frame
-    }
-}
-
 /// A client's end of a connection: it sends the next packet when the last one was answered.
 struct Connection {
+    number: u32,
     ifindex: u32,
     tuple: Tuple,
     answered: u8,
@@ -149,7 +94,11 @@ impl Connection {
             ifindex: self.ifindex,
             tuple: self.tuple,
             flags,
-            number: self.answered,
+            payload: Payload {
+                connection: self.number,
+                number: self.answered,
+                ..Payload::default()
+            },
         }
     }
 }
@@ -180,9 +129,7 @@ struct Simulation {
     sequence: u64,
     connections: Vec<Connection>,
     by_client: HashMap<(Address, u16), usize>,
-    /// The kernel's `pins` map, and how many of the operations are in it.
-    pins: HashMap<FlowKey, u16>,
-    applied: usize,
+    steering: Steering,
     expected: Expected,
     strays: u64,
 }
@@ -200,8 +147,7 @@ impl Simulation {
             sequence: 0,
             connections: Vec::new(),
             by_client: HashMap::new(),
-            pins: HashMap::new(),
-            applied: 0,
+            steering: Steering::default(),
             expected: Expected::default(),
             strays: 0,
         };
@@ -222,6 +168,7 @@ impl Simulation {
                 .by_client
                 .insert((tuple.src, tuple.sport), usize::from(connection));
             simulation.connections.push(Connection {
+                number: connection.into(),
                 ifindex,
                 tuple,
                 answered: 0,
@@ -253,7 +200,7 @@ impl Simulation {
 
     fn send_next(&mut self, connection: usize) {
         let packet = self.connections[connection].packet();
-        let number = packet.number;
+        let number = packet.payload.number;
         self.send(packet);
         self.at(PATIENCE, Event::Late { connection, number });
     }
@@ -285,7 +232,7 @@ impl Simulation {
                 ifindex,
                 tuple,
                 flags: 0,
-                number: 0,
+                payload: Payload::default(),
             });
         }
     }
@@ -294,10 +241,7 @@ impl Simulation {
     fn punt(&mut self, packet: Sent) {
         let Sent { ifindex, tuple, .. } = packet;
         let key = FlowKey { tuple, ifindex };
-        let target = match self.pins.get(&key) {
-            Some(owner) => *owner,
-            None => tuple.sport ^ u16::from(tuple.src.v4_octets()[3]),
-        };
+        let target = self.steering.target(&key);
         let mut queue = target % WORKERS;
         if self.coin.one_in(STRAY) {
             queue = (queue + 1) % WORKERS;
@@ -313,28 +257,6 @@ impl Simulation {
         self.trace.record(self.now, &frame);
         let io = self.bench.workers[usize::from(queue)].io_mut();
         assert!(io.push(&frame), "{:?}", io.frames());
-    }
-
-    fn apply_pins(&mut self) {
-        let ops = self.bench.pins.0.lock().unwrap();
-        for op in &ops[self.applied..] {
-            match *op {
-                PinOp::Insert { key, owner, .. } => {
-                    let before = self.pins.insert(key, owner);
-                    assert!(
-                        before.is_none_or(|before| before == owner),
-                        "two workers own {key:?}"
-                    );
-                }
-                PinOp::Remove { key } => {
-                    assert!(
-                        self.pins.remove(&key).is_some(),
-                        "{key:?} was nobody's already"
-                    );
-                }
-            }
-        }
-        self.applied = ops.len();
     }
 
     /// One turn of everything.
@@ -356,7 +278,7 @@ impl Simulation {
             let worker = &mut self.bench.workers[index];
             worker.step(self.now);
             let sent = worker.io_mut().take_sent();
-            self.apply_pins();
+            self.steering.apply(&self.bench.pins);
             for frame in sent {
                 self.trace.record(self.now, &frame);
                 self.arrive(&frame);
@@ -368,29 +290,21 @@ impl Simulation {
     fn arrive(&mut self, frame: &[u8]) {
         let egress = Egress::decode(frame[6..12].try_into().unwrap()).expect("an injected frame");
         if egress.inject == Inject::Reingress {
-            assert_eq!(flow_of(frame).tuple().dst, v4(NOWHERE));
+            assert_eq!(packet(frame).unwrap().tuple().dst, v4(NOWHERE));
             return;
         }
-        let Ok(Parsed::Flow(packet)) = parse(frame) else {
+        let Some(packet) = packet(frame) else {
             assert!(CLIENTS.contains(&egress.ifindex), "port unreachable");
             return;
         };
         let tuple = *packet.tuple();
-        let l4 = &frame[packet.l4()..packet.end()];
-        let sum = l4_checksum(&tuple.src, &tuple.dst, tuple.proto, l4);
-        assert!(
-            sum == if tuple.proto == Protocol::Udp {
-                0xffff
-            } else {
-                0
-            }
-        );
+        assert!(sound(frame, &packet));
         assert_eq!(
             tuple.dst,
             address(egress.ifindex),
             "into the pod that it is for"
         );
-        let number = frame[packet.end() - 1];
+        let payload = Payload::read(frame, &packet).unwrap();
         if BACKENDS.contains(&egress.ifindex) {
             assert_eq!(tuple.dport, TARGET);
             let client = self.by_client[&(tuple.src, tuple.sport)]; // AMB-08: its own address and port.
@@ -407,13 +321,13 @@ impl Simulation {
                 ifindex: egress.ifindex,
                 tuple: tuple.reversed(),
                 flags,
-                number,
+                payload,
             });
         } else {
             let connection = self.by_client[&(tuple.dst, tuple.dport)];
             let end = &mut self.connections[connection];
             assert_eq!(tuple, end.tuple.reversed(), "from the VIP");
-            if number == end.answered {
+            if payload.number == end.answered {
                 end.answered += 1;
                 if end.answered < PACKETS {
                     self.send_next(connection);
@@ -452,7 +366,8 @@ impl Simulation {
             (self.strays, self.strays)
         );
         assert!(self.strays > 100, "{}", self.strays);
-        assert!(!self.pins.is_empty());
+        assert!(!self.steering.pins.is_empty());
+        assert_eq!(self.steering.raced, 0, "two workers own a flow");
     }
 
     /// Lets every flow time out.
@@ -463,9 +378,9 @@ impl Simulation {
                 worker.step(self.now);
             }
         }
-        self.apply_pins();
+        self.steering.apply(&self.bench.pins);
         assert_eq!(
-            self.pins,
+            self.steering.pins,
             HashMap::new(),
             "owner entries go with their flows"
         );
@@ -473,13 +388,6 @@ impl Simulation {
             let seen = worker.shared().read();
             assert_eq!((seen.flows, seen.pins), (0, 0), "published without traffic");
         }
-    }
-}
-
-fn flow_of(frame: &[u8]) -> Packet {
-    match parse(frame) {
-        Ok(Parsed::Flow(packet)) => packet,
-        other => panic!("{other:?}"),
     }
 }
 

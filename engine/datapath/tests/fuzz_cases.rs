@@ -1,0 +1,27 @@
+//! The fuzz targets `parse` and `process` over what the fuzzer once found, and over any bytes.
+
+#[path = "../../fuzz/src/frames.rs"]
+mod frames;
+#[path = "../../fuzz/src/parse.rs"]
+mod parse;
+#[path = "../../fuzz/src/process.rs"]
+mod process;
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+mod support;
+#[path = "../../fuzz/src/world.rs"]
+mod world;
+
+use replay::{any_bytes, replay};
+
+#[test]
+fn parse_holds_for_every_case() {
+    replay("parse", parse::run);
+    any_bytes(1, 20_000, 100, parse::run);
+}
+
+#[test]
+fn process_holds_for_every_case() {
+    replay("process", process::run);
+    any_bytes(2, 2_000, 1_000, process::run);
+}
