@@ -1,6 +1,6 @@
 //! Choosing a backend for a new flow.
 
-use crate::flow::{FlowEnd, FlowId, FlowKind, InsertError, NewFlow, TcpPhase};
+use crate::flow::{FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
 use crate::hash::{finish, mix, reduce};
 use crate::tables::{Algorithm, BackendPath, Pod, ServicePort};
 use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash};
@@ -85,9 +85,10 @@ pub(crate) fn add(
 ) -> Result<FlowId, InsertError> {
     match state.add(flow.clone()) {
         Err(InsertError::Clash(holder))
-            if state.flows.at(holder).is_some_and(|other| {
-                other.phase() == TcpPhase::Closing || !other.valid(now, tables)
-            }) =>
+            if state
+                .flows
+                .at(holder)
+                .is_some_and(|other| other.state().over() || !other.valid(now, tables)) =>
         {
             state.remove(holder);
             state.add(flow)

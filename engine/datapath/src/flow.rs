@@ -2,9 +2,11 @@
 
 mod index;
 mod record;
+mod state;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use record::{Flow, FlowEnd, FlowKind, NewFlow, TcpPhase};
+pub use record::{Flow, FlowEnd, FlowKind, NewFlow};
+pub use state::FlowState;
 pub use table::{Direction, FlowId, FlowTable, InsertError};

@@ -34,7 +34,7 @@ pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use counters::Counters;
 pub use flow::{
-    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowTable, InsertError, NewFlow, TcpPhase,
+    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowState, FlowTable, InsertError, NewFlow,
 };
 pub use frame::FrameBuf;
 pub use hash::flow_hash;

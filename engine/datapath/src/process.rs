@@ -58,7 +58,7 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
         && let Some(flow) = state.flows.at(id)
         && flow.hook(direction) == ingress.hook
         && flow.valid(now, tables)
-        && !(packet.flags().opens() && flow.gives_way_to_syn())
+        && !(packet.flags().opens() && flow.gives_way_to_syn(direction))
     {
         return known_flow(frame, &packet, id, direction, now, state);
     }

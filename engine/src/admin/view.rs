@@ -240,7 +240,8 @@ pub struct Flow {
     pub client_pod: Option<String>,
     /// The backend pod's name, if it is enrolled here.
     pub backend_pod: Option<String>,
-    /// State of the connection.
+    /// Where it stands: the client's state in RFC 9293's words (`syn_sent` to `closed`), or `one_way` and
+    /// `two_way` for UDP.
     pub state: String,
     /// Packets from the client.
     pub packets_out: u64,

@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam::channel;
-use weft_datapath::{
-    Address, Algorithm, BackendPath, DropReason, FlowKind, KernelReason, Now, TcpPhase,
-};
+use weft_datapath::{Address, Algorithm, BackendPath, DropReason, FlowKind, KernelReason, Now};
 use weft_xdp::{Counter, XdpStatistics, netlink};
 
 use super::audit::{Reading, audit};
@@ -247,13 +245,7 @@ impl Node {
             service: (flow.kind() == FlowKind::Service).then(|| service.to_string()),
             client_pod: self.pod_name(front.src),
             backend_pod: self.pod_name(back.dst),
-            state: match flow.phase() {
-                TcpPhase::Opening => "opening",
-                TcpPhase::Established => "established",
-                TcpPhase::HalfClosed => "half_closed",
-                TcpPhase::Closing => "closing",
-            }
-            .into(),
+            state: flow.state().name().into(),
             packets_out,
             packets_in,
             bytes_out,

@@ -127,59 +127,6 @@ fn a_listing_in_slices_sees_every_flow_once() {
 }
 
 #[test]
-fn phases_and_timeouts() {
-    let tables = Tables::default();
-    let mut table = FlowTable::new(4, 1);
-    let id = table.insert(new(1, 9)).unwrap();
-    let flow = table.at_mut(id).unwrap();
-    let start = Now::default();
-    let mut expect = |direction, flags, phase, timeout| {
-        flow.seen(direction, TcpFlags(flags), 40, start);
-        assert_eq!(flow.phase(), phase);
-        assert!(flow.valid(start + timeout, &tables));
-        assert!(!flow.valid(
-            start + timeout + std::time::Duration::from_nanos(1),
-            &tables
-        ));
-    };
-    let (forward, reply) = (Direction::Forward, Direction::Reply);
-    expect(forward, tcp::SYN, TcpPhase::Opening, timeouts::TCP_OPENING);
-    expect(
-        reply,
-        tcp::SYN | tcp::ACK,
-        TcpPhase::Opening,
-        timeouts::TCP_OPENING,
-    );
-    expect(forward, tcp::SYN, TcpPhase::Opening, timeouts::TCP_OPENING);
-    expect(
-        forward,
-        tcp::ACK,
-        TcpPhase::Established,
-        timeouts::TCP_ESTABLISHED,
-    );
-    expect(
-        forward,
-        tcp::FIN | tcp::ACK,
-        TcpPhase::HalfClosed,
-        timeouts::TCP_HALF_CLOSED,
-    );
-    expect(
-        reply,
-        tcp::ACK,
-        TcpPhase::HalfClosed,
-        timeouts::TCP_HALF_CLOSED,
-    );
-    expect(
-        reply,
-        tcp::FIN | tcp::ACK,
-        TcpPhase::Closing,
-        timeouts::TCP_CLOSING,
-    );
-    expect(forward, tcp::ACK, TcpPhase::Closing, timeouts::TCP_CLOSING);
-    assert_eq!((flow.packets(), flow.bytes()), ([5, 3], [200, 120]));
-}
-
-#[test]
 fn a_moved_epoch_ends_a_flow() {
     let mut builder = TablesBuilder::new();
     builder.set_epochs(vec![0, 5]);

@@ -9,4 +9,5 @@ mod properties;
 mod rejects;
 mod services;
 mod simulation;
+mod states;
 mod steering;
