@@ -72,6 +72,7 @@ fn wide_tables() -> Tables {
                 proto,
                 algorithm,
                 backends,
+                options: ServiceOptions::default(),
             });
         }
     }

@@ -55,12 +55,14 @@ pub(crate) fn open_service(
                 address: backend.address,
                 port: backend.port,
                 ifindex,
-                slot: backend.slot,
+                slot: service.dependence(backend),
             },
             kind: FlowKind::Service,
             reply: true,
             client_slot: client.slot,
             service: service.id,
+            member: backend.member,
+            reset: service.options.reset_on_removal,
             backend: backend.name,
             owner: state.worker,
             cookie: state.cookie(),
@@ -85,10 +87,11 @@ pub(crate) fn add(
 ) -> Result<FlowId, InsertError> {
     match state.add(flow.clone()) {
         Err(InsertError::Clash(holder))
-            if state
-                .flows
-                .at(holder)
-                .is_some_and(|other| other.state().over() || !other.valid(now, tables)) =>
+            if state.flows.at(holder).is_some_and(|other| {
+                other.state().over()
+                    || !other.valid(now, tables)
+                    || flow.kind == FlowKind::Service && other.unanswered_datagrams()
+            }) =>
         {
             state.remove(holder);
             state.add(flow)

@@ -46,8 +46,8 @@ pub use process::{Verdict, process};
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};
 pub use tables::{
-    Algorithm, Backend, BackendPath, BuildError, Pod, PodState, ServicePort, ServicePortSpec,
-    SlotRef, Tables, TablesBuilder,
+    Algorithm, Backend, BackendPath, BackendState, BuildError, Pod, PodState, ServiceOptions,
+    ServicePort, ServicePortSpec, SlotRef, Tables, TablesBuilder,
 };
 pub use time::Now;
 

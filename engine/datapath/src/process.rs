@@ -71,6 +71,9 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
             .at(id)
             .is_some_and(|flow| flow.hook(direction) == ingress.hook)
     {
+        if let Some(verdict) = removed(frame, &packet, &key, (id, direction), now, tables, state) {
+            return verdict;
+        }
         state.remove(id); // Timed out, no longer supported, or replaced by this SYN.
     }
     match ingress.hook {
@@ -127,6 +130,36 @@ fn known_flow(
     translate(frame.bytes_mut(), packet, flow, direction, hop);
     egress.write(frame.bytes_mut(), &ports);
     Verdict::Deliver
+}
+
+/// A packet of a flow whose backend has left the service. UDP and every SYN get a new backend: `None`. Other
+/// segments are told that the connection is over, if the service says so. What the backend
+/// still sends would reach the client from an address that it never spoke to.
+fn removed(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: &FlowKey,
+    (id, direction): (FlowId, Direction),
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Option<Verdict> {
+    let flow = state.flows.at_mut(id)?;
+    if !flow.removed(now, tables) {
+        return None;
+    }
+    match direction {
+        Direction::Reply if !packet.flags().opens() => Some(Verdict::Drop(DropReason::UnknownFlow)),
+        Direction::Forward if flow.resets() && !packet.opens() => {
+            if let Err(reason) = reject(frame, packet) {
+                return Some(Verdict::Drop(reason));
+            }
+            flow.close(now);
+            Egress::peer(key.ifindex).write(frame.bytes_mut(), &state.ports);
+            Some(Verdict::Reply)
+        }
+        Direction::Forward | Direction::Reply => None,
+    }
 }
 
 /// A packet of no flow from a pod: the slow way.
@@ -318,6 +351,8 @@ fn unserved(
         reply,
         client_slot,
         service: 0,
+        member: SlotRef::FIXED,
+        reset: false,
         backend: None,
         owner,
         cookie,

@@ -201,12 +201,14 @@ pub struct Backend {
     pub address: SocketAddr,
     /// The pod's name, if it is enrolled here.
     pub pod: Option<String>,
-    /// `ready`, or `idle` when its weight of 0 keeps new flows away. One that is not ready is in no
-    /// table.
+    /// `ready`, `terminating` (and serving still) or `unready`.
     pub state: String,
+    /// Whether new flows go to it: to those that are ready, to those that are terminating while none is
+    /// ready, and to none of weight 0.
+    pub new_flows: bool,
     /// `pod` (straight into the enrolled pod) or `kernel` (not enrolled, or on the host network).
     pub path: String,
-    /// Its weight.
+    /// Its share of new flows; 0 while they go to others.
     pub weight: u16,
     /// Flows to it now.
     pub flows: u64,

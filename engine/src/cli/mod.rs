@@ -179,7 +179,8 @@ Example:
 enum LbCommand {
     /// Services and their backends, as the workers see them now.
     ///
-    /// Backends that are not ready are not in it. PATH is `pod` (straight into an enrolled pod) or
+    /// STATE is `ready`, `terminating` (and serving still) or `unready`. NEW FLOWS go to those that are ready;
+    /// while none is, to those that are terminating. PATH is `pod` (straight into an enrolled pod) or
     /// `kernel` (not enrolled here); FLOWS are those that the backend has now.
     List {
         /// Only this VIP.

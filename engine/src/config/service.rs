@@ -7,7 +7,7 @@ use super::error::{Location, Reason};
 use super::model::{
     Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort,
 };
-use super::pod::{read_addresses, read_labels, read_named_ports};
+use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
 use super::registry::{Registry, taken};
 use super::scalar::{NAME, PORT_NAME};
@@ -20,9 +20,18 @@ pub(super) const KEYS: &[&str] = &[
     "ports",
     "selector",
     "endpoints",
+    "publish_not_ready_addresses",
+    "rst_on_removal",
 ];
 pub(super) const PORT_KEYS: &[&str] = &["name", "protocol", "port", "target_port", "stage"];
-pub(super) const ENDPOINT_KEYS: &[&str] = &["address", "ready", "weight", "ports"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &[
+    "address",
+    "ready",
+    "serving",
+    "terminating",
+    "weight",
+    "ports",
+];
 
 pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Service> {
     let table = value.table(KEYS)?;
@@ -46,12 +55,17 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         .require("ports")
         .and_then(|value| read_ports(&value, cluster_ips.as_deref().unwrap_or_default(), registry));
     let backends = read_backends(&table, registry);
+    let flag = |key| table.optional(key, false, |value| value.boolean());
+    let publish_not_ready_addresses = flag("publish_not_ready_addresses");
+    let rst_on_removal = flag("rst_on_removal");
     Some(Service {
         name: name?,
         cluster_ips: cluster_ips?,
         algorithm: algorithm?,
         ports: ports?,
         backends: backends?,
+        publish_not_ready_addresses: publish_not_ready_addresses?,
+        rst_on_removal: rst_on_removal?,
         at: table.location(),
     })
 }
@@ -169,14 +183,14 @@ fn read_endpoint(
         registry.endpoint(&value, address);
         Some(address)
     });
-    let ready = table.optional("ready", true, |value| value.boolean());
+    let conditions = read_conditions(&table);
     let weight = table.optional("weight", 1, |value| {
         value.integer(0..=1_000)?.try_into().ok()
     });
     let ports = table.optional("ports", BTreeMap::new(), read_named_ports);
     Some(Endpoint {
         address: address?,
-        ready: ready?,
+        conditions: conditions?,
         weight: weight?,
         ports: ports?,
     })

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam::channel;
-use weft_datapath::{Address, Algorithm, BackendPath, DropReason, FlowKind, KernelReason, Now};
+use weft_datapath::{
+    Address, Algorithm, BackendPath, BackendState, DropReason, FlowKind, KernelReason, Now,
+};
 use weft_xdp::{Counter, XdpStatistics, netlink};
 
 use super::audit::{Reading, audit};
@@ -172,7 +174,13 @@ impl Node {
             Backend {
                 address: SocketAddr::new(backend.address.into(), backend.port),
                 pod: self.pod_name(backend.address),
-                state: if backend.weight > 0 { "ready" } else { "idle" }.into(),
+                state: match backend.state {
+                    BackendState::Ready => "ready",
+                    BackendState::Terminating => "terminating",
+                    BackendState::Unready => "unready",
+                }
+                .into(),
+                new_flows: backend.weight > 0,
                 path: match backend.path {
                     BackendPath::Pod { .. } => "pod",
                     BackendPath::Kernel => "kernel",

@@ -44,6 +44,10 @@ pub struct NewFlow {
     pub client_slot: SlotRef,
     /// The caller's number of the service port.
     pub service: u32,
+    /// The backend's place in the service port; [`SlotRef::FIXED`] for other kinds.
+    pub member: SlotRef,
+    /// Whether its client is told by a reset when what the flow depends on at the far end moves.
+    pub reset: bool,
     /// The caller's number of the backend's name.
     pub backend: Option<u32>,
     /// The worker that owns it.
@@ -89,6 +93,8 @@ pub struct Flow {
     service: u32,
     backend: Option<u32>,
     owner: u16,
+    reset: bool,
+    member: SlotRef,
 }
 
 const _: () = {
@@ -133,6 +139,8 @@ impl Flow {
             service: new.service,
             backend: new.backend,
             owner: new.owner,
+            reset: new.reset,
+            member: new.member,
         }
     }
 
@@ -172,6 +180,12 @@ impl Flow {
     #[inline]
     pub fn server_ifindex(&self) -> Option<u32> {
         (self.server_ifindex != 0).then_some(self.server_ifindex)
+    }
+
+    /// Datagrams between pods that nobody has answered, such as late replies of a backend that has left its
+    /// service: nothing that must keep a client from that backend.
+    pub(crate) fn unanswered_datagrams(&self) -> bool {
+        self.kind == FlowKind::Direct && self.state == FlowState::OneWay
     }
 
     /// What the flow depends on at the client's side.
@@ -308,6 +322,29 @@ impl Flow {
     #[inline]
     pub fn valid(&self, now: Now, tables: &Tables) -> bool {
         !self.timed_out(now) && tables.holds(self.client_slot) && tables.holds(self.server_slot)
+    }
+
+    /// Whether the flow ended because its backend left the service port. It stays known for as long as it
+    /// could have been silent, so that its client can be told and its backend's late replies are
+    /// not taken for anything else.
+    #[cold]
+    pub(crate) fn removed(&self, now: Now, tables: &Tables) -> bool {
+        self.server_slot.as_member().is_some()
+            && !tables.holds(self.server_slot)
+            && !self.timed_out(now)
+            && tables.holds(self.client_slot)
+    }
+
+    /// Whether the client of a flow that was [`removed`](Self::removed) is told by a reset.
+    pub(crate) fn resets(&self) -> bool {
+        self.reset && self.proto == Protocol::Tcp
+    }
+
+    /// Closes the flow: its client has been told.
+    pub(crate) fn close(&mut self, now: Now) {
+        self.state = FlowState::Closed;
+        self.heard = 0;
+        self.last_seen = now;
     }
 
     /// Whether it has been silent, or unanswered, for longer than its state allows.

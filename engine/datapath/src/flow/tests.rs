@@ -3,11 +3,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::parse::TcpFlags;
-use crate::wire::tcp;
-use crate::{
-    Address, FlowKey, Hook, Now, Protocol, SlotRef, Tables, TablesBuilder, Tuple, timeouts,
-};
+use crate::{Address, FlowKey, Hook, Now, Protocol, SlotRef, TablesBuilder, Tuple};
 
 fn new(client: u16, server: u8) -> NewFlow {
     let tuple = Tuple {
@@ -29,6 +25,8 @@ fn new(client: u16, server: u8) -> NewFlow {
         reply: true,
         client_slot: SlotRef::FIXED,
         service: 1,
+        member: SlotRef::FIXED,
+        reset: false,
         backend: Some(2),
         owner: 0,
         cookie: u64::from(client),

@@ -26,6 +26,7 @@ fn spread(algorithm: Algorithm, weights: &[u16], flows: u16) -> Vec<u32> {
         proto,
         algorithm,
         backends,
+        options: ServiceOptions::default(),
     });
     builder.add_pod(pod(CLIENT, Stage::Settled));
     builder.set_epochs(epochs());

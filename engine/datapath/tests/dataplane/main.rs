@@ -4,6 +4,7 @@
 mod support;
 
 mod balance;
+mod endpoints;
 mod flows;
 mod properties;
 mod rejects;

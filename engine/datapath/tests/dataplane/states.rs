@@ -96,8 +96,11 @@ impl Talk {
 
 const OPEN: [(End, u8); 3] = [(Client, SYN), (Server, SYN_ACK), (Client, ACK)];
 
-/// Every state, the segments that lead to it, and how long it may be silent.
-fn ways() -> Vec<(FlowState, Vec<(End, u8)>, u64)> {
+/// A state, the segments that lead to it, and how many seconds it may be silent.
+type Way = (FlowState, Vec<(End, u8)>, u64);
+
+/// Every state of TCP.
+fn ways() -> Vec<Way> {
     let after = |segments: &[(End, u8)]| [&OPEN, segments].concat();
     vec![
         (FlowState::SynSent, OPEN[..1].to_vec(), 60),
@@ -163,8 +166,7 @@ fn the_ways_of_a_connection_end_where_rfc_9293_says() {
         CloseWait, Closed, Closing, Established, FinWait1, FinWait2, LastAck, SynReceived, SynSent,
         TimeWait,
     };
-    type Way<'a> = &'a [(End, u8, FlowState)];
-    let ways: [Way<'_>; 10] = [
+    let ways: [&[(End, u8, FlowState)]; 10] = [
         // Every segment of the handshake twice.
         &[
             (Client, SYN, SynSent),

@@ -119,6 +119,8 @@ pub fn enrolled_backend(net: Net, ifindex: u32, port: u16) -> Backend {
         port,
         path,
         slot,
+        member: SlotRef::FIXED,
+        state: BackendState::Ready,
         weight: 1,
         name: Some(ifindex),
     }
@@ -130,6 +132,8 @@ pub fn kernel_backend(address: Address, port: u16) -> Backend {
         port,
         path: BackendPath::Kernel,
         slot: SlotRef::FIXED,
+        member: SlotRef::FIXED,
+        state: BackendState::Ready,
         weight: 1,
         name: None,
     }
@@ -166,6 +170,7 @@ pub fn builder(pods: &[(u32, Stage)], algorithm: Algorithm) -> TablesBuilder {
                         proto,
                         algorithm,
                         backends,
+                        options: ServiceOptions::default(),
                     });
                 }
             }

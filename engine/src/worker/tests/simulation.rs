@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, DropReason, Egress, FlowKey, Hook, Ingress, Inject,
-    KernelReason, Now, Packet, PacketIo, Parsed, PinOp, Pod, PodState, Protocol, ServicePortSpec,
-    SlotRef, TablesBuilder, Tuple, l4_checksum, parse,
+    Address, Algorithm, Backend, BackendPath, BackendState, DropReason, Egress, FlowKey, Hook,
+    Ingress, Inject, KernelReason, Now, Packet, PacketIo, Parsed, PinOp, Pod, PodState, Protocol,
+    ServiceOptions, ServicePortSpec, SlotRef, TablesBuilder, Tuple, l4_checksum, parse,
 };
 
 use super::super::testing::{Bench, Coin, Trace, bench};
@@ -67,6 +67,8 @@ fn tables() -> Tables {
             port: TARGET,
             path: BackendPath::Pod { ifindex },
             slot: SlotRef::FIXED,
+            member: SlotRef::FIXED,
+            state: BackendState::Ready,
             weight: 1,
             name: None,
         };
@@ -77,6 +79,7 @@ fn tables() -> Tables {
             proto,
             algorithm: Algorithm::Random,
             backends: BACKENDS.map(backend).into(),
+            options: ServiceOptions::default(),
         });
     }
     builder.build(1).unwrap()
