@@ -66,7 +66,7 @@ static __always_inline bool is_vip(const struct weft_addr *addr)
 	return bpf_map_lookup_elem(&services, &key);
 }
 
-static __always_inline bool is_service_port(const struct packet *packet)
+static __always_inline struct weft_service *service_port(const struct packet *packet)
 {
 	struct weft_service_key key = {
 		.vip = packet->dst,
@@ -93,10 +93,8 @@ static __always_inline struct weft_flow_value *pin(const struct packet *packet, 
 
 /* Spreads the flows that nobody owns yet. By the source alone, so that a flow's fragments of
  * knowledge (its SYN, its retransmissions, its sibling to another VIP) meet on one worker. */
-static __always_inline __u16 source_hash(const struct packet *packet)
+static __always_inline __u16 hash_source(const struct packet *packet, __u32 hash)
 {
-	__u32 hash = ((__u32)packet->sport << 8) | packet->proto;
-
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		hash = (hash ^ packet->src.words[i]) * 0x9e3779b1;
@@ -104,6 +102,17 @@ static __always_inline __u16 source_hash(const struct packet *packet)
 	}
 	hash *= 0x85ebca6b;
 	return hash >> 16;
+}
+
+static __always_inline __u16 source_hash(const struct packet *packet)
+{
+	return hash_source(packet, ((__u32)packet->sport << 8) | packet->proto);
+}
+
+/* Where the flows of one client have to meet: whoever remembers its backend. */
+static __always_inline __u16 client_hash(const struct packet *packet)
+{
+	return hash_source(packet, 0);
 }
 
 /*
@@ -126,6 +135,7 @@ static __always_inline enum steering steer_from_pod(const struct packet *packet,
 						    __u16 *target)
 {
 	struct weft_flow_value *flow;
+	struct weft_service *service;
 
 	if (!own_source(packet, pod)) {
 		if (is_link_local(packet, &packet->src) || is_unspecified(packet, &packet->src))
@@ -142,7 +152,10 @@ static __always_inline enum steering steer_from_pod(const struct packet *packet,
 		*target = flow->owner;
 		return STEER_PUNT;
 	}
-	if (is_service_port(packet) || is_vip(&packet->dst) ||
+	service = service_port(packet);
+	if (service && (service->flags & WEFT_SERVICE_AFFINITY))
+		*target = client_hash(packet);
+	if (service || is_vip(&packet->dst) ||
 	    bpf_map_lookup_elem(&endpoints, &packet->dst))
 		return STEER_PUNT;
 	return STEER_KERNEL;

@@ -1,7 +1,7 @@
 //! Choosing a backend for a new flow.
 
 use crate::flow::{FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
-use crate::hash::{finish, mix, reduce};
+use crate::hash::{client_hash, finish, mix, reduce};
 use crate::tables::{Algorithm, BackendPath, Pod, ServicePort};
 use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash};
 
@@ -23,12 +23,24 @@ pub(crate) fn open_service(
     tables: &Tables,
     state: &mut State,
 ) -> Result<FlowId, DropReason> {
-    let hash = flow_hash(&key.tuple);
+    let affinity = service.options.affinity;
+    let hash = match affinity {
+        // By the client alone, so that a worker or a node that does not remember it chooses the same.
+        Some(_) => client_hash(&key.tuple),
+        None => flow_hash(&key.tuple),
+    };
+    let last = affinity.and_then(|timeout| {
+        let last = (state.affinity).find(&key.tuple.src, service.id, timeout, now)?;
+        let at = service.position(last)?;
+        (service.backends[at].weight > 0).then_some(at)
+    });
     let count = service.backends.len();
     let mut refused = DropReason::Hairpin;
     let mut at = 0;
     for attempt in 0..TRIES + count.min(SCAN) {
-        at = if attempt < TRIES {
+        at = if let (0, Some(last)) = (attempt, last) {
+            last
+        } else if attempt < TRIES {
             pick(service, hash, attempt as u64, state)
         } else {
             (at + 1) % count
@@ -62,6 +74,7 @@ pub(crate) fn open_service(
             client_slot: client.slot,
             service: service.id,
             member: backend.member,
+            max_flows: service.options.max_flows,
             reset: service.options.reset_on_removal,
             backend: backend.name,
             owner: state.worker,
@@ -69,9 +82,17 @@ pub(crate) fn open_service(
             now,
         };
         match add(flow, now, tables, state) {
-            Ok(id) => return Ok(id),
+            Ok(id) => {
+                // A clash sends one flow elsewhere, not the client.
+                if affinity.is_some() && last.is_none_or(|last| last == at) {
+                    let backend = (backend.address, backend.port);
+                    (state.affinity).note(&key.tuple.src, service.id, backend, now);
+                }
+                return Ok(id);
+            }
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
             Err(InsertError::Share) => return Err(DropReason::FlowShare),
+            Err(InsertError::ServiceShare) => return Err(DropReason::ServiceFlowShare),
             Err(InsertError::Clash(_)) => refused = DropReason::TupleClash,
         }
     }
@@ -86,6 +107,13 @@ pub(crate) fn add(
     state: &mut State,
 ) -> Result<FlowId, InsertError> {
     match state.add(flow.clone()) {
+        Err(bound @ (InsertError::Full | InsertError::Share | InsertError::ServiceShare)) => {
+            if state.make_room(bound, &flow, now, tables) {
+                state.add(flow)
+            } else {
+                Err(bound)
+            }
+        }
         Err(InsertError::Clash(holder))
             if state.flows.at(holder).is_some_and(|other| {
                 other.state().over()
@@ -98,6 +126,36 @@ pub(crate) fn add(
         }
         result => result,
     }
+}
+
+/// Up to how many backends the least loaded is looked for among all: as many cache misses at worst.
+const LOOK_AT_ALL: usize = 32;
+
+/// The backend that would have the fewest live flows for its weight with one more. Among many, of two drawn by
+/// weight (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
+fn least_connections(service: &ServicePort, state: &mut State) -> usize {
+    let backends = &service.backends;
+    let count = backends.len();
+    let lighter = |a: usize, b: usize, state: &State| {
+        let load = |at: usize| u64::from(state.flows.load(backends[at].member)) + 1;
+        let weight = |at: usize| u64::from(backends[at].weight);
+        load(a) * weight(b) < load(b) * weight(a)
+    };
+    if count <= LOOK_AT_ALL {
+        // From a random one on, so that equals take turns.
+        let start = reduce(state.random(), count as u32) as usize;
+        return (0..count)
+            .map(|step| (start + step) % count)
+            .filter(|at| backends[*at].weight > 0)
+            .reduce(|best, at| if lighter(at, best, state) { at } else { best })
+            .unwrap_or(0);
+    }
+    let turns = &service.schedule;
+    let [a, b] = [state.random(), state.random()].map(|random| {
+        let turn = reduce(random, turns.len() as u32) as usize;
+        turns.get(turn).map_or(0, |index| usize::from(*index))
+    });
+    if lighter(b, a, state) { b } else { a }
 }
 
 /// What the algorithm says, the `attempt`-th time for the same flow.
@@ -123,7 +181,10 @@ fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> us
             *cursor = (turn + 1) as u32;
             turn
         }
-        Algorithm::Random => reduce(state.random(), turns.len() as u32) as usize,
+        Algorithm::LeastConnections if attempt == 0 => return least_connections(service, state),
+        Algorithm::Random | Algorithm::LeastConnections => {
+            reduce(state.random(), turns.len() as u32) as usize
+        }
     };
     turns.get(turn).map_or(0, |index| usize::from(*index))
 }

@@ -27,6 +27,13 @@ pub fn flow_hash(tuple: &Tuple) -> u64 {
     finish([s0, s1, d0, d1, rest].into_iter().fold(SEED, mix))
 }
 
+/// As [`flow_hash`], of the client and the VIP alone: the ports and the protocol count as 0.
+pub(crate) fn client_hash(tuple: &Tuple) -> u64 {
+    let [s0, s1] = tuple.src.words();
+    let [d0, d1] = tuple.dst.words();
+    finish([s0, s1, d0, d1, 0].into_iter().fold(SEED, mix))
+}
+
 /// One more word into a hash.
 #[inline]
 pub(crate) fn mix(h: u64, word: u64) -> u64 {

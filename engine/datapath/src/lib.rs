@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod affinity;
 mod checksum;
 mod choice;
 mod counters;
+mod evict;
 mod expire;
 mod flow;
 mod frame;
@@ -31,6 +33,7 @@ pub mod timeouts;
 pub mod wire;
 
 pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
+pub use affinity::AffinityTable;
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use counters::Counters;
 pub use flow::{

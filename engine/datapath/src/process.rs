@@ -107,7 +107,7 @@ fn known_flow(
     let hook = flow.hook(direction);
     let bytes = packet.end() - ethernet::LEN;
     if flow.kind() == FlowKind::Kernel {
-        flow.seen(direction, packet.flags(), bytes, now);
+        let _ = flow.seen(direction, packet.flags(), bytes, now); // No backend of ours counts it.
         let sender = match direction {
             Direction::Forward => flow.client_ifindex(),
             Direction::Reply => flow.server_ifindex().unwrap_or(flow.client_ifindex()),
@@ -126,9 +126,12 @@ fn known_flow(
     if hop && packet.hops() <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    flow.seen(direction, packet.flags(), bytes, now);
+    let ended = flow.seen(direction, packet.flags(), bytes, now);
     translate(frame.bytes_mut(), packet, flow, direction, hop);
     egress.write(frame.bytes_mut(), &ports);
+    if ended {
+        state.flows.settle(id);
+    }
     Verdict::Deliver
 }
 
@@ -155,6 +158,7 @@ fn removed(
                 return Some(Verdict::Drop(reason));
             }
             flow.close(now);
+            state.flows.settle(id);
             Egress::peer(key.ifindex).write(frame.bytes_mut(), &state.ports);
             Some(Verdict::Reply)
         }
@@ -296,7 +300,9 @@ fn to_pod(
             match add(flow, now, tables, state) {
                 Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
                 Err(InsertError::Full) => Verdict::Drop(DropReason::FlowTableFull),
-                Err(InsertError::Share) => Verdict::Drop(DropReason::FlowShare),
+                Err(InsertError::Share | InsertError::ServiceShare) => {
+                    Verdict::Drop(DropReason::FlowShare) // No service, so always the pod's.
+                }
                 Err(InsertError::Clash(_)) => Verdict::Drop(DropReason::TupleClash),
             }
         }
@@ -352,6 +358,7 @@ fn unserved(
         client_slot,
         service: 0,
         member: SlotRef::FIXED,
+        max_flows: None,
         reset: false,
         backend: None,
         owner,

@@ -24,6 +24,9 @@ pub enum Algorithm {
     RoundRobin,
     /// By the worker's random numbers.
     Random,
+    /// The backend with the fewest live flows of the worker's for its weight: of all where there are few, of
+    /// two drawn at random by weight where there are many.
+    LeastConnections,
 }
 
 /// A place in the epoch array and the epoch that something was made under.
@@ -80,6 +83,10 @@ pub enum BackendState {
 /// What a service wants beyond a choice among backends. The default wants nothing.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceOptions {
+    /// A client's new flows go to the backend of its last one, until it opened none for this long (SVC-11).
+    pub affinity: Option<Duration>,
+    /// Flows that a worker may hold for the service port; `None` leaves it to the dynamic share.
+    pub max_flows: Option<u32>,
     /// TCP flows to a backend that leaves the service are reset at their client's next packet,
     /// rather than left alone (SVC-24).
     pub reset_on_removal: bool,
@@ -198,6 +205,14 @@ impl ServicePort {
             Protocol::Tcp if !self.options.reset_on_removal => backend.slot,
             Protocol::Tcp | Protocol::Udp => backend.member,
         }
+    }
+
+    /// Where the backend with that address and port stands in [`backends`](Self::backends).
+    pub(crate) fn position(&self, (address, port): (Address, u16)) -> Option<usize> {
+        let found = self
+            .backends
+            .binary_search_by_key(&(address, port), |backend| (backend.address, backend.port));
+        found.ok()
     }
 
     /// Whether any backend takes new flows.

@@ -66,6 +66,10 @@ pub struct Worker {
     pub flows: u64,
     /// What the table holds at most.
     pub flows_max: u64,
+    /// Flows that made room for new ones before their time was over.
+    pub flows_evicted: u64,
+    /// Clients of services with session affinity that others pushed out of the table.
+    pub affinity_evicted: u64,
     /// Owner entries that it has in the kernel.
     pub pins: u64,
     /// Owner entries that the kernel refused.
@@ -186,7 +190,7 @@ pub struct ServicePort {
     pub vip: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `maglev`, `round_robin` or `random`.
+    /// `maglev`, `round_robin`, `random` or `least_connections`.
     pub algorithm: String,
     /// Slots of its Maglev table, 0 without one.
     pub maglev_size: usize,

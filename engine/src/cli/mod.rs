@@ -131,7 +131,7 @@ Example:
     },
     /// Show workers, queues, pods and where the packets went.
     ///
-    /// A worker's FLOWS are those in its table, its PINS the owner entries that it has in the
+    /// A worker's FLOWS are those in its table, EVICTED those that made room for new ones, its PINS the owner entries that it has in the
     /// kernel. Its FRAMES are free, on the FILL ring, received (RX), in its hands (APP) or being
     /// sent (TX). A pod's STATE is `grace` while its enrolment is recent, then `enrolled`;
     /// `draining` once it has left the configuration; `absent` while its interface is gone. The

@@ -131,6 +131,10 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// TCP flows to an endpoint that leaves are reset rather than left alone.
     pub rst_on_removal: bool,
+    /// A client's flows go to one backend until it opened none for this long; `None` without affinity.
+    pub session_affinity: Option<Duration>,
+    /// Flows to one of its ports that a worker may hold.
+    pub max_flows: Option<u32>,
     /// Where it is configured; the key is `service[3]`.
     pub at: Location,
 }
@@ -145,6 +149,8 @@ pub enum Algorithm {
     RoundRobin,
     /// Any.
     Random,
+    /// The one with the fewest flows.
+    LeastConnections,
 }
 
 /// One port of a service.

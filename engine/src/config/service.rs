@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::error::{Location, Reason};
 use super::model::{
@@ -10,7 +11,7 @@ use super::model::{
 use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
 use super::registry::{Registry, taken};
-use super::scalar::{NAME, PORT_NAME};
+use super::scalar::{DurationRange, NAME, PORT_NAME};
 
 pub(super) const KEYS: &[&str] = &[
     "name",
@@ -22,7 +23,17 @@ pub(super) const KEYS: &[&str] = &[
     "endpoints",
     "publish_not_ready_addresses",
     "rst_on_removal",
+    "session_affinity",
+    "session_affinity_timeout",
+    "max_flows",
 ];
+
+/// Kubernetes' `ClientIPConfig.timeoutSeconds`: its range, and its default of 3 hours.
+const AFFINITY_TIMEOUT: DurationRange = DurationRange {
+    min: "1s",
+    max: "24h",
+};
+const AFFINITY_DEFAULT: Duration = Duration::from_hours(3);
 pub(super) const PORT_KEYS: &[&str] = &["name", "protocol", "port", "target_port", "stage"];
 pub(super) const ENDPOINT_KEYS: &[&str] = &[
     "address",
@@ -48,6 +59,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
             ("maglev", Algorithm::Maglev),
             ("round_robin", Algorithm::RoundRobin),
             ("random", Algorithm::Random),
+            ("least_connections", Algorithm::LeastConnections),
         ];
         value.word(&words, &[])
     });
@@ -58,6 +70,11 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
     let flag = |key| table.optional(key, false, |value| value.boolean());
     let publish_not_ready_addresses = flag("publish_not_ready_addresses");
     let rst_on_removal = flag("rst_on_removal");
+    let session_affinity = read_affinity(&table);
+    let max_flows = table.optional("max_flows", None, |value| {
+        let flows = value.integer(1..=16_777_216)?;
+        u32::try_from(flows).ok().map(Some)
+    });
     Some(Service {
         name: name?,
         cluster_ips: cluster_ips?,
@@ -66,8 +83,21 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         backends: backends?,
         publish_not_ready_addresses: publish_not_ready_addresses?,
         rst_on_removal: rst_on_removal?,
+        session_affinity: session_affinity?,
+        max_flows: max_flows?,
         at: table.location(),
     })
+}
+
+/// The timeout of the affinity, if there is one. A timeout alone is checked and has no effect, as in Kubernetes.
+fn read_affinity(table: &Table<'_, '_>) -> Option<Option<Duration>> {
+    let by_client = table.optional("session_affinity", false, |value| {
+        value.word(&[("none", false), ("client_ip", true)], &[])
+    });
+    let timeout = table.optional("session_affinity_timeout", AFFINITY_DEFAULT, |value| {
+        value.duration(&AFFINITY_TIMEOUT)
+    });
+    Some(by_client?.then_some(timeout?))
 }
 
 fn read_ports(

@@ -137,7 +137,8 @@ impl Compiled {
                 }
                 for &vip in &service.cluster_ips {
                     let proto = protocol(port.protocol);
-                    services.push(ServiceKey::port(vip.into(), port.port, proto));
+                    let key = ServiceKey::port(vip.into(), port.port, proto);
+                    services.push(key.with_affinity(service.session_affinity.is_some()));
                     let same_family = |backend: &&Backend| backend.address.is_v4() == vip.is_ipv4();
                     builder.add_service_port(ServicePortSpec {
                         id,
@@ -147,6 +148,8 @@ impl Compiled {
                         algorithm: algorithm(service.algorithm),
                         backends: backends.iter().filter(same_family).copied().collect(),
                         options: ServiceOptions {
+                            affinity: service.session_affinity,
+                            max_flows: service.max_flows,
                             reset_on_removal: service.rst_on_removal,
                         },
                     });
@@ -238,5 +241,6 @@ fn algorithm(algorithm: config::Algorithm) -> Algorithm {
         config::Algorithm::Maglev => Algorithm::Maglev,
         config::Algorithm::RoundRobin => Algorithm::RoundRobin,
         config::Algorithm::Random => Algorithm::Random,
+        config::Algorithm::LeastConnections => Algorithm::LeastConnections,
     }
 }

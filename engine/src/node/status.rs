@@ -84,6 +84,8 @@ impl Node {
             totals,
             frames,
             flows,
+            flows_evicted,
+            affinity_evicted,
             pins,
             pin_errors,
             generation,
@@ -102,6 +104,8 @@ impl Node {
             generation,
             flows,
             flows_max: self.launched.workers.max_flows as u64,
+            flows_evicted,
+            affinity_evicted,
             pins,
             pin_errors,
             frames: Frames {
@@ -205,6 +209,7 @@ impl Node {
                         Algorithm::Maglev => "maglev",
                         Algorithm::RoundRobin => "round_robin",
                         Algorithm::Random => "random",
+                        Algorithm::LeastConnections => "least_connections",
                     }
                     .into(),
                     maglev_size: port.maglev().map_or(0, |table| table.size()),

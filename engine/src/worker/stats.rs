@@ -61,6 +61,8 @@ pub struct Shared {
     dropped: [AtomicU64; DropReason::ALL.len()],
     frames: [AtomicU64; 6],
     flows: AtomicU64,
+    flows_evicted: AtomicU64,
+    affinity_evicted: AtomicU64,
     pins: AtomicU64,
     pin_errors: AtomicU64,
     generation: AtomicU64,
@@ -76,6 +78,10 @@ pub struct Snapshot {
     pub frames: FrameLedger,
     /// Flows in the worker's table.
     pub flows: u64,
+    /// Flows that made room for new ones.
+    pub flows_evicted: u64,
+    /// Clients that were pushed out of the affinity table.
+    pub affinity_evicted: u64,
     /// Owner entries that the worker has written and not removed.
     pub pins: u64,
     /// Owner entries that the kernel refused (map full).
@@ -108,6 +114,8 @@ impl Shared {
             store(cell, value);
         }
         store(&self.flows, snapshot.flows);
+        store(&self.flows_evicted, snapshot.flows_evicted);
+        store(&self.affinity_evicted, snapshot.affinity_evicted);
         store(&self.pins, snapshot.pins);
         store(&self.pin_errors, snapshot.pin_errors);
         store(&self.generation, snapshot.generation);
@@ -146,6 +154,8 @@ impl Shared {
             },
             frames: frames_from_array(std::array::from_fn(|i| load(&self.frames[i]))),
             flows: load(&self.flows),
+            flows_evicted: load(&self.flows_evicted),
+            affinity_evicted: load(&self.affinity_evicted),
             pins: load(&self.pins),
             pin_errors: load(&self.pin_errors),
             generation: load(&self.generation),

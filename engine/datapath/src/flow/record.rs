@@ -46,6 +46,8 @@ pub struct NewFlow {
     pub service: u32,
     /// The backend's place in the service port; [`SlotRef::FIXED`] for other kinds.
     pub member: SlotRef,
+    /// How many flows there may be of its service port; `None` is unlimited.
+    pub max_flows: Option<u32>,
     /// Whether its client is told by a reset when what the flow depends on at the far end moves.
     pub reset: bool,
     /// The caller's number of the backend's name.
@@ -94,6 +96,8 @@ pub struct Flow {
     backend: Option<u32>,
     owner: u16,
     reset: bool,
+    /// It is one of its backend's live flows.
+    counted: bool,
     member: SlotRef,
 }
 
@@ -140,6 +144,7 @@ impl Flow {
             backend: new.backend,
             owner: new.owner,
             reset: new.reset,
+            counted: true,
             member: new.member,
         }
     }
@@ -189,7 +194,7 @@ impl Flow {
     }
 
     /// What the flow depends on at the client's side.
-    pub(super) fn client_slot(&self) -> SlotRef {
+    pub(crate) fn client_slot(&self) -> SlotRef {
         self.client_slot
     }
 
@@ -292,6 +297,20 @@ impl Flow {
         }
     }
 
+    /// The backend's place in the service port.
+    pub(super) fn member(&self) -> SlotRef {
+        self.member
+    }
+
+    pub(super) fn counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Notes whether the flow counts, and says whether that is news.
+    pub(super) fn count(&mut self, counted: bool) -> bool {
+        std::mem::replace(&mut self.counted, counted) != counted
+    }
+
     pub(super) fn live(&self) -> bool {
         self.live
     }
@@ -368,16 +387,26 @@ impl Flow {
         ended || self.kind == FlowKind::Kernel
     }
 
-    /// Counts a packet of `bytes` IP bytes and follows the connection's state.
+    /// Counts a packet of `bytes` IP bytes, follows the connection's state, and says whether that ended the
+    /// flow or revived it.
     #[inline]
-    pub(crate) fn seen(&mut self, direction: Direction, flags: TcpFlags, bytes: usize, now: Now) {
+    #[must_use]
+    pub(crate) fn seen(
+        &mut self,
+        direction: Direction,
+        flags: TcpFlags,
+        bytes: usize,
+        now: Now,
+    ) -> bool {
         self.last_seen = now;
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += bytes as u64;
-        self.state = self.state.next(direction, flags);
+        let before = self.state;
+        self.state = before.next(direction, flags);
         if self.state == FlowState::Closed {
             self.after_reset(direction, flags);
         }
+        before.over() != self.state.over()
     }
 
     /// A receiver ignores a reset outside its window (RFC 9293 section 3.10.7.4, RFC 5961), and this

@@ -26,6 +26,7 @@ fn new(client: u16, server: u8) -> NewFlow {
         client_slot: SlotRef::FIXED,
         service: 1,
         member: SlotRef::FIXED,
+        max_flows: None,
         reset: false,
         backend: Some(2),
         owner: 0,
@@ -108,7 +109,7 @@ fn full_and_clash_change_nothing() {
 
 #[test]
 fn a_listing_in_slices_sees_every_flow_once() {
-    let mut table = FlowTable::new(100, 1);
+    let mut table = FlowTable::new(200, 1);
     let ids: Vec<FlowId> = (0..100)
         .map(|port| table.insert(new(port, 9)).unwrap())
         .collect();
@@ -161,6 +162,7 @@ proptest! {
                     Err(InsertError::Clash(holder)) => prop_assert_eq!(model.get(&port), Some(&holder)),
                     Err(InsertError::Full) => prop_assert_eq!(model.len(), 24),
                     Err(InsertError::Share) => prop_assert!(false, "slot 0 has no share"),
+                    Err(InsertError::ServiceShare) => prop_assert!(model.len() >= 4 * (24 - model.len())),
                 }
             } else if let Some(id) = model.remove(&port) {
                 table.remove(id);

@@ -55,6 +55,7 @@ fn tables(net: Net, proto: Protocol, ends: &[End], gone: &[u32], reset: bool) ->
         backends,
         options: ServiceOptions {
             reset_on_removal: reset,
+            ..ServiceOptions::default()
         },
     });
     builder.build(1).unwrap()

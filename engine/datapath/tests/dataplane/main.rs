@@ -3,10 +3,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod affinity;
 mod balance;
 mod endpoints;
 mod flows;
 mod properties;
+mod quotas;
 mod rejects;
 mod services;
 mod simulation;

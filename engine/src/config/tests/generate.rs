@@ -164,6 +164,7 @@ fn service() -> impl Strategy<Value = Service> {
         Just(Algorithm::Maglev),
         Just(Algorithm::RoundRobin),
         Just(Algorithm::Random),
+        Just(Algorithm::LeastConnections),
     ];
     let backends = prop_oneof![
         labels()
@@ -172,16 +173,25 @@ fn service() -> impl Strategy<Value = Service> {
         vec(endpoint(), 0..5).prop_map(Backends::Endpoints),
     ];
     let flags = any::<[bool; 2]>();
+    let limits = (option::of(1..=86_400_u64), option::of(1..=16_777_216_u32));
+    let rest = (flags, limits);
     (
         name(),
         families(),
         algorithm,
         vec(port(), 1..4),
         backends,
-        flags,
+        rest,
     )
         .prop_map(
-            |(name, cluster_ips, algorithm, ports, backends, [publish, rst])| Service {
+            |(
+                name,
+                cluster_ips,
+                algorithm,
+                ports,
+                backends,
+                ([publish, rst], (affinity, max_flows)),
+            )| Service {
                 name,
                 cluster_ips,
                 algorithm,
@@ -189,6 +199,8 @@ fn service() -> impl Strategy<Value = Service> {
                 backends,
                 publish_not_ready_addresses: publish,
                 rst_on_removal: rst,
+                session_affinity: affinity.map(Duration::from_secs),
+                max_flows,
                 at: nowhere(),
             },
         )
@@ -274,27 +286,33 @@ pub(crate) fn render(config: &Config) -> String {
             Algorithm::Maglev => "maglev",
             Algorithm::RoundRobin => "round_robin",
             Algorithm::Random => "random",
+            Algorithm::LeastConnections => "least_connections",
         };
         let backends = match &service.backends {
             Backends::Selector(selector) => ("selector", strings(selector)),
             Backends::Endpoints(endpoints) => ("endpoints", list(endpoints, render_endpoint)),
         };
-        section(
-            &mut text,
-            "[[service]]",
-            &[
-                ("name", string(&service.name)),
-                addresses(["cluster_ip", "cluster_ips"], &service.cluster_ips),
-                ("algorithm", string(algorithm)),
-                ("ports", list(&service.ports, render_port)),
-                backends,
-                (
-                    "publish_not_ready_addresses",
-                    service.publish_not_ready_addresses.to_string(),
-                ),
-                ("rst_on_removal", service.rst_on_removal.to_string()),
-            ],
-        );
+        let mut keys = vec![
+            ("name", string(&service.name)),
+            addresses(["cluster_ip", "cluster_ips"], &service.cluster_ips),
+            ("algorithm", string(algorithm)),
+            ("ports", list(&service.ports, render_port)),
+            backends,
+            (
+                "publish_not_ready_addresses",
+                service.publish_not_ready_addresses.to_string(),
+            ),
+            ("rst_on_removal", service.rst_on_removal.to_string()),
+        ];
+        match service.session_affinity {
+            Some(timeout) => keys.extend([
+                ("session_affinity", string("client_ip")),
+                ("session_affinity_timeout", duration(timeout)),
+            ]),
+            None => keys.push(("session_affinity", string("none"))),
+        }
+        keys.extend((service.max_flows).map(|flows| ("max_flows", flows.to_string())));
+        section(&mut text, "[[service]]", &keys);
     }
     text
 }
