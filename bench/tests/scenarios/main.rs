@@ -7,6 +7,7 @@
 mod client_address;
 mod cluster_ip;
 mod command_line;
+mod endpoints;
 mod enrolment;
 mod failure;
 mod fixture;
