@@ -129,7 +129,7 @@ impl FlowTable {
         if new.client_slot.slot != 0 && self.held[holder] as usize >= share {
             return Err(InsertError::Share);
         }
-        let served = (new.kind == FlowKind::Service).then(|| new.service as usize % SERVICES);
+        let served = (new.kind == FlowKind::Service).then_some(new.service as usize % SERVICES);
         if let Some(served) = served {
             let limit = new
                 .max_flows
