@@ -1,20 +1,25 @@
-//! Compiles the packet sink's BPF program to an object file that the binary carries in itself.
+//! Compiles the BPF programs of measurements to object files that the binary carries in itself.
 
 use std::{env, error::Error, path::PathBuf};
 
+/// The packet sink at the end of a rate measurement, and the load balancer to measure against.
+const PROGRAMS: [&str; 2] = ["sink", "balancer"];
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = "bpf/sink.bpf.c";
-    println!("cargo:rerun-if-changed={source}");
-    let object = PathBuf::from(env::var("OUT_DIR")?).join("sink.bpf.o");
+    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-changed=build.rs");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
     // Debian keeps <asm/types.h> in a folder of the machine's own.
     let include = format!(
         "-I/usr/include/{}-linux-gnu",
         env::var("CARGO_CFG_TARGET_ARCH")?
     );
-    libbpf_cargo::SkeletonBuilder::new()
-        .source(source)
-        .obj(&object)
-        .clang_args([include])
-        .build()?;
+    for program in PROGRAMS {
+        libbpf_cargo::SkeletonBuilder::new()
+            .source(format!("bpf/{program}.bpf.c"))
+            .obj(out.join(format!("{program}.bpf.o")))
+            .clang_args(["-Wall", "-Werror", "-mcpu=v3", &include])
+            .build()?;
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::command::{Finished, finish};
 use crate::namespace::Namespace;
 use anyhow::{Context, Result, bail};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -60,7 +60,12 @@ impl Talk {
     /// As [`Talk::open`], from a source port that no other connection has. Without a bind, Linux gives
     /// one port to connections with different destinations.
     pub fn open_apart(namespace: &Namespace, to: SocketAddr) -> Result<Self> {
-        let stream = namespace.enter(|| connect_apart(to))?;
+        Self::open_from(namespace, 0, to)
+    }
+
+    /// As [`Talk::open`], from a port of the caller's choice that other connections may have as well.
+    pub fn open_from(namespace: &Namespace, port: u16, to: SocketAddr) -> Result<Self> {
+        let stream = namespace.enter(|| connect_from(port, to))?;
         Self::over(stream.with_context(|| format!("cannot connect to {to}"))?)
     }
 
@@ -93,14 +98,15 @@ impl Talk {
     }
 }
 
-fn connect_apart(to: SocketAddr) -> std::io::Result<TcpStream> {
+fn connect_from(port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
     let (family, any): (_, IpAddr) = match to {
         SocketAddr::V4(_) => (AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()),
         SocketAddr::V6(_) => (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()),
     };
     let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(ANSWER_LIMIT))?; // Bounds the connect.
-    rustix::net::bind(&socket, &SocketAddr::new(any, 0))?;
+    set_socket_reuseaddr(&socket, port != 0)?;
+    rustix::net::bind(&socket, &SocketAddr::new(any, port))?;
     rustix::net::connect(&socket, &to)?;
     Ok(TcpStream::from(socket))
 }

@@ -34,52 +34,40 @@ pub fn install(namespace: &Namespace, rules: &[Rule]) -> Result<()> {
             .collect();
         run_with_input_for(
             namespace.command(program).args(["-w", "5"]),
-            &render(&family, v6),
+            &render(&family),
             INSTALL_LIMIT,
         )?;
     }
     Ok(())
 }
 
-/// The text for iptables-restore.
-fn render(rules: &[&Rule], v6: bool) -> String {
+/// Rewrites the chains of service `number` of its family, as kube-proxy does when its endpoints change
+/// but not their number. (kube-proxy then writes the chain of all services anew as well; this does not.)
+pub fn update(namespace: &Namespace, number: usize, rule: &Rule) -> Result<()> {
+    let program = if rule.vip.is_ipv6() {
+        "ip6tables-legacy-restore"
+    } else {
+        "iptables-legacy-restore"
+    };
     let (mut chains, mut body) = (String::new(), String::new());
-    let pods = if v6 { "fd00:244::/32" } else { "10.244.0.0/16" };
+    service(number, rule, &mut chains, &mut body);
+    run_with_input_for(
+        namespace
+            .command(program)
+            .args(["-w", "5", "--noflush", "--counters"]),
+        &format!("*nat\n{chains}{body}COMMIT\n"),
+        INSTALL_LIMIT,
+    )
+    .map(drop)
+}
+
+/// The text for iptables-restore.
+fn render(rules: &[&Rule]) -> String {
+    let (mut chains, mut body) = (String::new(), String::new());
+    let mut portals = String::new();
     for (number, rule) in rules.iter().enumerate() {
-        let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
-        let service = format!("KUBE-SVC-{number:05}");
-        let comment = format!("-m comment --comment \"lab/svc-{number} cluster IP\"");
-        let to = format!(
-            "-d {} -p {protocol} {comment} -m {protocol} --dport {port}",
-            host(vip)
-        );
-        let _ = writeln!(chains, ":{service} - [0:0]");
-        let _ = writeln!(body, "-A KUBE-SERVICES {to} -j {service}");
-        let _ = writeln!(body, "-A {service} ! -s {pods} {to} -j KUBE-MARK-MASQ");
-        for (index, endpoint) in rule.endpoints.iter().enumerate() {
-            let chain = format!("KUBE-SEP-{number:05}-{index:03}");
-            let left = rule.endpoints.len() - index;
-            // The last endpoint takes what the others left, as kube-proxy writes it.
-            let share = if left > 1 {
-                format!(
-                    "-m statistic --mode random --probability {:.10} ",
-                    1.0 / left as f64
-                )
-            } else {
-                String::new()
-            };
-            let _ = writeln!(chains, ":{chain} - [0:0]");
-            let _ = writeln!(body, "-A {service} {comment} {share}-j {chain}");
-            let _ = writeln!(
-                body,
-                "-A {chain} -s {} {comment} -j KUBE-MARK-MASQ",
-                host(endpoint.ip())
-            );
-            let _ = writeln!(
-                body,
-                "-A {chain} -p {protocol} {comment} -m {protocol} -j DNAT --to-destination {endpoint}"
-            );
-        }
+        portals.push_str(&portal(number, rule));
+        service(number, rule, &mut chains, &mut body);
     }
     format!(
         "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
@@ -90,7 +78,7 @@ fn render(rules: &[&Rule], v6: bool) -> String {
          -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
          -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
          -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0\n\
-         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n{body}\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n{portals}{body}\
          -A KUBE-SERVICES -m comment --comment \"kubernetes service nodeports\" -m addrtype --dst-type LOCAL -j RETURN\n\
          COMMIT\n\
          *filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
@@ -104,6 +92,65 @@ fn render(rules: &[&Rule], v6: bool) -> String {
          -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
          COMMIT\n"
     )
+}
+
+/// What leads to a service, for the chain of all of them.
+fn portal(number: usize, rule: &Rule) -> String {
+    format!(
+        "-A KUBE-SERVICES {} -j KUBE-SVC-{number:05}\n",
+        matches(number, rule)
+    )
+}
+
+/// What a rule's packets are known by.
+fn matches(number: usize, rule: &Rule) -> String {
+    let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
+    format!(
+        "-d {} -p {protocol} {} -m {protocol} --dport {port}",
+        host(vip),
+        comment(number)
+    )
+}
+
+fn comment(number: usize) -> String {
+    format!("-m comment --comment \"lab/svc-{number} cluster IP\"")
+}
+
+/// The chains of one service and its endpoints: their names, and what is in them.
+fn service(number: usize, rule: &Rule, chains: &mut String, body: &mut String) {
+    let (service, protocol) = (format!("KUBE-SVC-{number:05}"), rule.protocol);
+    let (to, comment) = (matches(number, rule), comment(number));
+    let pods = if rule.vip.is_ipv6() {
+        "fd00:244::/32"
+    } else {
+        "10.244.0.0/16"
+    };
+    let _ = writeln!(chains, ":{service} - [0:0]");
+    let _ = writeln!(body, "-A {service} ! -s {pods} {to} -j KUBE-MARK-MASQ");
+    for (index, endpoint) in rule.endpoints.iter().enumerate() {
+        let chain = format!("KUBE-SEP-{number:05}-{index:03}");
+        let left = rule.endpoints.len() - index;
+        // The last endpoint takes what the others left, as kube-proxy writes it.
+        let share = if left > 1 {
+            format!(
+                "-m statistic --mode random --probability {:.10} ",
+                1.0 / left as f64
+            )
+        } else {
+            String::new()
+        };
+        let _ = writeln!(chains, ":{chain} - [0:0]");
+        let _ = writeln!(body, "-A {service} {comment} {share}-j {chain}");
+        let _ = writeln!(
+            body,
+            "-A {chain} -s {} {comment} -j KUBE-MARK-MASQ",
+            host(endpoint.ip())
+        );
+        let _ = writeln!(
+            body,
+            "-A {chain} -p {protocol} {comment} -m {protocol} -j DNAT --to-destination {endpoint}"
+        );
+    }
 }
 
 /// An address as a host prefix.
@@ -125,7 +172,7 @@ mod tests {
                 "10.244.1.2:8080".parse().unwrap(),
             ],
         };
-        let text = render(&[&rule], false);
+        let text = render(&[&rule]);
         assert_eq!(text.matches("--probability 0.5").count(), 1, "{text}");
         assert_eq!(text.matches("-j DNAT").count(), 2, "{text}");
         assert!(

@@ -6,6 +6,7 @@
 //! operator would.
 #![forbid(unsafe_code)]
 
+pub mod balancer;
 pub mod binaries;
 pub mod capture;
 pub mod client;

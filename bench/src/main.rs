@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_lab::lab::Lab;
-use weft_lab::measure::{Plan, SCENARIOS, html};
-use weft_lab::tools::{crr, flood, new_flows, rr, serve, sink};
+use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
+use weft_lab::tools::{crr, flood, lookup, new_flows, rr, serve, sink};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -101,6 +101,21 @@ enum Command {
         #[arg(long)]
         core: Option<usize>,
     },
+    /// Measures what the first packet of a flow costs the engine among many services, in process
+    Lookup {
+        /// How many services
+        #[arg(long)]
+        services: usize,
+        /// How often each is asked for
+        #[arg(long, value_enum, default_value = "uniform")]
+        popularity: lookup::Popularity,
+        /// How many flows
+        #[arg(long, default_value_t = 100_000)]
+        flows: usize,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
     /// Counts and drops UDP packets entering an interface
     Sink {
         /// The interface
@@ -154,6 +169,9 @@ struct Bench {
     /// Where to write the report with plots; - is standard output
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// A fraction of everything, to see that it runs; the figures mean nothing
+    #[arg(long)]
+    quick: bool,
     /// Only name the scenarios
     #[arg(long)]
     list: bool,
@@ -251,6 +269,16 @@ fn run(command: Command) -> Result<()> {
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
+        Command::Lookup {
+            services,
+            popularity,
+            flows,
+            core,
+        } => pinned(core, || {
+            let found = lookup::decisions(services, popularity, flows)?;
+            println!("{}", serde_json::to_string(&found)?);
+            Ok(())
+        }),
         Command::Sink {
             interface,
             port,
@@ -301,7 +329,12 @@ fn bench(options: &Bench) -> Result<()> {
         return Ok(());
     }
     sweep_on_signals()?;
-    let report = Plan::new(&options.scenarios, &options.paths, options.reps)?.run()?;
+    let effort = if options.quick {
+        Effort::Quick
+    } else {
+        Effort::Full
+    };
+    let report = Plan::new(&options.scenarios, &options.paths, options.reps, effort)?.run()?;
     let mut to_stdout = false;
     for (file, text) in [
         (&options.json, serde_json::to_string_pretty(&report)? + "\n"),

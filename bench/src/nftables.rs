@@ -30,45 +30,84 @@ pub fn install(namespace: &Namespace, rules: &[Rule], others: &[Rule]) -> Result
     .map(drop)
 }
 
+/// Rewrites the chains of service `number` of its family, as kube-proxy does when its endpoints change.
+pub fn update(namespace: &Namespace, number: usize, rule: &Rule) -> Result<()> {
+    let ip = if rule.vip.is_ipv6() { "ip6" } else { "ip" };
+    let mut text = String::new();
+    for (chain, body) in chains(number, rule, true) {
+        let _ = writeln!(text, "flush chain {ip} kube-proxy {chain}");
+        for line in body.lines() {
+            let _ = writeln!(text, "add rule {ip} kube-proxy {chain} {line}");
+        }
+    }
+    run_with_input_for(
+        namespace.command("nft").args(["-f", "-"]),
+        &text,
+        INSTALL_LIMIT,
+    )
+    .map(drop)
+}
+
+/// What a service's chains are called by.
+fn name(number: usize, rule: &Rule) -> String {
+    let (protocol, port) = (rule.protocol, rule.vip.port());
+    format!("{number:05}-lab/svc-{number}/{protocol}/{port}")
+}
+
+/// The chains of one service and their rules: the endpoints' first, since the service's go there.
+fn chains(number: usize, rule: &Rule, chooses: bool) -> Vec<(String, String)> {
+    let (ip, pods) = if rule.vip.is_ipv6() {
+        ("ip6", "fd00:244::/32")
+    } else {
+        ("ip", "10.244.0.0/16")
+    };
+    let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
+    let name = name(number, rule);
+    let mut verdicts = String::new();
+    let mut chains = Vec::new();
+    for (index, endpoint) in rule.endpoints.iter().enumerate() {
+        let (address, chain) = (endpoint.ip(), format!("endpoint-{name}-{index}"));
+        let _ = write!(verdicts, "{index} : goto {chain}, ");
+        let body = format!(
+            "{ip} saddr {address} jump mark-for-masquerade\n\
+             meta l4proto {protocol} dnat to {endpoint}"
+        );
+        chains.push((chain, body));
+    }
+    let choice = if chooses {
+        format!(
+            "numgen random mod {} vmap {{ {verdicts} }}",
+            rule.endpoints.len()
+        )
+    } else {
+        format!("goto endpoint-{name}-0")
+    };
+    let body = format!(
+        "{ip} daddr {vip} {protocol} dport {port} {ip} saddr != {pods} jump mark-for-masquerade\n\
+         {choice}"
+    );
+    chains.push((format!("service-{name}"), body));
+    chains
+}
+
 /// One family's table for `nft -f`: services, and whether they choose at random.
 fn render(rules: &[(&Rule, bool)], v6: bool) -> String {
-    let (ip, kind, pods) = if v6 {
-        ("ip6", "ipv6_addr", "fd00:244::/32")
+    let (ip, kind) = if v6 {
+        ("ip6", "ipv6_addr")
     } else {
-        ("ip", "ipv4_addr", "10.244.0.0/16")
+        ("ip", "ipv4_addr")
     };
     let (mut elements, mut chains) = (String::new(), String::new());
     for (number, (rule, chooses)) in rules.iter().enumerate() {
         let (vip, port, protocol) = (rule.vip.ip(), rule.vip.port(), rule.protocol);
-        let name = format!("{number:05}-lab/svc-{number}/{protocol}/{port}");
+        let name = name(number, rule);
         let _ = writeln!(
             elements,
             "{vip} . {protocol} . {port} : goto service-{name},"
         );
-        let mut verdicts = String::new();
-        for (index, endpoint) in rule.endpoints.iter().enumerate() {
-            let (address, chain) = (endpoint.ip(), format!("endpoint-{name}-{index}"));
-            let _ = write!(verdicts, "{index} : goto {chain}, ");
-            let _ = writeln!(
-                chains,
-                "chain {chain} {{\n{ip} saddr {address} jump mark-for-masquerade\n\
-                 meta l4proto {protocol} dnat to {endpoint}\n}}"
-            );
+        for (chain, body) in self::chains(number, rule, *chooses) {
+            let _ = writeln!(chains, "chain {chain} {{\n{body}\n}}");
         }
-        let choice = if *chooses {
-            format!(
-                "numgen random mod {} vmap {{ {verdicts} }}",
-                rule.endpoints.len()
-            )
-        } else {
-            format!("goto endpoint-{name}-0")
-        };
-        let _ = writeln!(
-            chains,
-            "chain service-{name} {{\n\
-             {ip} daddr {vip} {protocol} dport {port} {ip} saddr != {pods} jump mark-for-masquerade\n\
-             {choice}\n}}"
-        );
     }
     // An empty `elements = { }` is a syntax error.
     let elements = if elements.is_empty() {

@@ -6,6 +6,8 @@
 #include "weft.h"
 
 #define IP4_FRAGMENT 0x3fff /* more-fragments bit and offset (RFC 791, 3.1) */
+#define IP6_FRAGMENT 44 /* next header (RFC 8200, 4.5) */
+#define IP6_FRAGMENT_LEN 8
 #define IP4_MAPPED bpf_htonl(0xffff)
 
 enum parse_result {
@@ -22,6 +24,7 @@ struct packet {
 	__u8 proto; /* IPv4 protocol or IPv6 next header */
 	__u8 v6;
 	__u8 ports; /* TCP or UDP, and not a fragment */
+	__u8 fragment; /* of TCP or UDP, first or later */
 	__u32 payload; /* where the layer 4 payload begins; of use for GSO packets only */
 };
 
@@ -69,7 +72,6 @@ static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct
 {
 	struct iphdr *ip;
 	__u32 header, total;
-	bool fragment;
 
 	if (!readable(skb, ETH_HLEN + sizeof(*ip)))
 		return PARSE_MALFORMED;
@@ -88,13 +90,32 @@ static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct
 	packet->dst.words[2] = IP4_MAPPED;
 	packet->dst.words[3] = ip->daddr;
 	packet->proto = ip->protocol;
-	fragment = ip->frag_off & bpf_htons(IP4_FRAGMENT);
-	if (fragment || (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP))
+	if (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP)
+		return PARSE_OK;
+	packet->fragment = !!(ip->frag_off & bpf_htons(IP4_FRAGMENT));
+	if (packet->fragment)
 		return PARSE_OK;
 	return parse_ports(skb, packet, ETH_HLEN + header, ETH_HLEN + total);
 }
 
-/* Extension headers are not followed: such packets have no ports here and go by their address. */
+/* The fragment header at `offset` says what it is a fragment of. Only the first one has ports, so all
+ * go without. Neighbour discovery is never fragmented (RFC 6980), so it is not looked for. */
+static __always_inline enum parse_result parse_ip6_fragment(struct __sk_buff *skb,
+							    struct packet *packet, __u32 offset,
+							    __u32 l3_end)
+{
+	__u8 next;
+
+	if (offset + IP6_FRAGMENT_LEN > l3_end || bpf_skb_load_bytes(skb, offset, &next, 1))
+		return PARSE_MALFORMED;
+	if (next == IPPROTO_TCP || next == IPPROTO_UDP) {
+		packet->proto = next;
+		packet->fragment = 1;
+	}
+	return PARSE_OK;
+}
+
+/* Other extension headers are not followed: such packets have no ports here and go by their address. */
 static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct packet *packet)
 {
 	struct ipv6hdr *ip;
@@ -114,6 +135,8 @@ static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct
 	__builtin_memcpy(&packet->dst, &ip->daddr, sizeof(packet->dst));
 	packet->proto = ip->nexthdr;
 	packet->v6 = 1;
+	if (packet->proto == IP6_FRAGMENT)
+		return parse_ip6_fragment(skb, packet, ETH_HLEN + sizeof(*ip), end);
 	if (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP)
 		return PARSE_OK;
 	return parse_ports(skb, packet, ETH_HLEN + sizeof(*ip), end);

@@ -92,7 +92,9 @@ static __always_inline struct weft_flow_value *pin(const struct packet *packet, 
 }
 
 /* Spreads the flows that nobody owns yet. By the source alone, so that a flow's fragments of
- * knowledge (its SYN, its retransmissions, its sibling to another VIP) meet on one worker. */
+ * knowledge (its SYN, its retransmissions, its sibling to another VIP) meet on one worker; and so do
+ * the fragments of a packet, whose port counts as 0 here, first or not. The engine computes the same
+ * (weft_datapath::source_hash) where it looks for the worker of a first fragment's flow. */
 static __always_inline __u16 hash_source(const struct packet *packet, __u32 hash)
 {
 #pragma unroll
@@ -145,8 +147,15 @@ static __always_inline enum steering steer_from_pod(const struct packet *packet,
 	if (kernel_destination(packet))
 		return STEER_KERNEL;
 	*target = source_hash(packet);
-	if (!packet->ports) /* Fragments and other protocols: only where a VIP must not leak. */
-		return is_vip(&packet->dst) ? STEER_PUNT : STEER_KERNEL;
+	if (!packet->ports) {
+		/* Other protocols: only where a VIP must not leak. */
+		if (is_vip(&packet->dst))
+			return STEER_PUNT;
+		/* May be of a service's reply: only the engine knows, once it has the first one. */
+		if (packet->fragment && bpf_map_lookup_elem(&endpoints, &packet->dst))
+			return STEER_PUNT;
+		return STEER_KERNEL;
+	}
 	flow = pin(packet, ifindex);
 	if (flow) {
 		*target = flow->owner;
@@ -167,10 +176,14 @@ static __always_inline enum steering steer_to_pod(const struct packet *packet, _
 {
 	struct weft_flow_value *flow;
 
-	if (!packet->ports)
+	if (!packet->ports && !packet->fragment)
 		return STEER_KERNEL;
 	if (packet->v6 && (is_mapped(&packet->src) || is_mapped(&packet->dst)))
 		return STEER_KERNEL;
+	if (packet->fragment) {
+		*target = source_hash(packet);
+		return kernel_destination(packet) ? STEER_KERNEL : STEER_PUNT;
+	}
 	flow = pin(packet, ifindex);
 	if (!flow)
 		return STEER_KERNEL;

@@ -106,7 +106,7 @@ struct weft_pod_state {
 	__u8 pad[2];
 };
 
-/* endpoints[address]: enrolled pods. */
+/* endpoints[address]: enrolled pods, and the hairpin addresses with ifindex 0. */
 struct weft_endpoint {
 	__u32 ifindex;
 	__u32 flags;

@@ -25,7 +25,7 @@ mod tests;
 
 pub use abi::Counter;
 pub use bpffs::{BPFFS, ensure_bpffs};
-pub use links::{Attach, LinkError};
+pub use links::{Attach, LinkError, attach_tcx_unpinned};
 pub use maps::MapError;
 pub use netlink::PairInfo;
 pub use owned::{

@@ -72,6 +72,19 @@ fn hint(at: Attach) -> &'static str {
     }
 }
 
+/// Attaches any program to the tcx hook that its section names, behind the programs already there, for as
+/// long as the returned link lives. `ifindex` is of the calling thread's network namespace.
+///
+/// Weft's own programs stay by [pinned](attach_pinned) links; this is for what goes with its process.
+pub fn attach_tcx_unpinned(program: &Program<'_>, ifindex: u32) -> Result<Link, LinkError> {
+    attach_tcx(program, ifindex).map_err(|source| LinkError::Attach {
+        name: program.name().to_string_lossy().into_owned(),
+        ifindex,
+        at: Attach::TcxIngress,
+        source,
+    })
+}
+
 /// The file of a link, `link_<name>_<ifindex>`.
 pub(crate) fn link_path(pin_dir: &Path, name: &str, ifindex: u32) -> PathBuf {
     pin_dir.join(format!("link_{name}_{ifindex}"))

@@ -1,9 +1,9 @@
 //! Throughput of one TCP stream.
 
-use super::Sample;
 use super::path::Topology;
 use super::placement::{LOAD_CORE, Placement};
 use super::services::bulk_port;
+use super::{Effort, Sample};
 use crate::command::{COMMAND_LIMIT, finish};
 use crate::lab::Family;
 use crate::machine::busy_time;
@@ -11,17 +11,24 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// How long a stream runs, and how long it has run before it counts.
-const SECONDS: &str = "2";
-const WARM_UP: &str = "1";
+const SECONDS: u32 = 2;
+const WARM_UP: u32 = 1;
 
 /// Measures once at `placement`. An operation, for the processor time, is a megabyte (10^6 bytes).
 pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
     let to = topology.target(Family::V4, bulk_port(placement.server_core));
-    let (address, port, core) = (
+    // iperf3 counts in whole seconds.
+    let (time, warm_up) = match topology.effort() {
+        Effort::Full => (SECONDS, WARM_UP),
+        Effort::Quick => (1, 0),
+    };
+    let [address, port, core, seconds, omit] = [
         to.ip().to_string(),
         to.port().to_string(),
         LOAD_CORE.to_string(),
-    );
+        time.to_string(),
+        warm_up.to_string(),
+    ];
     let words = [
         "iperf3",
         "--client",
@@ -31,9 +38,9 @@ pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
         "--affinity",
         &core,
         "--time",
-        SECONDS,
+        &seconds,
         "--omit",
-        WARM_UP,
+        &omit,
         "--json",
     ];
     let before = busy_time()?;
@@ -50,7 +57,7 @@ pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
     );
     let received = received(&finished.stdout)?;
     // The processor time is of the whole run, so the warm-up's bytes count there.
-    let share = received.seconds / (received.seconds + WARM_UP.parse::<f64>()?);
+    let share = received.seconds / (received.seconds + f64::from(warm_up));
     Ok(Sample::rate(
         received.bytes * 8.0 / received.seconds / 1e9,
         busy.as_secs_f64() * share * 1e6 / (received.bytes / 1e6),

@@ -19,7 +19,7 @@ pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
         .target(Family::V4, once_port(placement.server_core))
         .to_string();
     let [count, seconds, core] = [
-        COUNT.to_string(),
+        topology.effort().operations(COUNT).to_string(),
         SECONDS.to_string(),
         LOAD_CORE.to_string(),
     ];

@@ -22,11 +22,12 @@ const WINDOW: Duration = Duration::from_millis(1000);
 
 /// Measures once at the placement that `topology` is in.
 pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
+    let effort = topology.effort();
     let mut sink = Sink::start(topology, 1)?;
     let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
     let (to, seconds) = (
         topology.target(family, FLOOD_PORT).to_string(),
-        RUN.as_secs_f64().to_string(),
+        effort.time(RUN).as_secs_f64().to_string(),
     );
     let (program, core) = (
         program.to_string_lossy().into_owned(),
@@ -50,9 +51,9 @@ pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot start the generator")?;
-    thread::sleep(WARM_UP);
+    thread::sleep(effort.time(WARM_UP));
     let (before, busy_before) = (sink.read()?, busy_time()?);
-    thread::sleep(WINDOW);
+    thread::sleep(effort.time(WINDOW));
     let (after, busy_after) = (sink.read()?, busy_time()?);
     let status = wait(&mut generator, COMMAND_LIMIT)?;
     if status.is_none() {

@@ -29,6 +29,11 @@ pub fn render(report: &Report) -> Result<String> {
         machine.memory_mib,
         escape(&machine.kernel)
     )?;
+    if report.quick {
+        page.push_str(
+            "<p><b>A quick run, to see that everything works: its figures mean nothing.</b></p>\n",
+        );
+    }
     for scenario in &report.scenarios {
         section(&mut page, scenario)?;
     }
@@ -65,12 +70,11 @@ fn section(page: &mut String, scenario: &ScenarioReport) -> Result<()> {
     }
     page.push_str("</table>\n");
     for (name, ratio) in &scenario.ratio {
-        let cpu = scenario.cpu_ratio.get(name).copied().unwrap_or(f64::NAN);
-        writeln!(
-            page,
-            "<p>{}: {ratio:.2}, processor time {cpu:.2}</p>",
-            escape(name)
-        )?;
+        let cpu = scenario
+            .cpu_ratio
+            .get(name)
+            .map_or_else(String::new, |cpu| format!(", processor time {cpu:.2}"));
+        writeln!(page, "<p>{}: {ratio:.2}{cpu}</p>", escape(name))?;
     }
     Ok(())
 }
@@ -144,17 +148,18 @@ mod tests {
     use super::*;
     use crate::machine::Machine;
     use crate::measure::report::Samples;
-    use crate::measure::{PathKind, Sample, Scenario};
+    use crate::measure::{Sample, Scenario};
 
     #[test]
     fn the_page_holds_its_plots_and_loads_nothing() {
         let sample = Sample::rate(1.0, 1.0);
         let scenario = Scenario::find("l4-established").unwrap();
         let mut samples = Samples::new();
-        samples.insert((scenario.workload, PathKind::WeftUser, "w"), vec![sample]);
-        samples.insert((scenario.workload, PathKind::Iptables, "k"), vec![sample]);
-        let page = render(&Report::new(Machine::this(), &[scenario], &samples)).unwrap();
+        samples.insert((scenario.workload, "weft-user", "w"), vec![sample.clone()]);
+        samples.insert((scenario.workload, "iptables", "k"), vec![sample]);
+        let page = render(&Report::new(Machine::this(), &[scenario], &samples, true)).unwrap();
         assert!(page.contains("<svg") && page.contains("weft-user") && page.contains("</html>"));
+        assert!(page.contains("figures mean nothing"), "it was a quick run");
         assert!(!page.contains("<script") && !page.contains("<link") && !page.contains("src="));
     }
 }

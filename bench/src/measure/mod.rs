@@ -5,9 +5,11 @@
 //! reported are medians, extremes and ratios.
 
 pub mod bulk;
+pub mod config_update;
 pub mod connections;
 pub mod flood;
 pub mod html;
+pub mod lookup_scale;
 pub mod new_flows;
 pub mod path;
 pub mod placement;
@@ -28,9 +30,10 @@ use anyhow::{Context, Result, bail, ensure};
 use path::Topology;
 use placement::{Placement, placements};
 use report::{Report, Samples};
-use scenario::Workload;
+use scenario::{Node, Probe, Workload};
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 /// Scheduling priorities of a run. Real time, because any other process on the machine would
 /// otherwise be part of the figure; in this order, so that nothing that measures can be starved.
@@ -46,38 +49,79 @@ pub mod priority {
     pub const CONDUCTOR: &str = "30";
 }
 
-/// What one measurement of one path at one placement found.
-#[derive(Debug, Clone, Copy)]
-pub struct Sample {
+/// How much a measurement takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Enough for a figure.
+    Full,
+    /// Enough to see that everything runs.
+    Quick,
+}
+
+impl Effort {
+    /// So many operations out of `full`.
+    pub fn operations(self, full: usize) -> usize {
+        match self {
+            Self::Full => full,
+            Self::Quick => full / 20,
+        }
+    }
+
+    /// So long out of `full`: a quarter leaves room for a process to start.
+    pub fn time(self, full: Duration) -> Duration {
+        match self {
+            Self::Full => full,
+            Self::Quick => full / 4,
+        }
+    }
+}
+
+/// A figure that a scenario reads from a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Figure {
     /// Operations a second, in the scenario's unit.
-    pub rate: f64,
-    /// Median round trip in microseconds.
-    pub p50: f64,
-    /// 99th percentile in microseconds.
-    pub p99: f64,
+    Rate,
+    /// Median time of an operation.
+    Median,
+    /// Its 99th percentile.
+    Tail,
+    /// How long a change takes from its text until it is live.
+    Change,
+    /// How long of that after the text has been understood.
+    Switch,
+}
+
+/// What one measurement of one path at one placement found.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    figures: BTreeMap<Figure, f64>,
     /// Processor time of the whole machine per operation, in microseconds.
     pub cpu_us_per_op: f64,
 }
 
 impl Sample {
-    /// Of a measurement of how much.
-    pub fn rate(rate: f64, cpu_us_per_op: f64) -> Self {
+    /// Of these figures.
+    pub fn of<const N: usize>(figures: [(Figure, f64); N], cpu_us_per_op: f64) -> Self {
+        let figures = BTreeMap::from(figures);
         Self {
-            rate,
-            p50: f64::NAN,
-            p99: f64::NAN,
+            figures,
             cpu_us_per_op,
         }
     }
 
+    /// Of a measurement of how much.
+    pub fn rate(rate: f64, cpu_us_per_op: f64) -> Self {
+        Self::of([(Figure::Rate, rate)], cpu_us_per_op)
+    }
+
     /// Of a measurement of how long.
     pub fn times(p50: f64, p99: f64, cpu_us_per_op: f64) -> Self {
-        Self {
-            rate: f64::NAN,
-            p50,
-            p99,
-            cpu_us_per_op,
-        }
+        Self::of([(Figure::Median, p50), (Figure::Tail, p99)], cpu_us_per_op)
+    }
+
+    /// The figure; NaN where it was not measured.
+    pub fn figure(&self, figure: Figure) -> f64 {
+        self.figures.get(&figure).copied().unwrap_or(f64::NAN)
     }
 }
 
@@ -90,11 +134,18 @@ pub struct Plan {
     pub paths: Vec<PathKind>,
     /// Repetitions.
     pub reps: usize,
+    /// How much each takes.
+    pub effort: Effort,
 }
 
 impl Plan {
     /// Resolves names from the command line; no names mean what runs by default and can run here.
-    pub fn new(scenarios: &[String], paths: &[String], reps: usize) -> Result<Self> {
+    pub fn new(
+        scenarios: &[String],
+        paths: &[String],
+        reps: usize,
+        effort: Effort,
+    ) -> Result<Self> {
         ensure!(reps > 0, "--reps: at least 1");
         let scenarios = if scenarios.is_empty() {
             SCENARIOS.iter().filter(|s| s.by_default).collect()
@@ -124,6 +175,7 @@ impl Plan {
             scenarios,
             paths,
             reps,
+            effort,
         })
     }
 
@@ -136,25 +188,56 @@ impl Plan {
                 workloads.push(scenario.workload);
             }
         }
-        // One number of services at a time: rules for tens of thousands take memory and time.
-        let mut sizes: Vec<usize> = workloads.iter().map(|w| w.services).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        let turns = self.turns(&workloads);
-        let mut progress = Progress::new((turns.len() * self.reps + sizes.len()) as u64);
+        let (in_process, in_labs): (Vec<_>, Vec<_>) = workloads
+            .into_iter()
+            .partition(|workload| workload.probe == Probe::LookupScale);
+        // One node at a time: rules for tens of thousands of services take memory and time.
+        let mut nodes: Vec<Node> = in_labs.iter().map(|workload| workload.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let turns = self.turns(&in_labs);
+        let cases = in_process.len() * lookup_scale::cases(self.effort).count();
+        let steps = (turns.len() + cases) * self.reps + nodes.len();
+        let mut progress = Progress::new(steps as u64);
         let mut samples = Samples::new();
-        for services in sizes {
-            progress.step(&format!("setting up, services: {services}"));
-            let mut topologies = BTreeMap::new();
-            for path in &self.paths {
-                let topology =
-                    Topology::new(*path, services).with_context(|| path.id().to_owned())?;
+        for node in nodes {
+            let turns: Vec<&Turn> = turns.iter().filter(|turn| turn.0.node == node).collect();
+            self.run_in_labs(node, &turns, &mut progress, &mut samples)?;
+        }
+        for workload in in_process {
+            self.run_in_process(workload, &mut progress, &mut samples)?;
+        }
+        let quick = self.effort == Effort::Quick;
+        Ok(Report::new(
+            Machine::this(),
+            &self.scenarios,
+            &samples,
+            quick,
+        ))
+    }
+
+    /// All turns on nodes of one kind, the paths taking them by turns in each repetition.
+    fn run_in_labs(
+        &self,
+        node: Node,
+        turns: &[&Turn],
+        progress: &mut Progress,
+        samples: &mut Samples,
+    ) -> Result<()> {
+        progress.step(&format!(
+            "setting up, services: {}, endpoints of each: {}",
+            node.services, node.endpoints
+        ));
+        let mut topologies = BTreeMap::new();
+        for (_, path, _) in turns {
+            if !topologies.contains_key(path) {
+                let topology = Topology::new(*path, node, self.effort)
+                    .with_context(|| path.id().to_owned())?;
                 topologies.insert(*path, topology);
             }
-            let turns = || turns.iter().filter(|turn| turn.0.services == services);
-            for (rep, (workload, path, placement)) in
-                (1..=self.reps).flat_map(|rep| turns().map(move |turn| (rep, turn)))
-            {
+        }
+        for rep in 1..=self.reps {
+            for (workload, path, placement) in turns {
                 let (probe, id, name) = (workload.probe, path.id(), placement.name);
                 progress.step(&format!("repetition {rep}: {probe:?} over {id}, {name}"));
                 let topology = topologies.get_mut(path).context("no topology")?;
@@ -162,16 +245,34 @@ impl Plan {
                     .measure(probe, placement)
                     .with_context(|| format!("{probe:?} over {id}, {name}"))?;
                 samples
-                    .entry((*workload, *path, placement.name))
+                    .entry((*workload, id, name))
                     .or_default()
                     .push(sample);
             }
         }
-        Ok(Report::new(Machine::this(), &self.scenarios, &samples))
+        Ok(())
+    }
+
+    /// What needs no lab: the engine alone, in processes of its own.
+    fn run_in_process(
+        &self,
+        workload: Workload,
+        progress: &mut Progress,
+        samples: &mut Samples,
+    ) -> Result<()> {
+        for rep in 1..=self.reps {
+            for case in lookup_scale::cases(self.effort) {
+                progress.step(&format!("repetition {rep}: LookupScale, {}", case.path));
+                let sample = lookup_scale::measure(case, self.effort).context(case.path)?;
+                let key = (workload, case.path, lookup_scale::PLACEMENT);
+                samples.entry(key).or_default().push(sample);
+            }
+        }
+        Ok(())
     }
 
     /// What one repetition goes through, in order.
-    fn turns(&self, workloads: &[Workload]) -> Vec<(Workload, PathKind, Placement)> {
+    fn turns(&self, workloads: &[Workload]) -> Vec<Turn> {
         workloads
             .iter()
             .flat_map(|workload| self.paths.iter().map(move |path| (*workload, *path)))
@@ -183,6 +284,9 @@ impl Plan {
             .collect()
     }
 }
+
+/// One measurement of a repetition.
+type Turn = (Workload, PathKind, Placement);
 
 /// Real-time scheduling for this thread, not for what it starts (SCHED_RESET_ON_FORK).
 fn conduct_in_real_time() -> Result<()> {

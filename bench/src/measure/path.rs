@@ -1,9 +1,13 @@
 //! The ways a packet can take from a client pod to a server pod, each in a topology of its own.
 
 use super::placement::{CORES, Placement};
-use super::scenario::Probe;
+use super::scenario::{Node, Probe};
 use super::services::{self, ServicePort, VIP, bulk_port, datagram_port, echo_port, once_port};
-use super::{Sample, bulk, connections, flood, new_flows, priority, real_time, round_trip};
+use super::{
+    Effort, Sample, bulk, config_update, connections, flood, new_flows, priority, real_time,
+    round_trip,
+};
+use crate::balancer::Balancer;
 use crate::binaries;
 use crate::command::run;
 use crate::config::Config;
@@ -27,13 +31,21 @@ pub enum PathKind {
     Iptables,
     /// kube-proxy-shaped nftables rules (verdict maps) with conntrack.
     Nftables,
+    /// A load balancer in eBPF at the pods' tcx hooks, as good as they come.
+    Ebpf,
     /// No translation: the backend's own address, no rule loaded.
     Direct,
 }
 
 impl PathKind {
     /// Every path.
-    pub const ALL: [Self; 4] = [Self::WeftUser, Self::Iptables, Self::Nftables, Self::Direct];
+    pub const ALL: [Self; 5] = [
+        Self::WeftUser,
+        Self::Iptables,
+        Self::Nftables,
+        Self::Ebpf,
+        Self::Direct,
+    ];
 
     /// Its name in the report.
     pub fn id(self) -> &'static str {
@@ -41,6 +53,7 @@ impl PathKind {
             Self::WeftUser => "weft-user",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
+            Self::Ebpf => "ebpf",
             Self::Direct => "direct",
         }
     }
@@ -59,12 +72,15 @@ impl PathKind {
 #[derive(Debug)]
 pub struct Topology {
     path: PathKind,
-    /// Services that the node knows.
-    services: usize,
+    /// What the node knows.
+    knows: Node,
+    effort: Effort,
     /// The ports of the measured service in the kernel's rules, where the path has any.
     installed: Vec<ServicePort>,
     /// The node process of the placement it runs in; it starts and stops with its turns.
     weft: Option<Weft>,
+    /// The load balancer, likewise.
+    balancer: Option<Balancer>,
     /// The sender.
     pub client: Pod,
     /// The receiver.
@@ -74,8 +90,8 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Makes the pods and their servers on a node that knows `services`.
-    pub fn new(path: PathKind, services: usize) -> Result<Self> {
+    /// Makes the pods and their servers on a node that knows as much as `knows` says.
+    pub fn new(path: PathKind, knows: Node, effort: Effort) -> Result<Self> {
         let mut lab = Lab::new()?;
         let (client, server) = (lab.pod("client")?, lab.pod("server")?);
         // Single packets shall leave the pod, not super-packets that the receiver would count as one.
@@ -88,9 +104,11 @@ impl Topology {
         serve(&mut lab, &server)?;
         let topology = Self {
             path,
-            services,
+            knows,
+            effort,
             installed: Vec::new(),
             weft: None,
+            balancer: None,
             client,
             server,
             lab,
@@ -101,7 +119,7 @@ impl Topology {
 
     /// Measures once.
     pub fn measure(&mut self, probe: Probe, placement: &Placement) -> Result<Sample> {
-        let ports = services::ports(self.services, probe);
+        let ports = services::ports(self.knows.services, probe);
         self.install(&ports)?;
         self.forget_connections()?;
         self.steer(placement.rps_core)?;
@@ -113,6 +131,9 @@ impl Topology {
                 &wrapper,
             )?);
         }
+        if self.path == PathKind::Ebpf {
+            self.balancer = Some(self.balance(&ports)?);
+        }
         let sample = match probe {
             Probe::Flood(family) => flood::measure(self, family),
             Probe::FloodOneCore => flood::measure(self, Family::V4),
@@ -121,7 +142,10 @@ impl Topology {
             Probe::Bulk => bulk::measure(self, placement),
             Probe::NewFlows => new_flows::measure(self),
             Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
+            Probe::ConfigUpdate => config_update::measure(self),
+            Probe::LookupScale => anyhow::bail!("it needs no topology"),
         };
+        self.balancer = None;
         if let Some(mut weft) = self.weft.take() {
             let status = weft.stop()?;
             anyhow::ensure!(
@@ -133,11 +157,41 @@ impl Topology {
         sample
     }
 
+    /// The way it is.
+    pub fn path(&self) -> PathKind {
+        self.path
+    }
+
+    /// How much a measurement takes.
+    pub fn effort(&self) -> Effort {
+        self.effort
+    }
+
+    /// What the node knows.
+    pub fn knows(&self) -> Node {
+        self.knows
+    }
+
+    /// The ports of the measured service in the kernel's rules.
+    pub fn installed(&self) -> &[ServicePort] {
+        &self.installed
+    }
+
+    /// The node process, while it runs.
+    pub fn weft(&self) -> Option<&Weft> {
+        self.weft.as_ref()
+    }
+
+    /// The load balancer, while it is attached.
+    pub fn balancer(&self) -> Option<&Balancer> {
+        self.balancer.as_ref()
+    }
+
     /// Where the client sends to for `port`: the VIP, or the backend itself.
     pub fn target(&self, family: Family, port: u16) -> SocketAddr {
         match self.path {
             PathKind::Direct => self.server.at(family, port),
-            PathKind::WeftUser | PathKind::Iptables | PathKind::Nftables => {
+            PathKind::WeftUser | PathKind::Iptables | PathKind::Nftables | PathKind::Ebpf => {
                 (pick(&vips(VIP), family), port).into()
             }
         }
@@ -148,14 +202,15 @@ impl Topology {
     fn forget_connections(&self) -> Result<()> {
         match self.path {
             PathKind::Iptables | PathKind::Nftables => conntrack::flush(&self.lab.node),
-            PathKind::WeftUser | PathKind::Direct => Ok(()),
+            PathKind::WeftUser | PathKind::Ebpf | PathKind::Direct => Ok(()),
         }
     }
 
-    /// Connections that the node's kernel tracks, where the path is the kernel's.
+    /// Flows that the path has entered since the measurement began, where it can say so.
     pub fn tracked(&self) -> Result<Option<u64>> {
         match self.path {
             PathKind::Iptables | PathKind::Nftables => conntrack::count(&self.lab.node).map(Some),
+            PathKind::Ebpf => self.balancer.as_ref().map(Balancer::opened).transpose(),
             PathKind::WeftUser | PathKind::Direct => Ok(None),
         }
     }
@@ -167,26 +222,34 @@ impl Topology {
         }
         let node = &self.lab.node;
         let measured = services::measured(ports, &self.server);
-        let (before, after) = services::others(self.services);
+        let (before, after) = services::others(self.knows);
         match self.path {
             PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
             PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
-            PathKind::WeftUser | PathKind::Direct => {}
+            PathKind::WeftUser | PathKind::Ebpf | PathKind::Direct => {}
         }
         self.installed = ports.to_vec();
         Ok(())
+    }
+
+    fn balance(&self, ports: &[ServicePort]) -> Result<Balancer> {
+        let (before, after) = services::others(self.knows);
+        let rules = [before, services::measured(ports, &self.server), after].concat();
+        Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
     }
 
     fn config(&self, core: usize, poll: &str, ports: &[ServicePort]) -> Config {
         let mut config = Config::new();
         config.workers.cores = vec![core];
         config.workers.poll = poll.into();
+        // What this path is, whatever the default may be.
+        config.workers.fast_path = "off".into();
         // The generator's whole rate may come: the limit is not what is measured.
         config.workers.punt_rate = Some(100_000_000);
         config
             .enrol(&self.client, "client")
             .enrol(&self.server, "server");
-        services::configure(&mut config, self.services, ports);
+        services::configure(&mut config, self.knows, ports);
         config
     }
 

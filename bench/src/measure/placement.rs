@@ -49,6 +49,15 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         (PathKind::WeftUser, Probe::Flood(_) | Probe::NewFlows) => {
             vec![weft("worker on the other core", (0, "adaptive"))]
         }
+        (PathKind::WeftUser, Probe::ConfigUpdate) => {
+            vec![weft("worker on the other core", (0, "adaptive"))]
+        }
+        // Without rules there is nothing to change, and without a node no placement.
+        (PathKind::Direct, Probe::ConfigUpdate) | (_, Probe::LookupScale) => Vec::new(),
+        (_, Probe::ConfigUpdate) => vec![Placement {
+            name: "wherever the kernel runs it",
+            ..KERNEL
+        }],
         (PathKind::WeftUser, Probe::FloodOneCore) => {
             vec![weft("worker on the same core", (LOAD_CORE, "sleep"))]
         }
@@ -83,7 +92,11 @@ mod tests {
         for scenario in SCENARIOS {
             for path in PathKind::ALL {
                 let placements = placements(path, scenario.workload.probe);
-                assert!(!placements.is_empty());
+                let traffic = !matches!(
+                    scenario.workload.probe,
+                    Probe::ConfigUpdate | Probe::LookupScale
+                );
+                assert!(!traffic || !placements.is_empty());
                 for placement in placements {
                     if let Some((core, poll)) = placement.worker {
                         assert!(core != LOAD_CORE || poll == "sleep", "{placement:?}");

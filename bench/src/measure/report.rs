@@ -1,20 +1,22 @@
 //! The report: medians, extremes, all runs, and ratios between the paths.
 
+use super::Sample;
 use super::scenario::{Scenario, Workload};
-use super::{PathKind, Sample};
 use crate::machine::Machine;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// All samples of a run, by workload, path and placement.
-pub type Samples = BTreeMap<(Workload, PathKind, &'static str), Vec<Sample>>;
+pub type Samples = BTreeMap<(Workload, &'static str, &'static str), Vec<Sample>>;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Where.
     pub machine: Machine,
+    /// True for a run that only shows that everything works: its figures mean nothing.
+    pub quick: bool,
     /// What.
     pub scenarios: Vec<ScenarioReport>,
 }
@@ -30,7 +32,7 @@ pub struct ScenarioReport {
     pub higher_is_better: bool,
     /// By path.
     pub paths: BTreeMap<String, PathReport>,
-    /// Quotients of medians, `weft-user/<other path>`.
+    /// Quotients of medians, by `<path>/<other path>`: of Weft and each other, or of many services and few.
     pub ratio: BTreeMap<String, f64>,
     /// Quotients of processor times per operation.
     pub cpu_ratio: BTreeMap<String, f64>,
@@ -58,12 +60,16 @@ pub struct PathReport {
 
 impl Report {
     /// Condenses samples.
-    pub fn new(machine: Machine, scenarios: &[&Scenario], samples: &Samples) -> Self {
+    pub fn new(machine: Machine, scenarios: &[&Scenario], samples: &Samples, quick: bool) -> Self {
         let scenarios = scenarios
             .iter()
             .map(|scenario| ScenarioReport::new(scenario, samples))
             .collect();
-        Self { machine, scenarios }
+        Self {
+            machine,
+            quick,
+            scenarios,
+        }
     }
 
     /// As a table for people.
@@ -106,7 +112,7 @@ impl ScenarioReport {
                 continue;
             }
             let report = PathReport::new(scenario, placement, samples);
-            let better = paths.get(path.id()).is_none_or(|best| {
+            let better = paths.get(*path).is_none_or(|best| {
                 if scenario.higher_is_better {
                     report.median > best.median
                 } else {
@@ -114,18 +120,19 @@ impl ScenarioReport {
                 }
             });
             if better {
-                paths.insert(path.id().to_owned(), report);
+                paths.insert((*path).to_owned(), report);
             }
         }
         let mut ratio = BTreeMap::new();
         let mut cpu_ratio = BTreeMap::new();
-        let own = PathKind::WeftUser.id();
-        if let Some(weft) = paths.get(own) {
-            for (other, figures) in paths.iter().filter(|(other, _)| *other != own) {
-                let name = format!("{own}/{other}");
-                ratio.insert(name.clone(), round(weft.median / figures.median));
-                cpu_ratio.insert(name, round(weft.cpu_us_per_op / figures.cpu_us_per_op));
+        for (one, other) in scenario.pairs(paths.keys().map(String::as_str)) {
+            let (name, one, other) = (format!("{one}/{other}"), &paths[one], &paths[other]);
+            // Too short for the tick that processor time is sampled by: no figure rather than a wrong one.
+            if other.cpu_us_per_op > 0.0 {
+                let quotient = one.cpu_us_per_op / other.cpu_us_per_op;
+                cpu_ratio.insert(name.clone(), round(quotient));
             }
+            ratio.insert(name, round(one.median / other.median));
         }
         Self {
             id: scenario.id.into(),
@@ -143,7 +150,7 @@ impl PathReport {
     fn new(scenario: &Scenario, placement: &str, samples: &[Sample]) -> Self {
         let runs: Vec<f64> = samples
             .iter()
-            .map(|s| round((scenario.figure)(s)))
+            .map(|sample| round(sample.figure(scenario.figure)))
             .collect();
         Self {
             median: round(median(runs.clone())),
@@ -180,7 +187,7 @@ mod tests {
         let scenario = Scenario::find("l4-established").unwrap();
         let mut samples = Samples::new();
         samples.insert(
-            (scenario.workload, PathKind::WeftUser, "w"),
+            (scenario.workload, "weft-user", "w"),
             vec![
                 Sample::rate(1.0, 1.0),
                 Sample::rate(3.0, 2.0),
@@ -188,14 +195,14 @@ mod tests {
             ],
         );
         samples.insert(
-            (scenario.workload, PathKind::Iptables, "slow"),
+            (scenario.workload, "iptables", "slow"),
             vec![Sample::rate(0.2, 9.0)],
         );
         samples.insert(
-            (scenario.workload, PathKind::Iptables, "fast"),
+            (scenario.workload, "iptables", "fast"),
             vec![Sample::rate(0.5, 4.0)],
         );
-        let report = Report::new(Machine::this(), &[scenario], &samples);
+        let report = Report::new(Machine::this(), &[scenario], &samples, false);
         let json = serde_json::to_value(&report).unwrap();
         let first = &json["scenarios"][0];
         assert_eq!(first["paths"]["weft-user"]["median"], 2.0);
@@ -207,6 +214,30 @@ mod tests {
             first["paths"]["weft-user"]["runs"].as_array().map(Vec::len),
             Some(3)
         );
+    }
+
+    #[test]
+    fn many_services_are_compared_with_few() {
+        let scenario = Scenario::find("l4-lookup-scale").unwrap();
+        let mut samples = Samples::new();
+        for (path, ns) in [
+            ("uniform-10", 200.0),
+            ("uniform-100000", 500.0),
+            ("zipf-10", 200.0),
+            ("zipf-100000", 260.0),
+        ] {
+            let sample = Sample::times(ns, f64::NAN, 0.0);
+            samples.insert((scenario.workload, path, "p"), vec![sample]);
+        }
+        let report = Report::new(Machine::this(), &[scenario], &samples, false);
+        let json = serde_json::to_value(&report).unwrap();
+        let first = &json["scenarios"][0];
+        assert_eq!(
+            first["ratio"],
+            serde_json::json!({"uniform-100000/uniform-10": 2.5, "zipf-100000/zipf-10": 1.3})
+        );
+        // Nothing was sampled: no quotient.
+        assert_eq!(first["cpu_ratio"], serde_json::json!({}));
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub fn measure_fresh(topology: &Topology, placement: &Placement) -> Result<Sampl
 
 fn exchange(topology: &Topology, to: SocketAddr, transport: &str) -> Result<Sample> {
     let to = to.to_string();
-    let (count, core) = (COUNT.to_string(), LOAD_CORE.to_string());
+    let trips = topology.effort().operations(COUNT);
+    let (count, core) = (trips.to_string(), LOAD_CORE.to_string());
     let before = busy_time()?;
     let times: RoundTrips = tool::run(
         &topology.client.namespace,
@@ -50,6 +51,6 @@ fn exchange(topology: &Topology, to: SocketAddr, transport: &str) -> Result<Samp
         times.count
     );
     // The warm-up is a tenth on top.
-    let cpu = busy.as_secs_f64() * 1e6 / (COUNT as f64 * 1.1);
+    let cpu = busy.as_secs_f64() * 1e6 / (trips as f64 * 1.1);
     Ok(Sample::times(times.p50, times.p99, cpu))
 }

@@ -1,6 +1,6 @@
 //! What can be measured.
 
-use super::Sample;
+use super::{Figure, lookup_scale};
 use crate::lab::Family;
 use anyhow::{Context, Result};
 
@@ -21,13 +21,36 @@ pub enum Probe {
     FreshRoundTrip,
     /// One TCP stream at full speed.
     Bulk,
+    /// No traffic: one endpoint of very many changes.
+    ConfigUpdate,
+    /// No node: first packets of flows to some of many services, in process.
+    LookupScale,
 }
 
-/// A kind of traffic, and how many services the node knows while it runs.
+/// What a node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Workload {
+pub struct Node {
     /// Services, the measured one in the middle of them.
     pub services: usize,
+    /// Endpoints of each of the others.
+    pub endpoints: usize,
+}
+
+impl Node {
+    /// The measured service and so many others of one endpoint.
+    pub const fn of(services: usize) -> Self {
+        Self {
+            services,
+            endpoints: 1,
+        }
+    }
+}
+
+/// A kind of traffic, and what the node knows while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Workload {
+    /// What the node knows.
+    pub node: Node,
     /// The traffic.
     pub probe: Probe,
 }
@@ -48,7 +71,7 @@ pub struct Scenario {
     /// What it needs to run.
     pub workload: Workload,
     /// Its figure in a sample.
-    pub figure: fn(&Sample) -> f64,
+    pub figure: Figure,
 }
 
 /// New flows among so many services.
@@ -57,7 +80,7 @@ macro_rules! new_flows {
         Scenario {
             by_default: $by_default,
             workload: Workload {
-                services: $services,
+                node: Node::of($services),
                 probe: Probe::NewFlows,
             },
             ..rate(
@@ -79,7 +102,7 @@ macro_rules! connections {
         Scenario {
             by_default: $by_default,
             workload: Workload {
-                services: $services,
+                node: Node::of($services),
                 probe: Probe::Connections,
             },
             ..rate(
@@ -94,6 +117,9 @@ macro_rules! connections {
         }
     };
 }
+
+/// The path that the others are compared with.
+const OWN: &str = "weft-user";
 
 /// Every scenario there is.
 pub static SCENARIOS: &[Scenario] = &[
@@ -154,6 +180,24 @@ pub static SCENARIOS: &[Scenario] = &[
         "Gbit/s",
         Probe::Bulk,
     ),
+    Scenario {
+        unit: "ns",
+        ..median(
+            "l4-lookup-scale",
+            "the engine alone, in process: the whole decision about a SYN of a new flow; paths are popularity and services",
+            Probe::LookupScale,
+        )
+    },
+    change(
+        "config-update",
+        "one of 100,000 endpoints of 10,000 services changes: from its text until it is live",
+        Figure::Change,
+    ),
+    change(
+        "config-update-switch",
+        "the same without weft's parsing of its whole file, which the kernel's paths have no part like",
+        Figure::Switch,
+    ),
 ];
 
 /// A rate at one service.
@@ -164,8 +208,11 @@ const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: 
         unit,
         higher_is_better: true,
         by_default: true,
-        workload: Workload { services: 1, probe },
-        figure: |sample| sample.rate,
+        workload: Workload {
+            node: Node::of(1),
+            probe,
+        },
+        figure: Figure::Rate,
     }
 }
 
@@ -173,7 +220,7 @@ const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: 
 const fn median(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
     Scenario {
         higher_is_better: false,
-        figure: |sample| sample.p50,
+        figure: Figure::Median,
         ..rate(id, about, "us", probe)
     }
 }
@@ -181,12 +228,51 @@ const fn median(id: &'static str, about: &'static str, probe: Probe) -> Scenario
 /// A 99th percentile at one service.
 const fn tail(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
     Scenario {
-        figure: |sample| sample.p99,
+        figure: Figure::Tail,
+        ..median(id, about, probe)
+    }
+}
+
+/// How long a change of one endpoint among very many takes.
+const fn change(id: &'static str, about: &'static str, figure: Figure) -> Scenario {
+    let node = Node {
+        services: 10_000,
+        endpoints: 10,
+    };
+    let probe = Probe::ConfigUpdate;
+    Scenario {
+        unit: "ms",
+        by_default: false,
+        workload: Workload { node, probe },
+        figure,
         ..median(id, about, probe)
     }
 }
 
 impl Scenario {
+    /// The pairs of paths whose quotients tell something, out of those measured.
+    pub fn pairs<'p>(&self, paths: impl IntoIterator<Item = &'p str>) -> Vec<(&'p str, &'p str)> {
+        let paths: Vec<&str> = paths.into_iter().collect();
+        let base = |path: &str| -> Option<&'static str> {
+            match self.workload.probe {
+                Probe::LookupScale => lookup_scale::smallest(path),
+                _ => (path != OWN).then_some(OWN),
+            }
+        };
+        let pair = |path: &&'p str| {
+            let base = base(path)?;
+            let base = paths
+                .iter()
+                .copied()
+                .find(|other| *other == base && base != *path)?;
+            Some(match self.workload.probe {
+                Probe::LookupScale => (*path, base),
+                _ => (base, *path),
+            })
+        };
+        paths.iter().filter_map(pair).collect()
+    }
+
     /// The scenario called `id`.
     pub fn find(id: &str) -> Result<&'static Self> {
         let known = || {

@@ -2,7 +2,7 @@
 //! others as the scenario asks for, as kube-proxy's rules and as Weft's configuration.
 
 use super::placement::CORES;
-use super::scenario::Probe;
+use super::scenario::{Node, Probe};
 use crate::config::{Config, Port, Service, TargetPort};
 use crate::kubeproxy::Rule;
 use crate::lab::{Family, Pod, pick, vips};
@@ -70,16 +70,21 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
         Probe::FreshRoundTrip => servers("udp", datagram_port),
         Probe::Connections => servers("tcp", once_port),
         Probe::Bulk => servers("tcp", bulk_port),
+        Probe::ConfigUpdate | Probe::LookupScale => Vec::new(),
     }
 }
 
-/// Cluster address and endpoint of one of the others.
-fn filler(number: usize) -> (Ipv4Addr, Ipv4Addr) {
-    // At most 30,000 of them: both third octets stay below 256.
-    let (high, low) = ((number / 250) as u8, (number % 250) as u8 + 1);
+/// Cluster address and endpoints of one of the others.
+fn filler(number: usize, endpoints: usize) -> (Ipv4Addr, Vec<Ipv4Addr>) {
+    // At most 30,000 services and 100,000 endpoints: none leaves its range.
+    let numbered = |base: [u8; 4], number: usize| {
+        let offset = (number / 250 * 256 + number % 250 + 1) as u32;
+        Ipv4Addr::from(u32::from_be_bytes(base) + offset)
+    };
+    let endpoint = |index| numbered([10, 248, 0, 0], number * endpoints + index);
     (
-        Ipv4Addr::new(10, 97, high, low),
-        Ipv4Addr::new(10, 244, 128 + high, low),
+        numbered([10, 97, 0, 0], number),
+        (0..endpoints).map(endpoint).collect(),
     )
 }
 
@@ -102,26 +107,54 @@ pub fn measured(ports: &[ServicePort], server: &Pod) -> Vec<Rule> {
 }
 
 /// kube-proxy's view of the others: those before the measured one, and those after it.
-pub fn others(services: usize) -> (Vec<Rule>, Vec<Rule>) {
-    let rule = |number: usize| {
-        let (vip, endpoint) = filler(number);
-        Rule {
-            vip: (vip, 80).into(),
-            protocol: "tcp",
-            endpoints: vec![(endpoint, 8080).into()],
-        }
-    };
-    let (before, after) = fillers(services);
+pub fn others(node: Node) -> (Vec<Rule>, Vec<Rule>) {
+    let rule = |number| other(number, node.endpoints);
+    let (before, after) = fillers(node.services);
     (
         before.into_iter().map(rule).collect(),
         after.into_iter().map(rule).collect(),
     )
 }
 
-/// Weft's view: adds `services` to `config`, the measured one served by pods with the label `server`.
-pub fn configure(config: &mut Config, services: usize, ports: &[ServicePort]) {
+/// A service that gets another endpoint in place of its first.
+#[derive(Debug)]
+pub struct Change {
+    /// Its number among the others.
+    pub number: usize,
+    /// What it was.
+    pub before: Rule,
+    /// What it becomes.
+    pub after: Rule,
+}
+
+/// The change that is measured: of the last service in front of the measured one.
+pub fn change(node: Node) -> Change {
+    let number = (node.services / 2).saturating_sub(1);
+    let before = other(number, node.endpoints);
+    let mut after = before.clone();
+    after.endpoints[0].set_ip(IpAddr::V4(Ipv4Addr::new(10, 252, 0, 1)));
+    Change {
+        number,
+        before,
+        after,
+    }
+}
+
+/// kube-proxy's view of one of the others.
+fn other(number: usize, endpoints: usize) -> Rule {
+    let (vip, endpoints) = filler(number, endpoints);
+    Rule {
+        vip: (vip, 80).into(),
+        protocol: "tcp",
+        endpoints: endpoints.into_iter().map(|ip| (ip, 8080).into()).collect(),
+    }
+}
+
+/// Weft's view: adds the services of `node` to `config`, the measured one served by pods with the label
+/// `server`.
+pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort]) {
     let other = |number: &usize| {
-        let (vip, endpoint) = filler(*number);
+        let (vip, endpoints) = filler(*number, node.endpoints);
         let mut service = Service {
             name: format!("lab/other-{number}"),
             cluster_ips: vec![vip.into()],
@@ -137,11 +170,11 @@ pub fn configure(config: &mut Config, services: usize, ports: &[ServicePort]) {
             selector: None,
             endpoints: None,
         };
-        service.serve_at([IpAddr::from(endpoint)]);
+        service.serve_at(endpoints.into_iter().map(IpAddr::from));
         service
     };
     let ports: Vec<_> = ports.iter().map(|(p, port)| (*p, *port, *port)).collect();
-    let (before, after) = fillers(services);
+    let (before, after) = fillers(node.services);
     config.services.extend(before.iter().map(other));
     config.service("measured", VIP, &ports).select("server");
     config.services.extend(after.iter().map(other));
@@ -154,9 +187,20 @@ mod tests {
 
     #[test]
     fn the_measured_service_stands_in_the_middle_of_as_many_as_asked_for() {
-        for services in [1, 2, 1000, 30_000] {
+        for (services, endpoints) in [(1, 1), (2, 1), (10_000, 10), (30_000, 1)] {
             let mut config = Config::new();
-            configure(&mut config, services, &[("udp", FLOOD_PORT)]);
+            let node = Node {
+                services,
+                endpoints,
+            };
+            configure(&mut config, node, &[("udp", FLOOD_PORT)]);
+            let addresses: BTreeSet<_> = config
+                .services
+                .iter()
+                .flat_map(|service| service.endpoints.iter().flatten())
+                .map(|endpoint| endpoint.address)
+                .collect();
+            assert_eq!(addresses.len(), (services - 1) * endpoints);
             assert_eq!(config.services.len(), services);
             assert_eq!(config.services[services / 2].name, "lab/measured");
             let vips: BTreeSet<_> = config

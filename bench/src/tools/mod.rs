@@ -3,6 +3,7 @@
 pub mod crr;
 pub mod flood;
 pub mod frames;
+pub mod lookup;
 pub mod new_flows;
 pub mod rr;
 pub mod serve;

@@ -99,8 +99,8 @@ fn amb08_direct_and_service_connections_to_one_backend_do_not_mix() -> Result<()
             let services = [16, 17].map(|n| SocketAddr::from((pick(&vips(n), family), PEER_PORT)));
             let mut talks = Vec::new();
             for _ in 0..10 {
-                // Apart, since the backend could not tell two connections from one port apart: the
-                // second would be a `tuple_clash`.
+                // Apart, since the backend could not tell two connections from one port apart, and the
+                // second would come from another.
                 for to in [direct, services[0], services[1]] {
                     talks.push(Talk::open_apart(&fixture.client.namespace, to)?);
                 }

@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use weft_lab::client::{Refusal, ask_tcp, ask_udp, curl_answer, tcp_refusal, udp_refusal};
 use weft_lab::kubeproxy::{self, Rule};
-use weft_lab::lab::{Family, Lab, NODE_IPS, pick, vips};
+use weft_lab::lab::{Family, Lab, NODE_IPS, Pod, pick, vips};
 use weft_lab::load::{Load, Request};
 use weft_lab::servers::{self, HTTP_PORT, PEER_PORT};
 use weft_lab::snapshot::Snapshot;
 use weft_lab::wait::wait_until;
-use weft_lab::{binaries, command, sweep};
+use weft_lab::{binaries, command, nftables, sweep};
 
 #[test]
 fn lab_pods_reach_each_other_and_the_node_over_both_families() -> Result<()> {
@@ -92,6 +92,53 @@ fn lab_kube_proxy_rules_balance_over_both_families_under_strict_rp_filter() -> R
                     "{tally:?}"
                 );
                 assert_eq!(tally.answers.len(), 2, "{tally:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn lab_rules_of_both_kinds_follow_a_changed_endpoint_of_one_service() -> Result<()> {
+    with_root(|| {
+        let mut lab = Lab::new()?;
+        let client = lab.pod("client")?;
+        let pods = [lab.pod("a")?, lab.pod("b")?];
+        for pod in &pods {
+            servers::peer(&mut lab, &pod.namespace, &pod.name)?;
+        }
+        let rule = |service: u8, family, pod: &Pod| Rule {
+            vip: (pick(&vips(service), family), 80).into(),
+            protocol: "udp",
+            endpoints: vec![pod.at(family, PEER_PORT)],
+        };
+        // Services 10 and 11 on the first pod; number 1 of each family moves to the second.
+        let rules: Vec<Rule> = [10, 11]
+            .into_iter()
+            .flat_map(|service| Family::BOTH.map(|family| rule(service, family, &pods[0])))
+            .collect();
+        let (node, namespace) = (lab.node.clone(), &client.namespace);
+        let moves_to = |service, family| -> Result<String> {
+            Ok(ask_udp(namespace, (pick(&vips(service), family), 80).into())?.name)
+        };
+        for kind in ["iptables", "nftables"] {
+            let is_iptables = kind == "iptables";
+            if is_iptables {
+                kubeproxy::install(&node, &rules)?;
+            } else {
+                kubeproxy::install(&node, &[])?;
+                nftables::install(&node, &rules, &[])?;
+            }
+            for family in Family::BOTH {
+                assert_eq!(moves_to(11, family)?, "a", "{kind}");
+                let moved = rule(11, family, &pods[1]);
+                if is_iptables {
+                    kubeproxy::update(&node, 1, &moved)?;
+                } else {
+                    nftables::update(&node, 1, &moved)?;
+                }
+                assert_eq!(moves_to(11, family)?, "b", "{kind}");
+                assert_eq!(moves_to(10, family)?, "a", "{kind}: the other one stays");
             }
         }
         Ok(())

@@ -4,6 +4,8 @@
 //! pass, except where `CI=true` is set, where nothing may be skipped.
 #![forbid(unsafe_code)]
 
+mod balancer;
+mod benchmark;
 mod client_address;
 mod cluster_ip;
 mod command_line;
@@ -11,7 +13,9 @@ mod endpoints;
 mod enrolment;
 mod failure;
 mod fixture;
+mod fragments;
 mod kernel;
 mod ownership;
+mod sources;
 mod unenrolled;
 mod workers;

@@ -21,6 +21,7 @@ fn big_state() -> State {
         worker: 0,
         workers: 1,
         ports,
+        hairpin: Default::default(),
     })
 }
 

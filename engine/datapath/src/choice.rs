@@ -1,19 +1,25 @@
 //! Choosing a backend for a new flow.
 
-use crate::flow::{FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
+use std::ops::Range;
+
+use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
-use crate::tables::{Algorithm, BackendPath, Pod, ServicePort};
-use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash};
+use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort};
+use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash, source_hash};
 
 /// How often the algorithm is asked before the backends are tried one after another.
 const TRIES: usize = 8;
 /// How many backends are then tried: enough for any real clash, few enough for a burst of clashes.
 const SCAN: usize = 64;
 
+/// Source ports tried where every backend's reply tuple is another flow's.
+const SOURCE_PORTS: usize = 32;
+
 /// Chooses a backend for the packet of `key` from `client` and adds the flow.
 ///
-/// Skipped: the client itself, which would need a source rewrite, and backends whose reply tuple
-/// another flow has (Linux reuses a source port per destination). A flow in the way that is over makes way.
+/// A backend that is the client itself sees the hairpin address, since a pod drops its own as a martian
+/// (SVC-31); without one it is skipped. Where a backend's reply tuple is another flow's (Linux reuses a
+/// source port per destination), another backend is tried, and in the end another source port.
 pub(crate) fn open_service(
     service: &ServicePort,
     key: FlowKey,
@@ -35,7 +41,7 @@ pub(crate) fn open_service(
         (service.backends[at].weight > 0).then_some(at)
     });
     let count = service.backends.len();
-    let mut refused = DropReason::Hairpin;
+    let mut first = None;
     let mut at = 0;
     for attempt in 0..TRIES + count.min(SCAN) {
         at = if let (0, Some(last)) = (attempt, last) {
@@ -52,36 +58,14 @@ pub(crate) fn open_service(
         else {
             continue;
         };
-        if client.addresses.contains(&backend.address) {
-            continue;
+        // Weft forwards, so it must be able to count the hop; all checks come before the flow.
+        if matches!(backend.path, BackendPath::Pod { .. }) && hops <= 1 {
+            return Err(DropReason::TtlExpired);
         }
-        let ifindex = match backend.path {
-            // Weft forwards, so it must be able to count the hop; all checks come before the flow.
-            BackendPath::Pod { .. } if hops <= 1 => return Err(DropReason::TtlExpired),
-            BackendPath::Pod { ifindex } => ifindex,
-            BackendPath::Kernel => 0,
+        let Some(flow) = service_flow(service, backend, key, client, now, state) else {
+            continue;
         };
-        let flow = NewFlow {
-            key,
-            end: FlowEnd {
-                address: backend.address,
-                port: backend.port,
-                ifindex,
-                slot: service.dependence(backend),
-            },
-            kind: FlowKind::Service,
-            reply: true,
-            client_slot: client.slot,
-            service: service.id,
-            member: backend.member,
-            max_flows: service.options.max_flows,
-            reset: service.options.reset_on_removal,
-            backend: backend.name,
-            owner: state.worker,
-            cookie: state.cookie(),
-            now,
-        };
-        match add(flow, now, tables, state) {
+        match add(flow.clone(), now, tables, state) {
             Ok(id) => {
                 // A clash sends one flow elsewhere, not the client.
                 if affinity.is_some() && last.is_none_or(|last| last == at) {
@@ -90,13 +74,120 @@ pub(crate) fn open_service(
                 }
                 return Ok(id);
             }
-            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
-            Err(InsertError::Share) => return Err(DropReason::FlowShare),
-            Err(InsertError::ServiceShare) => return Err(DropReason::ServiceFlowShare),
-            Err(InsertError::Clash(_)) => refused = DropReason::TupleClash,
+            Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash, at)),
+            Err(full) => return Err(refusal(full)),
         }
     }
-    Err(refused)
+    let (flow, clash, at) = first.ok_or(DropReason::Hairpin)?;
+    let backend = (flow.end.address, flow.end.port);
+    let id = with_other_port(flow, clash, now, tables, state).map_err(refusal)?;
+    if affinity.is_some() && last.is_none_or(|last| last == at) {
+        (state.affinity).note(&key.tuple.src, service.id, backend, now);
+    }
+    Ok(id)
+}
+
+/// The flow to `backend`; `None` if that is the client itself and there is no hairpin address.
+fn service_flow(
+    service: &ServicePort,
+    backend: &Backend,
+    key: FlowKey,
+    client: &Pod,
+    now: Now,
+    state: &mut State,
+) -> Option<NewFlow> {
+    let source = if client.addresses.contains(&backend.address) {
+        Some(FlowSource {
+            address: state.hairpin(&key.tuple.src)?,
+            port: key.tuple.sport,
+        })
+    } else {
+        None
+    };
+    let ifindex = match backend.path {
+        BackendPath::Pod { ifindex } => ifindex,
+        BackendPath::Kernel => 0,
+    };
+    Some(NewFlow {
+        key,
+        end: FlowEnd {
+            address: backend.address,
+            port: backend.port,
+            ifindex,
+            slot: service.dependence(backend),
+        },
+        source,
+        kind: FlowKind::Service,
+        reply: true,
+        client_slot: client.slot,
+        service: service.id,
+        member: backend.member,
+        max_flows: service.options.max_flows,
+        reset: service.options.reset_on_removal,
+        backend: backend.name,
+        owner: state.worker,
+        cookie: state.cookie(),
+        now,
+    })
+}
+
+/// What a flow that found no place is dropped as.
+pub(crate) fn refusal(error: InsertError) -> DropReason {
+    match error {
+        InsertError::Full => DropReason::FlowTableFull,
+        InsertError::Share => DropReason::FlowShare,
+        InsertError::ServiceShare => DropReason::ServiceFlowShare,
+        InsertError::Clash(_) => DropReason::TupleClash,
+    }
+}
+
+/// Adds a flow whose reply tuple is another's, as `clash` says: its far end sees the client at another port.
+///
+/// Only ports whose own flows this worker would own, or two workers could give out the same one.
+pub(crate) fn with_other_port(
+    flow: NewFlow,
+    clash: InsertError,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<FlowId, InsertError> {
+    let tuple = flow.key.tuple;
+    let address = flow.source.map_or(tuple.src, |source| source.address);
+    let ports = port_range(tuple.sport);
+    let count = ports.len();
+    let start = reduce(state.random(), count as u32) as usize;
+    let (mut result, mut tried) = (Err(clash), 0);
+    // Bound: the range, or as many hashes as find SOURCE_PORTS of this worker's own.
+    for at in 0..count.min(SOURCE_PORTS * 2 * usize::from(state.workers)) {
+        let port = ports.start + ((start + at) % count) as u16;
+        if source_hash(&tuple.src, port, tuple.proto) % state.workers != state.worker {
+            continue;
+        }
+        let source = Some(FlowSource { address, port });
+        result = add(
+            NewFlow {
+                source,
+                ..flow.clone()
+            },
+            now,
+            tables,
+            state,
+        );
+        tried += 1;
+        if !matches!(result, Err(InsertError::Clash(_))) || tried == SOURCE_PORTS {
+            break;
+        }
+    }
+    result
+}
+
+/// Ports that stand in for `port`: reserved ones for a reserved one (RFC 6056 section 3.2 keeps below 1024
+/// apart), else those above what Linux gives out by itself (`ip_local_port_range`).
+fn port_range(port: u16) -> Range<u16> {
+    match port {
+        0..1024 => 600..1024,
+        _ => 61_000..65_535,
+    }
 }
 
 /// Adds a flow; one in the way of its keys makes way if it is over.

@@ -3,8 +3,8 @@
 use crate::{DropReason, KernelReason, Verdict};
 
 /// One count per fate. Every frame received is in exactly one of them, so
-/// `received() = forwarded + replied + to_kernel + handed_over + dropped`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// `received() = forwarded + replied + to_kernel + handed_over + held + dropped`.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Counters {
     /// Translated where needed and put into a pod, or back to the kernel with a backend's address.
     pub forwarded: u64,
@@ -12,10 +12,27 @@ pub struct Counters {
     pub replied: u64,
     /// Handed to the worker that owns the flow.
     pub handed_over: u64,
+    /// Fragments copied, to be decided about when their first one comes. They come in again then, or are
+    /// dropped in the end.
+    pub held: u64,
     /// Given back to the kernel, by [`KernelReason`].
     pub kernel: [u64; KernelReason::ALL.len()],
     /// Dropped, by [`DropReason`].
     pub dropped: [u64; DropReason::ALL.len()],
+}
+
+// By hand: the standard library has it for arrays of up to 32.
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            forwarded: 0,
+            replied: 0,
+            handed_over: 0,
+            held: 0,
+            kernel: [0; KernelReason::ALL.len()],
+            dropped: [0; DropReason::ALL.len()],
+        }
+    }
 }
 
 impl Counters {
@@ -26,6 +43,7 @@ impl Counters {
             Verdict::Deliver => self.forwarded += 1,
             Verdict::Reply => self.replied += 1,
             Verdict::HandOver(_) => self.handed_over += 1,
+            Verdict::Hold => self.held += 1,
             Verdict::Kernel(reason) => self.kernel[reason as usize] += 1,
             Verdict::Drop(reason) => self.dropped[reason as usize] += 1,
         }
@@ -46,6 +64,7 @@ impl Counters {
         self.forwarded
             + self.replied
             + self.handed_over
+            + self.held
             + self.total_kernel()
             + self.total_dropped()
     }

@@ -7,6 +7,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use record::{Flow, FlowEnd, FlowKind, NewFlow};
+pub(crate) use index::{Index, KeyHash};
+pub use record::{Flow, FlowEnd, FlowKind, FlowSource, NewFlow};
 pub use state::FlowState;
 pub use table::{Direction, FlowId, FlowTable, InsertError};

@@ -1,6 +1,6 @@
 //! The hash that chooses a backend, and later steers in BPF.
 
-use crate::Tuple;
+use crate::{Address, Protocol, Tuple};
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +32,19 @@ pub(crate) fn client_hash(tuple: &Tuple) -> u64 {
     let [s0, s1] = tuple.src.words();
     let [d0, d1] = tuple.dst.words();
     finish([s0, s1, d0, d1, 0].into_iter().fold(SEED, mix))
+}
+
+/// Which worker a packet of no known flow goes to, modulo their number: `source_hash` of `bpf/steer.h`, over
+/// the source's address, port and protocol; port 0 for a fragment, first or later. The tests of `weft-xdp` compare the two.
+pub fn source_hash(src: &Address, sport: u16, proto: Protocol) -> u16 {
+    let start = u32::from(sport.to_be()) << 8 | u32::from(proto.number());
+    // Words as they lie in memory, as BPF reads them.
+    let words = src.0.as_chunks::<4>().0;
+    let hash = words.iter().fold(start, |hash, word| {
+        let hash = (hash ^ u32::from_ne_bytes(*word)).wrapping_mul(0x9e37_79b1);
+        hash ^ hash >> 15
+    });
+    (hash.wrapping_mul(0x85eb_ca6b) >> 16) as u16
 }
 
 /// One more word into a hash.

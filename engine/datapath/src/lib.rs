@@ -15,6 +15,7 @@ mod counters;
 mod evict;
 mod expire;
 mod flow;
+mod fragment;
 mod frame;
 mod hash;
 mod io;
@@ -37,14 +38,16 @@ pub use affinity::AffinityTable;
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use counters::Counters;
 pub use flow::{
-    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowState, FlowTable, InsertError, NewFlow,
+    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowState, FlowTable, InsertError,
+    NewFlow,
 };
+pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
-pub use hash::flow_hash;
+pub use hash::{flow_hash, source_hash};
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
-pub use parse::{Family, Packet, Parsed, TcpFlags, Unflowed, parse};
+pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
 pub use process::{Verdict, process};
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};

@@ -1,6 +1,6 @@
 //! One bounded look at a frame, into a type that cannot be wrong.
 
-use crate::wire::{be16, ethernet, ipv4, ipv6, tcp, udp};
+use crate::wire::{be16, be32, ethernet, ipv4, ipv6, ipv6_fragment, tcp, udp};
 use crate::{Address, DropReason, Protocol, Tuple};
 
 #[cfg(test)]
@@ -39,11 +39,13 @@ impl TcpFlags {
     }
 }
 
-/// An unfragmented TCP or UDP packet in a frame. Only [`parse`] makes one.
+/// A TCP or UDP packet in a frame, or the first fragment of one. Only [`parse`] and [`Fragment::head`]
+/// make one.
 ///
 /// Invariant, for the frame it was parsed from: `14 <= l4 <= end <= frame length`, the IP header
 /// and the whole TCP or UDP header lie within, and lengths in the headers agree. So every accessor of
-/// a header field by a range of [`crate::wire`] is in bounds.
+/// a header field by a range of [`crate::wire`] is in bounds. A first fragment may end before the length
+/// in its UDP header.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
     tuple: Tuple,
@@ -52,6 +54,7 @@ pub struct Packet {
     hops: u8,
     l4: usize,
     end: usize,
+    whole: bool,
 }
 
 impl Packet {
@@ -91,6 +94,12 @@ impl Packet {
         self.end
     }
 
+    /// Whether all of it is in the frame: false for a first fragment, whose checksum covers more.
+    #[inline]
+    pub fn whole(&self) -> bool {
+        self.whole
+    }
+
     /// Whether the packet may open a flow: any UDP datagram, or a TCP SYN without ACK.
     #[inline]
     pub fn opens(&self) -> bool {
@@ -101,11 +110,109 @@ impl Packet {
     }
 }
 
+/// A fragment of a TCP or UDP packet (RFC 791 section 3.2, RFC 8200 section 4.5). Only [`parse`] makes one.
+///
+/// Invariant, for the frame it was parsed from: `14 <= payload <= end <= frame length`, and the IP header
+/// lies before `payload`.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    ends: Ends,
+    id: u32,
+    offset: u16,
+    more: bool,
+    payload: usize,
+    end: usize,
+}
+
+impl Fragment {
+    /// Source address.
+    pub fn src(&self) -> Address {
+        self.ends.src
+    }
+
+    /// Destination address.
+    pub fn dst(&self) -> Address {
+        self.ends.dst
+    }
+
+    /// The protocol of the packet that it is a part of.
+    pub fn proto(&self) -> Protocol {
+        self.ends.proto
+    }
+
+    /// The IP version.
+    pub fn family(&self) -> Family {
+        self.ends.family
+    }
+
+    /// TTL or hop limit.
+    pub fn hops(&self) -> u8 {
+        self.ends.hops
+    }
+
+    /// What its packet's fragments have in common: 16 bits in IPv4, 32 in IPv6.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Where its payload stands in that of the packet, in bytes.
+    pub fn offset(&self) -> usize {
+        usize::from(self.offset)
+    }
+
+    /// Bytes of the packet's payload in it.
+    pub fn len(&self) -> usize {
+        self.end - self.payload
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where the IP packet ends in the frame.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Whether it is not the last of its packet.
+    pub fn more(&self) -> bool {
+        self.more
+    }
+
+    /// Whether it is the first of its packet, which has the ports.
+    pub fn is_first(&self) -> bool {
+        self.offset == 0
+    }
+
+    /// A first and last one, to be handled apart from all others (RFC 6946 section 4).
+    pub fn is_atomic(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
+
+    /// The packet that this first fragment begins, from the frame it was parsed from.
+    ///
+    /// # Errors
+    /// [`DropReason::FragmentTiny`] when the transport header goes on in the next fragment, which no honest
+    /// stack does (RFC 1858 section 3, RFC 7112); other reasons when that header is malformed.
+    pub fn head(&self, frame: &[u8]) -> Result<Packet, DropReason> {
+        let payload = &frame[self.payload..self.end];
+        let header = match self.ends.proto {
+            Protocol::Tcp => payload.get(tcp::DATA_OFFSET).map_or(tcp::LEN, |offset| {
+                (usize::from(offset >> 4) * 4).max(tcp::LEN)
+            }),
+            Protocol::Udp => udp::LEN,
+        };
+        if payload.len() < header {
+            return Err(DropReason::FragmentTiny);
+        }
+        parse_l4(frame, self.payload, self.end, self.ends, !self.more)
+    }
+}
+
 /// What keeps a well-formed packet from having a flow.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Unflowed {
-    /// A fragment, first or later.
-    Fragment,
     /// Neither TCP nor UDP.
     Protocol,
     /// IPv6 extension headers.
@@ -119,6 +226,8 @@ pub enum Unflowed {
 pub enum Parsed {
     /// A packet with ports.
     Flow(Packet),
+    /// A part of one.
+    Fragment(Fragment),
     /// A packet without, from `src` to `dst`.
     Other {
         /// Source address.
@@ -160,14 +269,6 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
         Address::from_v4([octets[0], octets[1], octets[2], octets[3]])
     };
     let (src, dst) = (address(ipv4::SRC), address(ipv4::DST));
-    // A first fragment has ports, but must go the way of the rest, which have none.
-    if be16(header, ipv4::FRAGMENT) & ipv4::FRAGMENT_MASK != 0 {
-        return Ok(Parsed::Other {
-            src,
-            dst,
-            why: Unflowed::Fragment,
-        });
-    }
     let Some(proto) = Protocol::from_number(header[ipv4::PROTOCOL]) else {
         return Ok(Parsed::Other {
             src,
@@ -182,12 +283,19 @@ fn parse_ipv4(frame: &[u8]) -> Result<Parsed, DropReason> {
         family: Family::V4,
         hops: header[ipv4::TTL],
     };
-    parse_l4(
-        frame,
-        ethernet::LEN + header_len,
-        ethernet::LEN + total,
-        ends,
-    )
+    let (payload, end) = (ethernet::LEN + header_len, ethernet::LEN + total);
+    let fragment = be16(header, ipv4::FRAGMENT);
+    if fragment & ipv4::FRAGMENT_MASK != 0 {
+        return Ok(Parsed::Fragment(Fragment {
+            ends,
+            id: be16(header, ipv4::ID).into(),
+            offset: (fragment & ipv4::OFFSET_MASK) << 3,
+            more: fragment & ipv4::MORE_FRAGMENTS != 0,
+            payload,
+            end,
+        }));
+    }
+    parse_l4(frame, payload, end, ends, true).map(Parsed::Flow)
 }
 
 #[inline]
@@ -215,9 +323,12 @@ fn parse_ipv6(frame: &[u8]) -> Result<Parsed, DropReason> {
         });
     }
     let next = header[ipv6::NEXT_HEADER];
+    let (hops, end) = (header[ipv6::HOP_LIMIT], ethernet::LEN + total);
+    if next == ipv6::FRAGMENT {
+        return parse_ipv6_fragment(frame, ethernet::LEN + ipv6::LEN, end, (src, dst, hops));
+    }
     let Some(proto) = Protocol::from_number(next) else {
         let why = match next {
-            ipv6::FRAGMENT => Unflowed::Fragment,
             next if ipv6::EXTENSIONS.contains(&next) => Unflowed::Extension,
             _ => Unflowed::Protocol,
         };
@@ -228,17 +339,49 @@ fn parse_ipv6(frame: &[u8]) -> Result<Parsed, DropReason> {
         dst,
         proto,
         family: Family::V6,
-        hops: header[ipv6::HOP_LIMIT],
+        hops,
     };
-    parse_l4(
-        frame,
-        ethernet::LEN + ipv6::LEN,
-        ethernet::LEN + total,
-        ends,
-    )
+    parse_l4(frame, ethernet::LEN + ipv6::LEN, end, ends, true).map(Parsed::Flow)
+}
+
+/// The fragment header at `at` of an IPv6 packet that ends at `end`, and what it is a fragment of.
+fn parse_ipv6_fragment(
+    frame: &[u8],
+    at: usize,
+    end: usize,
+    (src, dst, hops): (Address, Address, u8),
+) -> Result<Parsed, DropReason> {
+    let header: &[u8; ipv6_fragment::LEN] = frame[at..end]
+        .first_chunk()
+        .ok_or(DropReason::FragmentHeader)?;
+    let next = header[ipv6_fragment::NEXT_HEADER];
+    let Some(proto) = Protocol::from_number(next) else {
+        let why = if ipv6::EXTENSIONS.contains(&next) {
+            Unflowed::Extension
+        } else {
+            Unflowed::Protocol
+        };
+        return Ok(Parsed::Other { src, dst, why });
+    };
+    let offset = be16(header, ipv6_fragment::OFFSET);
+    Ok(Parsed::Fragment(Fragment {
+        ends: Ends {
+            src,
+            dst,
+            proto,
+            family: Family::V6,
+            hops,
+        },
+        id: be32(header, ipv6_fragment::ID),
+        offset: offset & ipv6_fragment::OFFSET_MASK,
+        more: offset & ipv6_fragment::MORE_FRAGMENTS != 0,
+        payload: at + ipv6_fragment::LEN,
+        end,
+    }))
 }
 
 /// What the IP header said.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 struct Ends {
     src: Address,
     dst: Address,
@@ -247,8 +390,15 @@ struct Ends {
     hops: u8,
 }
 
+/// The transport header at `l4`. Unless the packet is `whole`, its UDP length may lie beyond `end`.
 #[inline]
-fn parse_l4(frame: &[u8], l4: usize, end: usize, ends: Ends) -> Result<Parsed, DropReason> {
+fn parse_l4(
+    frame: &[u8],
+    l4: usize,
+    end: usize,
+    ends: Ends,
+    whole: bool,
+) -> Result<Packet, DropReason> {
     let payload = &frame[l4..end];
     let (sport, dport, flags) = match ends.proto {
         Protocol::Tcp => {
@@ -267,7 +417,7 @@ fn parse_l4(frame: &[u8], l4: usize, end: usize, ends: Ends) -> Result<Parsed, D
             let header: &[u8; udp::LEN] = payload.first_chunk().ok_or(DropReason::UdpHeader)?;
             let length = usize::from(be16(header, udp::LENGTH));
             // Less than the IP payload is legal: receivers ignore what is behind.
-            if length < udp::LEN || length > payload.len() {
+            if length < udp::LEN || (whole && length > payload.len()) {
                 return Err(DropReason::UdpHeader);
             }
             (
@@ -284,7 +434,7 @@ fn parse_l4(frame: &[u8], l4: usize, end: usize, ends: Ends) -> Result<Parsed, D
         family,
         hops,
     } = ends;
-    Ok(Parsed::Flow(Packet {
+    Ok(Packet {
         tuple: Tuple {
             src,
             dst,
@@ -297,5 +447,6 @@ fn parse_l4(frame: &[u8], l4: usize, end: usize, ends: Ends) -> Result<Parsed, D
         hops,
         l4,
         end,
-    }))
+        whole,
+    })
 }

@@ -1,8 +1,9 @@
 //! What becomes of a frame: the stages, in order.
 
-use crate::choice::{add, open_service};
-use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
-use crate::parse::{Packet, Parsed, Unflowed, parse};
+use crate::choice::{add, open_service, refusal, with_other_port};
+use crate::flow::{Direction, Flow, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
+use crate::fragment::fragment;
+use crate::parse::{Packet, Parsed, TcpFlags, Unflowed, parse};
 use crate::reject::reject;
 use crate::rewrite::translate;
 use crate::tables::Pod;
@@ -12,7 +13,8 @@ use crate::{
     PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables,
 };
 
-/// What the edge does with a frame. The frame is untouched in `HandOver` and `Drop`.
+/// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
+/// the worker that its source MAC names.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Verdict {
@@ -24,6 +26,10 @@ pub enum Verdict {
     Kernel(KernelReason),
     /// Give to that worker.
     HandOver(u16),
+    /// Release: a copy waits for the first fragment of its packet ([`FragmentTable`]).
+    ///
+    /// [`FragmentTable`]: crate::FragmentTable
+    Hold,
     /// Release.
     Drop(DropReason),
 }
@@ -44,11 +50,25 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
     }
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Flow(packet)) => packet,
+        Ok(Parsed::Fragment(part)) => return fragment(frame, ingress, &part, now, tables, state),
         Ok(Parsed::Other { src, dst, why }) => {
             return without_ports(frame, ingress, (src, dst, why), tables, state);
         }
         Err(reason) => return Verdict::Drop(reason),
     };
+    with_ports(frame, &packet, ingress, now, tables, state)
+}
+
+/// A packet with ports, or the first fragment of one.
+#[inline]
+pub(crate) fn with_ports(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    ingress: Ingress,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
     let key = FlowKey {
         tuple: *packet.tuple(),
         ifindex: ingress.ifindex,
@@ -60,7 +80,7 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
         && flow.valid(now, tables)
         && !(packet.flags().opens() && flow.gives_way_to_syn(direction))
     {
-        return known_flow(frame, &packet, id, direction, now, state);
+        return known_flow(frame, packet, id, direction, now, state);
     }
     if state.pin_ops.room() < PIN_OPS_PER_FRAME {
         return Verdict::Drop(DropReason::PinRoom);
@@ -71,14 +91,14 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
             .at(id)
             .is_some_and(|flow| flow.hook(direction) == ingress.hook)
     {
-        if let Some(verdict) = removed(frame, &packet, &key, (id, direction), now, tables, state) {
+        if let Some(verdict) = removed(frame, packet, &key, (id, direction), now, tables, state) {
             return verdict;
         }
         state.remove(id); // Timed out, no longer supported, or replaced by this SYN.
     }
     match ingress.hook {
         Hook::ToPod => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),
-        Hook::FromPod => from_pod(frame, &packet, key, now, tables, state),
+        Hook::FromPod => from_pod(frame, packet, key, now, tables, state),
     }
 }
 
@@ -92,7 +112,7 @@ fn ingress(frame: &[u8]) -> Result<Ingress, DropReason> {
 
 /// A packet of a flow that we know: the fast way.
 #[inline]
-fn known_flow(
+pub(crate) fn known_flow(
     frame: &mut FrameBuf<'_>,
     packet: &Packet,
     id: FlowId,
@@ -100,14 +120,49 @@ fn known_flow(
     now: Now,
     state: &mut State,
 ) -> Verdict {
+    let part = Part {
+        flags: packet.flags(),
+        hops: packet.hops(),
+        end: packet.end(),
+    };
+    pass(
+        frame,
+        part,
+        (id, direction),
+        now,
+        state,
+        |bytes, flow, hop| {
+            translate(bytes, packet, flow, direction, hop);
+        },
+    )
+}
+
+/// What a flow's bookkeeping wants to know of a packet or fragment.
+pub(crate) struct Part {
+    pub(crate) flags: TcpFlags,
+    pub(crate) hops: u8,
+    pub(crate) end: usize,
+}
+
+/// Passes on a packet or fragment of a flow as `translate` leaves it; its last argument says whether Weft
+/// counts the hop.
+#[inline(always)]
+pub(crate) fn pass(
+    frame: &mut FrameBuf<'_>,
+    part: Part,
+    (id, direction): (FlowId, Direction),
+    now: Now,
+    state: &mut State,
+    translate: impl FnOnce(&mut [u8], &Flow, bool),
+) -> Verdict {
     let ports = state.ports;
     let Some(flow) = state.flows.at_mut(id) else {
         return Verdict::Drop(DropReason::UnknownFlow);
     };
     let hook = flow.hook(direction);
-    let bytes = packet.end() - ethernet::LEN;
+    let bytes = part.end - ethernet::LEN;
     if flow.kind() == FlowKind::Kernel {
-        let _ = flow.seen(direction, packet.flags(), bytes, now); // No backend of ours counts it.
+        let _ = flow.seen(direction, part.flags, bytes, now); // No backend of ours counts it.
         let sender = match direction {
             Direction::Forward => flow.client_ifindex(),
             Direction::Reply => flow.server_ifindex().unwrap_or(flow.client_ifindex()),
@@ -123,11 +178,11 @@ fn known_flow(
     };
     // Who forwards counts the hop: Weft between two pods, else the kernel, after or before us.
     let hop = hook == Hook::FromPod && egress.inject == crate::Inject::Peer;
-    if hop && packet.hops() <= 1 {
+    if hop && part.hops <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    let ended = flow.seen(direction, packet.flags(), bytes, now);
-    translate(frame.bytes_mut(), packet, flow, direction, hop);
+    let ended = flow.seen(direction, part.flags, bytes, now);
+    translate(frame.bytes_mut(), flow, hop);
     egress.write(frame.bytes_mut(), &ports);
     if ended {
         state.flows.settle(id);
@@ -187,6 +242,8 @@ fn from_pod(
         to_vip(frame, packet, key, pod, now, tables, state)
     } else if let Some(peer) = tables.pod_by_address(&tuple.dst) {
         to_pod(frame, packet, key, [pod, peer], now, tables, state)
+    } else if state.hairpin(&tuple.src) == Some(tuple.dst) {
+        Verdict::Drop(DropReason::UnknownFlow) // Nobody but Weft knows where that leads.
     } else {
         to_kernel(frame, back, KernelReason::NotOurs, state)
     }
@@ -194,7 +251,11 @@ fn from_pod(
 
 /// The pod behind the interface, if the packet's source is its own (AMB-06). The BPF programs check the
 /// same before any lookup; here it holds between a change of the tables and that of the maps.
-fn sender<'t>(ifindex: u32, src: &Address, tables: &'t Tables) -> Result<&'t Pod, Verdict> {
+pub(crate) fn sender<'t>(
+    ifindex: u32,
+    src: &Address,
+    tables: &'t Tables,
+) -> Result<&'t Pod, Verdict> {
     let pod = tables
         .pod_by_ifindex(ifindex)
         .ok_or(Verdict::Kernel(KernelReason::UnknownPod))?;
@@ -297,13 +358,15 @@ fn to_pod(
                 return Verdict::Drop(DropReason::TtlExpired);
             }
             let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
-            match add(flow, now, tables, state) {
-                Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
-                Err(InsertError::Full) => Verdict::Drop(DropReason::FlowTableFull),
-                Err(InsertError::Share | InsertError::ServiceShare) => {
-                    Verdict::Drop(DropReason::FlowShare) // No service, so always the pod's.
+            let added = match add(flow.clone(), now, tables, state) {
+                Err(clash @ InsertError::Clash(_)) => {
+                    with_other_port(flow, clash, now, tables, state)
                 }
-                Err(InsertError::Clash(_)) => Verdict::Drop(DropReason::TupleClash),
+                added => added,
+            };
+            match added {
+                Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+                Err(error) => Verdict::Drop(refusal(error)),
             }
         }
     }
@@ -353,6 +416,7 @@ fn unserved(
     NewFlow {
         key,
         end,
+        source: None,
         kind,
         reply,
         client_slot,
@@ -379,7 +443,6 @@ fn without_ports(
         match sender(ingress.ifindex, &src, tables) {
             Ok(_) if tables.vip(&dst) => {
                 return Verdict::Drop(match why {
-                    Unflowed::Fragment => DropReason::Fragment,
                     Unflowed::Extension => DropReason::Ipv6Extension,
                     Unflowed::Protocol | Unflowed::Mapped => DropReason::VipProtocol,
                 });
@@ -396,14 +459,14 @@ fn without_ports(
 
 /// Where a frame was taken: what a pod sent goes on as if just sent, what the kernel was about to deliver is
 /// delivered.
-fn way_back(ingress: Ingress) -> Egress {
+pub(crate) fn way_back(ingress: Ingress) -> Egress {
     match ingress.hook {
         Hook::FromPod => Egress::reingress(ingress.ifindex),
         Hook::ToPod => Egress::peer(ingress.ifindex),
     }
 }
 
-fn to_kernel(
+pub(crate) fn to_kernel(
     frame: &mut FrameBuf<'_>,
     egress: Egress,
     reason: KernelReason,

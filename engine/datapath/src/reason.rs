@@ -56,8 +56,25 @@ reasons! {
         UdpHeader = "udp_header",
         /// An IPv6 extension header before the ports of a packet to a VIP.
         Ipv6Extension = "ipv6_extension",
-        /// A fragment to a VIP: no ports to choose a backend by.
-        Fragment = "fragment",
+        /// An IPv6 fragment header that is truncated.
+        FragmentHeader = "fragment_header",
+        /// A first fragment that ends within the transport header (RFC 1858).
+        FragmentTiny = "fragment_tiny",
+        /// A second first fragment of one packet, with other ports.
+        FragmentConflict = "fragment_conflict",
+        /// The first fragment of this packet was dropped or answered.
+        FragmentRefused = "fragment_refused",
+        /// The first fragment did not come in time for those that came before it.
+        FragmentTimeout = "fragment_timeout",
+        /// As many fragments of one packet wait for its first as may.
+        FragmentQueue = "fragment_queue",
+        /// The pod has so many fragments waiting, or packets in fragments under way, that others would
+        /// soon find no room.
+        FragmentShare = "fragment_share",
+        /// As many fragments wait as a worker can hold.
+        FragmentMemory = "fragment_memory",
+        /// As many packets in fragments are under way as a worker can tell apart.
+        FragmentTable = "fragment_table",
         /// A protocol other than TCP and UDP to a VIP.
         VipProtocol = "vip_protocol",
         /// TTL or hop limit used up where Weft forwards.
@@ -101,6 +118,8 @@ reasons! {
         Draining = "draining",
         /// Nothing Weft serves.
         NotOurs = "not_ours",
+        /// A fragment that is not to a VIP, beyond what may wait: most likely direct, and the kernel's.
+        FragmentOverflow = "fragment_overflow",
         /// From an interface that is no enrolled pod's in this generation of the tables.
         UnknownPod = "unknown_pod",
     }

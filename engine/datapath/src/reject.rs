@@ -18,6 +18,8 @@ const ICMPV6_MAX: usize = 1280;
 pub(crate) fn reject(frame: &mut FrameBuf<'_>, packet: &Packet) -> Result<(), DropReason> {
     verify(frame.bytes(), packet)?;
     match packet.tuple().proto {
+        // What it acknowledges would be a guess.
+        Protocol::Tcp if !packet.whole() => Err(DropReason::FragmentRefused),
         Protocol::Tcp => reset(frame, packet),
         Protocol::Udp => unreachable(frame, packet),
     }
@@ -29,6 +31,9 @@ fn verify(frame: &[u8], packet: &Packet) -> Result<(), DropReason> {
         && Checksum::default().with(&frame[ethernet::LEN..l4]).finish() != 0
     {
         return Err(DropReason::BadChecksum);
+    }
+    if !packet.whole() {
+        return Ok(()); // Its checksum covers more than is here. Only an error goes back, never data.
     }
     let payload = &frame[l4..packet.end()];
     let (payload, right) = match tuple.proto {

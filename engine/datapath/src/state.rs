@@ -1,8 +1,10 @@
 //! What one worker owns: its flows, the owner entries to be written, cursors and random numbers.
 
+use arrayvec::ArrayVec;
+
 use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{BURST_MAX, Direction, FlowKey, Hook, Now, Pod, Ports};
+use crate::{Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports};
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
 /// one in the way of the new one's reply removed, and a new one written, each in both directions.
@@ -75,7 +77,7 @@ impl PinOps {
 }
 
 /// What a worker's state is made of.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateConfig {
     /// Flows there may be.
     pub max_flows: usize,
@@ -87,6 +89,8 @@ pub struct StateConfig {
     pub workers: u16,
     /// The punt pair.
     pub ports: Ports,
+    /// What a pod that reaches itself through a service sees as the client, one of each family at most.
+    pub hairpin: ArrayVec<Address, 2>,
 }
 
 /// What one worker owns. Nothing in it is shared.
@@ -94,6 +98,8 @@ pub struct StateConfig {
 pub struct State {
     /// The flows.
     pub flows: FlowTable,
+    /// Packets in fragments, and fragments that wait.
+    pub fragments: FragmentTable,
     /// Owner entries to be written before the burst is transmitted.
     pub pin_ops: PinOps,
     /// Clients of services with session affinity, and their backends.
@@ -101,6 +107,7 @@ pub struct State {
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
+    hairpin: ArrayVec<Address, 2>,
     /// Where `expire` goes on.
     pub(crate) hand: usize,
     /// Where `make_room` goes on.
@@ -118,11 +125,13 @@ impl State {
     pub fn new(config: StateConfig) -> Self {
         Self {
             flows: FlowTable::new(config.max_flows, config.seed),
+            fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
             affinity: AffinityTable::new(config.max_flows / FLOWS_PER_CLIENT, config.seed),
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
+            hairpin: config.hairpin,
             hand: 0,
             probe: 0,
             evicted: 0,
@@ -148,6 +157,14 @@ impl State {
     /// Whether an unknown flow of this pod may be one that the kernel knows.
     pub(crate) fn grace(&self, pod: &Pod, now: Now) -> bool {
         now < self.away_until || pod.grace(now)
+    }
+
+    /// The hairpin address of that address's family.
+    pub(crate) fn hairpin(&self, family: &Address) -> Option<Address> {
+        let mut known = self.hairpin.iter();
+        known
+            .find(|address| address.is_v4() == family.is_v4())
+            .copied()
     }
 
     /// A number for a new flow: the worker in the upper 16 bits, a count below.

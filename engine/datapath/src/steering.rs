@@ -90,18 +90,24 @@ column! {
         VipOtherPort = "VIP, other port",
         /// A VIP, neither TCP nor UDP.
         VipOtherProtocol = "VIP, other protocol",
-        /// A VIP, a fragment.
-        VipFragment = "VIP, fragment",
+        /// A VIP, at a port of its service, the first fragment of a packet.
+        VipFirstFragment = "VIP, first fragment",
+        /// A VIP, another fragment.
+        VipLaterFragment = "VIP, later fragment",
         /// An enrolled pod, TCP or UDP.
         EnrolledPod = "enrolled pod",
         /// An enrolled pod, TCP only.
         EnrolledPodTcp = "enrolled pod, TCP",
         /// An enrolled pod, UDP only.
         EnrolledPodUdp = "enrolled pod, UDP",
-        /// An enrolled pod, a fragment.
-        EnrolledPodFragment = "enrolled pod, fragment",
+        /// An enrolled pod, the first fragment of a packet.
+        EnrolledPodFirstFragment = "enrolled pod, first fragment",
+        /// An enrolled pod, another fragment.
+        EnrolledPodLaterFragment = "enrolled pod, later fragment",
         /// An enrolled pod, neither TCP nor UDP.
         EnrolledPodOtherProtocol = "enrolled pod, other protocol",
+        /// What a pod that reaches itself through a service sees as its client, TCP or UDP.
+        Hairpin = "hairpin address",
         /// A pod on this node that is not enrolled.
         OtherPod = "other local pod",
         /// A pod on another node.
@@ -191,6 +197,8 @@ pub enum EngineVerdict {
     Deliver,
     /// [`Verdict::Reply`](crate::Verdict::Reply).
     Reply,
+    /// [`Verdict::Hold`](crate::Verdict::Hold).
+    Hold,
     /// [`Verdict::Kernel`](crate::Verdict::Kernel).
     Kernel(KernelReason),
     /// [`Verdict::Drop`](crate::Verdict::Drop).
@@ -203,6 +211,7 @@ impl EngineVerdict {
             None if value == "-" => Some(Self::NotAsked),
             None if value == "deliver" => Some(Self::Deliver),
             None if value == "reply" => Some(Self::Reply),
+            None if value == "hold" => Some(Self::Hold),
             Some(("kernel", name)) => KernelReason::from_name(name).map(Self::Kernel),
             Some(("drop", name)) => DropReason::from_name(name).map(Self::Drop),
             _ => None,

@@ -28,10 +28,16 @@ pub mod ipv4 {
     pub const VERSION_IHL: usize = 0;
     /// Length of header and payload.
     pub const TOTAL_LENGTH: Range<usize> = 2..4;
+    /// What the fragments of one packet have in common.
+    pub const ID: Range<usize> = 4..6;
     /// Flags and fragment offset.
     pub const FRAGMENT: Range<usize> = 6..8;
     /// In [`FRAGMENT`]: more fragments, or an offset.
-    pub const FRAGMENT_MASK: u16 = 0x3fff;
+    pub const FRAGMENT_MASK: u16 = MORE_FRAGMENTS | OFFSET_MASK;
+    /// In [`FRAGMENT`]: not the last one.
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
+    /// In [`FRAGMENT`]: the offset, in units of 8 bytes.
+    pub const OFFSET_MASK: u16 = 0x1fff;
     /// In [`FRAGMENT`]: do not fragment.
     pub const DONT_FRAGMENT: u16 = 0x4000;
     /// Time to live.
@@ -71,6 +77,24 @@ pub mod ipv6 {
     /// Next headers that are extensions and stand before the payload: hop-by-hop, routing,
     /// fragment, authentication, destination options, mobility, HIP, shim6, and two for tests.
     pub const EXTENSIONS: [u8; 10] = [0, 43, FRAGMENT, 51, 60, 135, 139, 140, 253, 254];
+}
+
+/// The fragment header of IPv6 (RFC 8200 section 4.5).
+pub mod ipv6_fragment {
+    use std::ops::Range;
+
+    /// Protocol of the payload, or an extension header.
+    pub const NEXT_HEADER: usize = 0;
+    /// Offset and flags.
+    pub const OFFSET: Range<usize> = 2..4;
+    /// In [`OFFSET`]: the offset, in bytes, a multiple of 8.
+    pub const OFFSET_MASK: u16 = 0xfff8;
+    /// In [`OFFSET`]: not the last one.
+    pub const MORE_FRAGMENTS: u16 = 1;
+    /// What the fragments of one packet have in common.
+    pub const ID: Range<usize> = 4..8;
+    /// Length of the header.
+    pub const LEN: usize = 8;
 }
 
 /// TCP (RFC 9293).

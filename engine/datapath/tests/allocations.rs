@@ -5,6 +5,7 @@ use std::time::Duration;
 #[path = "support/mod.rs"]
 mod support;
 
+use support::fragments::{cut, question};
 use support::*;
 use weft_datapath::*;
 
@@ -90,5 +91,51 @@ fn new_flows_refusals_full_tables_and_expiry_do_not_allocate() {
         assert_eq!((counters.forwarded, counters.replied), (3 * 3277, 3 * 5000));
         // One pod's share of 4,096 flows.
         assert_eq!(counters.dropped[DropReason::FlowShare as usize], 3 * 1723);
+    }
+}
+
+/// Fragments in order, held and released, and given up: all in memory taken at the start.
+#[test]
+fn k_18_fragments_do_not_allocate() {
+    let tables = tables(Stage::Settled, Stage::Settled);
+    let mut state = state(1);
+    for net in Net::BOTH {
+        let datagrams: Vec<Vec<Vec<u8>>> = (0..200)
+            .map(|id| {
+                let asked = question(net, 10_000 + id, SERVED, 5000);
+                cut(&asked.punted(CLIENT, Hook::FromPod), id.into(), 1000)
+            })
+            .collect();
+        let mut counters = Counters::default();
+        let mut now = START;
+        let mut memory = [0; 2048];
+        let count = allocations(|| {
+            for (nth, pieces) in datagrams.iter().enumerate() {
+                for at in 0..pieces.len() {
+                    // In order, reversed, and without the first.
+                    let at = match nth % 3 {
+                        0 => at,
+                        _ => pieces.len() - 1 - at,
+                    };
+                    if nth % 3 == 2 && at == 0 {
+                        continue;
+                    }
+                    counters.record(verdict(&pieces[at], now, &tables, &mut state));
+                }
+                while state.fragments.released() > 0 {
+                    let mut buf = FrameBuf::new(&mut memory, 0);
+                    state.fragments.take(&mut buf).unwrap();
+                    counters.record(process(&mut buf, now, &tables, &mut state));
+                }
+                state.pin_ops.clear();
+                now = now + Duration::from_millis(100);
+                state.fragments.expire(now, 256);
+            }
+        });
+        assert_eq!(count, 0);
+        assert_eq!(counters.forwarded, 6 * 67 + 6 * 67);
+        assert!(state.fragments.timed_out() > 200);
+        assert_eq!(counters.total_dropped(), 0);
+        state.fragments.expire(now + Duration::from_secs(2), 4096);
     }
 }

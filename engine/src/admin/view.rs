@@ -70,6 +70,8 @@ pub struct Worker {
     pub flows_evicted: u64,
     /// Clients of services with session affinity that others pushed out of the table.
     pub affinity_evicted: u64,
+    /// Fragments that wait for the first of their packet.
+    pub fragments_waiting: u64,
     /// Owner entries that it has in the kernel.
     pub pins: u64,
     /// Owner entries that the kernel refused.
@@ -112,6 +114,10 @@ pub struct Packets {
     pub handed_in: u64,
     /// Given to another worker.
     pub handed_out: u64,
+    /// Fragments held until the first of their packet comes.
+    pub held: u64,
+    /// Of those, decided about again since, or given up.
+    pub released: u64,
     /// Given back to the kernel, by reason.
     pub kernel: Counts,
     /// Dropped, by reason.

@@ -125,8 +125,14 @@ fn packets(packets: &Packets) -> String {
     let kernel: u64 = packets.kernel.values().sum();
     let dropped: u64 = packets.dropped.values().sum();
     format!(
-        "received={} forwarded={} replied={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={}",
-        packets.received, packets.forwarded, packets.replied, packets.handed_out, packets.handed_in,
+        "received={} forwarded={} replied={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={} held={} released={}",
+        packets.received,
+        packets.forwarded,
+        packets.replied,
+        packets.handed_out,
+        packets.handed_in,
+        packets.held,
+        packets.released,
     )
 }
 

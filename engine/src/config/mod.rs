@@ -108,7 +108,7 @@ fn parse_some(sources: &[Source], mut incomplete: bool) -> (Option<Config>, Vec<
         let document = Document::parse(&source.path, &source.text);
         incomplete |= document.damaged();
         if let Some(root) = document.root(FILE_KEYS) {
-            node.read(&root, "node", node::read_node);
+            node.read(&root, "node", |value| node::read_node(value, &mut registry));
             workers.read(&root, "workers", node::read_workers);
             for_each(&root, "pod", |value| {
                 pods.extend(pod::read(value, &mut registry));

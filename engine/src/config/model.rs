@@ -28,6 +28,8 @@ pub struct Node {
     pub drain: Duration,
     /// How long after a pod's enrolment its unknown flows are taken for older than the enrolment.
     pub enrolment_grace: Duration,
+    /// What a pod that reaches itself through a service sees as its client: one or two, of different families.
+    pub hairpin_ips: Vec<IpAddr>,
 }
 
 /// `[workers]`: the data cores.

@@ -1,15 +1,17 @@
 //! `[node]` and `[workers]`.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::error::{Location, Reason};
 use super::model::{FastPath, Node, Poll, Workers};
+use super::pod::read_address_list;
 use super::reader::{Table, Value};
-use super::registry::taken;
+use super::registry::{Registry, taken};
 use super::scalar::{DurationRange, NAME};
 
-pub(super) const NODE_KEYS: &[&str] = &["name", "drain", "enrolment_grace"];
+pub(super) const NODE_KEYS: &[&str] = &["name", "drain", "enrolment_grace", "hairpin_ips"];
 pub(super) const WORKERS_KEYS: &[&str] = &[
     "cores",
     "poll",
@@ -33,6 +35,13 @@ const HEARTBEAT: DurationRange = DurationRange {
     max: "10s",
 };
 
+/// What a pod that reaches itself through a service sees as its client, unless configured: the IPv4 dummy
+/// address (RFC 7600 section 4.8), which nobody has and no router announces, and a unique local one (RFC 4193).
+const HAIRPIN_IPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8)),
+    IpAddr::V6(Ipv6Addr::new(0xfd77, 0x6566, 0x74, 0, 0, 0, 0, 1)),
+];
+
 /// One AF_XDP socket and one heartbeat a worker: as many as the BPF maps have places.
 const WORKERS_MAX: u64 = 64;
 
@@ -52,17 +61,29 @@ impl Workers {
     }
 }
 
-pub(super) fn read_node(value: &Value<'_, '_>) -> Option<Node> {
+pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Node> {
     let table = value.table(NODE_KEYS)?;
     let name = table.require("name").and_then(|value| value.name(&NAME));
     let drain = table.optional("drain", Duration::from_secs(30), |v| v.duration(&DRAIN));
     let enrolment_grace = table.optional("enrolment_grace", Duration::from_mins(10), |v| {
         v.duration(&ENROLMENT_GRACE)
     });
+    let hairpin_ips = match table.get("hairpin_ips") {
+        Some(list) => read_address_list(&list, |value, address| {
+            registry.hairpin_ip(value, address);
+        }),
+        None => {
+            for address in HAIRPIN_IPS {
+                registry.hairpin_ip(value, address);
+            }
+            Some(HAIRPIN_IPS.to_vec())
+        }
+    };
     Some(Node {
         name: name?,
         drain: drain?,
         enrolment_grace: enrolment_grace?,
+        hairpin_ips: hairpin_ips?,
     })
 }
 

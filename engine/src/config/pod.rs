@@ -76,35 +76,45 @@ pub(super) fn read_addresses(
     several: &'static str,
     mut claim: impl FnMut(&Value<'_, '_>, IpAddr),
 ) -> Option<Vec<IpAddr>> {
-    let mut read = |value: &Value<'_, '_>, before: &[IpAddr]| {
-        let address = value.address()?;
-        if before.iter().any(|b| b.is_ipv4() == address.is_ipv4()) {
-            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-            return value.reject(Reason::SecondOfFamily { address, family });
-        }
-        claim(value, address);
-        Some(address)
-    };
     match (table.get(one), table.get(several)) {
-        (Some(value), None) => Some(vec![read(&value, &[])?]),
-        (None, Some(value)) => {
-            let items = value.items("an array of addresses")?;
-            let count = items.len();
-            if count == 0 {
-                return value.reject(Reason::Empty);
-            }
-            let mut addresses = Vec::new();
-            for item in items {
-                addresses.extend(read(&item, &addresses));
-            }
-            (addresses.len() == count).then_some(addresses)
+        (Some(value), None) => {
+            let address = value.address()?;
+            claim(&value, address);
+            Some(vec![address])
         }
+        (None, Some(value)) => read_address_list(&value, claim),
         (Some(_), Some(value)) => value.reject(Reason::Both(one, several)),
         (None, None) => {
             table.report(Reason::Neither(one, several));
             None
         }
     }
+}
+
+/// One or two addresses of different families.
+pub(super) fn read_address_list(
+    value: &Value<'_, '_>,
+    mut claim: impl FnMut(&Value<'_, '_>, IpAddr),
+) -> Option<Vec<IpAddr>> {
+    let items = value.items("an array of addresses")?;
+    let count = items.len();
+    if count == 0 {
+        return value.reject(Reason::Empty);
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for item in items {
+        let Some(address) = item.address() else {
+            continue;
+        };
+        if addresses.iter().any(|b| b.is_ipv4() == address.is_ipv4()) {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            let _: Option<()> = item.reject(Reason::SecondOfFamily { address, family });
+            continue;
+        }
+        claim(&item, address);
+        addresses.push(address);
+    }
+    (addresses.len() == count).then_some(addresses)
 }
 
 /// Labels or a selector: keys that are not empty, and strings.

@@ -18,6 +18,7 @@ pub(super) struct Registry {
     interfaces: HashMap<String, Location>,
     pod_addresses: HashMap<IpAddr, Location>,
     cluster_ips: HashMap<IpAddr, Location>,
+    hairpin_ips: HashMap<IpAddr, Location>,
     service_ports: HashMap<(IpAddr, u16, Protocol), Location>,
     endpoints: Vec<(IpAddr, Location)>,
 }
@@ -39,9 +40,19 @@ impl Registry {
         });
     }
 
+    /// A hairpin address is nobody else's.
+    pub(super) fn hairpin_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
+        let known = [&self.pod_addresses, &self.cluster_ips];
+        match known.into_iter().find_map(|owners| owners.get(&address)) {
+            Some(by) => taken(value, address.to_string(), by),
+            None => _ = self.hairpin_ips.insert(address, value.location()),
+        }
+    }
+
     /// A pod's address is nobody else's.
     pub(super) fn pod_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        match self.cluster_ips.get(&address) {
+        let known = [&self.cluster_ips, &self.hairpin_ips];
+        match known.into_iter().find_map(|owners| owners.get(&address)) {
             Some(by) => taken(value, address.to_string(), by),
             None => claim(&mut self.pod_addresses, value, address, || {
                 address.to_string()
@@ -51,7 +62,8 @@ impl Registry {
 
     /// A cluster IP is no pod's. Several services may share one, on different ports.
     pub(super) fn cluster_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        match self.pod_addresses.get(&address) {
+        let known = [&self.pod_addresses, &self.hairpin_ips];
+        match known.into_iter().find_map(|owners| owners.get(&address)) {
             Some(by) => taken(value, address.to_string(), by),
             None => {
                 let entry = self.cluster_ips.entry(address);
@@ -84,20 +96,26 @@ impl Registry {
         }
     }
 
-    /// An endpoint, to be compared with the cluster IPs once all of these are known.
+    /// An endpoint, to be compared with what is no endpoint's once all of that is known.
     pub(super) fn endpoint(&mut self, value: &Value<'_, '_>, address: IpAddr) {
         self.endpoints.push((address, value.location()));
     }
 
-    /// Endpoints that are cluster IPs: a service behind a service would be translated twice.
+    /// Endpoints that are cluster IPs, since a service behind a service would be translated twice, or
+    /// hairpin addresses.
     pub(super) fn endpoint_clashes(self) -> impl Iterator<Item = ConfigError> {
         let Self {
             endpoints,
             cluster_ips,
+            hairpin_ips,
             ..
         } = self;
         endpoints.into_iter().filter_map(move |(address, at)| {
-            let by = cluster_ips.get(&address)?.clone();
+            let known = [&cluster_ips, &hairpin_ips];
+            let by = known
+                .into_iter()
+                .find_map(|owners| owners.get(&address))?
+                .clone();
             let what = address.to_string();
             Some(ConfigError {
                 at,

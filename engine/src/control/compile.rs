@@ -49,7 +49,7 @@ pub struct Compiled {
     pub pods: Vec<PodEntry>,
     /// For the hooks: VIPs and their ports.
     pub services: Vec<ServiceKey>,
-    /// For the hooks: addresses of enrolled pods.
+    /// For the hooks: addresses of enrolled pods, and the hairpin addresses without an interface.
     pub endpoints: Vec<(Address, u32)>,
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weft_datapath::{BuildError, Now, Tables};
+use weft_datapath::{Address, BuildError, Now, Tables};
 
 pub use compile::{Compiled, Names};
 pub use kernel::KernelSide;
@@ -72,6 +72,8 @@ pub struct Control<K> {
     tables: Arc<ArcSwap<Tables>>,
     compiled: Compiled,
     workers: Vec<WorkerHandle>,
+    /// Replies to these are punted like those to a pod. The workers know them from the start on.
+    hairpins: Vec<Address>,
     /// Tables that a worker may still look at. They are freed here, never on a data core.
     retired: Vec<Arc<Tables>>,
 }
@@ -99,6 +101,12 @@ impl<K: KernelSide> Control<K> {
             tables: Arc::new(ArcSwap::from(Arc::clone(&compiled.tables))),
             compiled,
             workers: Vec::new(),
+            hairpins: config
+                .node
+                .hairpin_ips
+                .iter()
+                .map(|&address| address.into())
+                .collect(),
             retired: Vec::new(),
         }
     }
@@ -261,14 +269,20 @@ impl<K: KernelSide> Control<K> {
     fn compile(&mut self, config: &Config, registry: &Registry) -> Result<Compiled, Error> {
         let tables = Arc::clone(&self.compiled.tables);
         let generation = tables.generation + 1;
-        Ok(Compiled::new(
+        let mut compiled = Compiled::new(
             config,
             registry,
             &mut self.names,
             &mut self.slots,
             Some(&tables),
             generation,
-        )?)
+        )?;
+        // Without a pod there is nobody to reach itself.
+        if !compiled.pods.is_empty() {
+            let hairpins = self.hairpins.iter().map(|&address| (address, 0));
+            compiled.endpoints.extend(hairpins);
+        }
+        Ok(compiled)
     }
 
     /// The order: the hooks of new pods before the tables, so that a backend's reply is seen from its

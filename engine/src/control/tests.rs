@@ -138,6 +138,12 @@ fn control(config: &Config) -> Control<FakeKernel> {
 
 const SERVICE: &str = "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nselector = { app = \"a\" }\n";
 
+/// Addresses of pods that the hooks know; those without an interface are the hairpin addresses.
+fn pods_of(kernel: &FakeKernel) -> usize {
+    let known = kernel.endpoints.iter();
+    known.filter(|(_, ifindex)| *ifindex != 0).count()
+}
+
 #[test]
 fn amb_01_a_pod_that_leaves_drains_and_is_then_forgotten() {
     let both = config(&[("a", "10.0.0.1", "v1"), ("b", "10.0.0.2", "v2")], SERVICE);
@@ -169,7 +175,7 @@ fn amb_01_a_pod_that_leaves_drains_and_is_then_forgotten() {
     control.end_drained(at(11)).unwrap();
     assert_eq!(control.kernel.attached, BTreeSet::from([1]));
     assert_eq!(control.kernel.pods.keys().copied().collect::<Vec<_>>(), [1]);
-    assert_eq!(control.kernel.endpoints.len(), 1);
+    assert_eq!(pods_of(&control.kernel), 1);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Reading {
     pub invalid: u64,
     /// Sums over the workers.
     pub engine: Totals,
+    /// Fragments that the workers hold.
+    pub waiting: u64,
     /// Workers.
     pub workers: u64,
 }
@@ -148,11 +150,18 @@ pub fn audit(first: &Reading, second: &Reading) -> Audit {
         .collect();
     let engine = &second.engine;
     equations.push(Equation {
-        name: "received + handed in = forwarded + replied + kernel + dropped + handed out".into(),
-        left: engine.received + engine.handed_in,
+        name: "received + handed in + released = forwarded + replied + kernel + dropped + held + handed out".into(),
+        left: engine.received + engine.handed_in + engine.released,
         right: engine.fates.received(),
         in_flight_max: 0,
         balanced: engine.unaccounted() == 0,
+    });
+    equations.push(Equation {
+        name: "fragments held = released + waiting".into(),
+        left: engine.fates.held,
+        right: engine.released + second.waiting,
+        in_flight_max: 0,
+        balanced: engine.fates.held == engine.released + second.waiting,
     });
     Audit {
         balanced: equations.iter().all(|equation| equation.balanced),
@@ -179,6 +188,26 @@ mod tests {
         let mut bad = reading(10);
         bad.engine.fates.forwarded = 9;
         assert!(!audit(&bad, &bad).balanced);
+    }
+
+    #[test]
+    fn a_lost_fragment_unbalances_the_ledger() {
+        let mut held = reading(0);
+        held.engine.received = 5;
+        held.engine.fates.held = 5;
+        held.engine.released = 2;
+        held.engine.fates.forwarded = 2;
+        held.waiting = 3;
+        held.socket_lost = 0;
+        let equation = |reading: &Reading| {
+            let audit = audit(reading, reading);
+            let found = audit.equations.iter().find(|e| e.name.starts_with("frag"));
+            found.unwrap().balanced
+        };
+        assert_eq!(held.engine.unaccounted(), 0);
+        assert!(equation(&held));
+        held.waiting = 2;
+        assert!(!equation(&held));
     }
 
     #[test]

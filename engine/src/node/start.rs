@@ -104,6 +104,12 @@ pub(super) fn workers(
                 ports: Ports {
                     weft0_mac: pair.weft0_mac,
                 },
+                hairpin: config
+                    .node
+                    .hairpin_ips
+                    .iter()
+                    .map(|&address| address.into())
+                    .collect(),
             }),
             handover,
             commands: asked,

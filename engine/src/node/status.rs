@@ -86,6 +86,7 @@ impl Node {
             flows,
             flows_evicted,
             affinity_evicted,
+            waiting,
             pins,
             pin_errors,
             generation,
@@ -106,6 +107,7 @@ impl Node {
             flows_max: self.launched.workers.max_flows as u64,
             flows_evicted,
             affinity_evicted,
+            fragments_waiting: waiting,
             pins,
             pin_errors,
             frames: Frames {
@@ -129,7 +131,9 @@ impl Node {
             let statistics = side.probe.statistics()?;
             reading.socket_lost += statistics.rx_dropped + statistics.rx_ring_full;
             reading.invalid += statistics.tx_invalid_descs;
-            reading.engine.add(&handle.shared.read().totals);
+            let snapshot = handle.shared.read();
+            reading.waiting += snapshot.waiting;
+            reading.engine.add(&snapshot.totals);
         }
         Ok(reading)
     }
@@ -373,6 +377,8 @@ fn packets(totals: &Totals) -> Packets {
         replied: fates.replied,
         handed_in: totals.handed_in,
         handed_out: fates.handed_over,
+        held: fates.held,
+        released: totals.released,
         kernel,
         dropped,
     }

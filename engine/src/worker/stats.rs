@@ -6,13 +6,15 @@ use weft_datapath::{Counters, DropReason, FrameLedger, KernelReason};
 
 /// What became of every frame that one worker took. The worker owns it; [`Shared`] is its mirror.
 ///
-/// `received + handed_in` is the sum of all fates, always: see [`Totals::unaccounted`].
+/// `received + handed_in + released` is the sum of all fates, always: see [`Totals::unaccounted`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Frames taken from the AF_XDP socket.
     pub received: u64,
     /// Frames of ours that another worker received and handed over.
     pub handed_in: u64,
+    /// Fragments that were held and no longer are: decided about again, or given up.
+    pub released: u64,
     /// Their fates.
     pub fates: Counters,
 }
@@ -20,7 +22,8 @@ pub struct Totals {
 impl Totals {
     /// Frames that came in and have no fate. Zero, or there is a bug.
     pub fn unaccounted(&self) -> i128 {
-        i128::from(self.received) + i128::from(self.handed_in) - i128::from(self.fates.received())
+        i128::from(self.received) + i128::from(self.handed_in) + i128::from(self.released)
+            - i128::from(self.fates.received())
     }
 
     /// Frames that the worker put on its transmit ring.
@@ -32,10 +35,12 @@ impl Totals {
     pub fn add(&mut self, other: &Self) {
         self.received += other.received;
         self.handed_in += other.handed_in;
+        self.released += other.released;
         let (mine, theirs) = (&mut self.fates, &other.fates);
         mine.forwarded += theirs.forwarded;
         mine.replied += theirs.replied;
         mine.handed_over += theirs.handed_over;
+        mine.held += theirs.held;
         for (mine, theirs) in mine.kernel.iter_mut().zip(theirs.kernel) {
             *mine += theirs;
         }
@@ -49,20 +54,23 @@ impl Totals {
 ///
 /// A sequence lock of one writer: `version` is odd while the worker writes, so a reader never sees
 /// totals of two different steps, and the worker never waits for a reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     version: AtomicU64,
     received: AtomicU64,
     handed_in: AtomicU64,
+    released: AtomicU64,
     forwarded: AtomicU64,
     replied: AtomicU64,
     handed_over: AtomicU64,
+    held: AtomicU64,
     kernel: [AtomicU64; KernelReason::ALL.len()],
     dropped: [AtomicU64; DropReason::ALL.len()],
     frames: [AtomicU64; 6],
     flows: AtomicU64,
     flows_evicted: AtomicU64,
     affinity_evicted: AtomicU64,
+    waiting: AtomicU64,
     pins: AtomicU64,
     pin_errors: AtomicU64,
     generation: AtomicU64,
@@ -82,12 +90,41 @@ pub struct Snapshot {
     pub flows_evicted: u64,
     /// Clients that were pushed out of the affinity table.
     pub affinity_evicted: u64,
+    /// Fragments that the worker holds.
+    pub waiting: u64,
     /// Owner entries that the worker has written and not removed.
     pub pins: u64,
     /// Owner entries that the kernel refused (map full).
     pub pin_errors: u64,
     /// Generation of the tables that the last burst saw.
     pub generation: u64,
+}
+
+// By hand: the standard library has it for arrays of up to 32.
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            version: AtomicU64::default(),
+            received: AtomicU64::default(),
+            handed_in: AtomicU64::default(),
+            released: AtomicU64::default(),
+            forwarded: AtomicU64::default(),
+            replied: AtomicU64::default(),
+            handed_over: AtomicU64::default(),
+            held: AtomicU64::default(),
+            kernel: std::array::from_fn(|_| AtomicU64::default()),
+            dropped: std::array::from_fn(|_| AtomicU64::default()),
+            frames: std::array::from_fn(|_| AtomicU64::default()),
+            flows: AtomicU64::default(),
+            flows_evicted: AtomicU64::default(),
+            affinity_evicted: AtomicU64::default(),
+            waiting: AtomicU64::default(),
+            pins: AtomicU64::default(),
+            pin_errors: AtomicU64::default(),
+            generation: AtomicU64::default(),
+            sleeping: AtomicBool::default(),
+        }
+    }
 }
 
 impl Shared {
@@ -100,10 +137,12 @@ impl Shared {
         let store = |cell: &AtomicU64, value: u64| cell.store(value, Ordering::Relaxed);
         store(&self.received, totals.received);
         store(&self.handed_in, totals.handed_in);
+        store(&self.released, totals.released);
         let fates = &totals.fates;
         store(&self.forwarded, fates.forwarded);
         store(&self.replied, fates.replied);
         store(&self.handed_over, fates.handed_over);
+        store(&self.held, fates.held);
         for (cell, value) in self.kernel.iter().zip(fates.kernel) {
             store(cell, value);
         }
@@ -116,6 +155,7 @@ impl Shared {
         store(&self.flows, snapshot.flows);
         store(&self.flows_evicted, snapshot.flows_evicted);
         store(&self.affinity_evicted, snapshot.affinity_evicted);
+        store(&self.waiting, snapshot.waiting);
         store(&self.pins, snapshot.pins);
         store(&self.pin_errors, snapshot.pin_errors);
         store(&self.generation, snapshot.generation);
@@ -144,10 +184,12 @@ impl Shared {
             totals: Totals {
                 received: load(&self.received),
                 handed_in: load(&self.handed_in),
+                released: load(&self.released),
                 fates: Counters {
                     forwarded: load(&self.forwarded),
                     replied: load(&self.replied),
                     handed_over: load(&self.handed_over),
+                    held: load(&self.held),
                     kernel: std::array::from_fn(|i| load(&self.kernel[i])),
                     dropped: std::array::from_fn(|i| load(&self.dropped[i])),
                 },
@@ -156,6 +198,7 @@ impl Shared {
             flows: load(&self.flows),
             flows_evicted: load(&self.flows_evicted),
             affinity_evicted: load(&self.affinity_evicted),
+            waiting: load(&self.waiting),
             pins: load(&self.pins),
             pin_errors: load(&self.pin_errors),
             generation: load(&self.generation),

@@ -125,6 +125,7 @@ pub fn bench(count: u16, frames: usize, ring: usize) -> Bench {
                     worker: index,
                     workers: count,
                     ports: Ports { weft0_mac: WEFT0 },
+                    hairpin: Default::default(),
                 }),
                 handover,
                 commands: asked,

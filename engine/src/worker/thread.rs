@@ -131,23 +131,34 @@ fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBo
     // Bound: until control stops the worker; each turn is one bounded step.
     while !stop.load(Ordering::Acquire) {
         let time = now();
-        let handled = worker.step(time);
+        let handled = worker.turn(time);
         spawn.heartbeat.beat(time.as_nanos());
         if handled > 0 {
             last_frame = time;
-            continue;
         }
-        match spawn.poll {
-            Poll::Spin => std::hint::spin_loop(),
-            Poll::Adaptive if time.since(last_frame) < SPIN => std::hint::spin_loop(),
-            Poll::Adaptive | Poll::Sleep => sleep(worker, spawn, nap),
+        let wait = match spawn.poll {
+            Poll::Spin => false,
+            Poll::Adaptive => handled == 0 && time.since(last_frame) >= SPIN,
+            // At once: an empty step and a doorbell of its own would cost a request a microsecond each way.
+            Poll::Sleep => true,
+        };
+        if wait {
+            sleep(worker, spawn, nap);
+        } else {
+            worker.flush();
+            if handled == 0 {
+                std::hint::spin_loop();
+            }
         }
     }
 }
 
+/// Waits for frames or for work, and sends what the last step left to be sent.
 fn sleep<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, nap: Duration) {
     worker.shared().set_sleeping(true);
-    if !worker.has_work() {
+    if worker.has_work() {
+        worker.flush();
+    } else {
         let woken = worker.io_mut().wait(nap, &[spawn.waker.fd().as_fd()]);
         // An interrupted or failed wait only means one more empty step.
         if woken.is_ok_and(|ready| ready.waker) {

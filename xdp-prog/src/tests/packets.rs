@@ -21,6 +21,8 @@ pub(super) enum L4 {
     Icmp,
     /// A first fragment of UDP.
     Fragment(u16, u16),
+    /// Another one: what stands where ports would is payload.
+    LaterFragment(u16, u16),
 }
 
 /// An Ethernet frame from a pod.
@@ -42,20 +44,26 @@ pub(super) fn frame(src: IpAddr, dst: IpAddr, l4: L4) -> Vec<u8> {
             .tcp(from, to, 1, 1024)
             .ack(9)
             .write(&mut bytes, &payload),
-        L4::Udp(from, to) | L4::Fragment(from, to) => {
+        L4::Udp(from, to) | L4::Fragment(from, to) | L4::LaterFragment(from, to) => {
             step.udp(from, to).write(&mut bytes, &payload)
         }
         L4::Icmp if src.is_ipv4() => step.icmpv4_echo_request(1, 1).write(&mut bytes, &payload),
         L4::Icmp => step.icmpv6_echo_request(1, 1).write(&mut bytes, &payload),
     }
     .expect("a packet");
-    if matches!(l4, L4::Fragment(..)) {
+    // How far in, in units of 8 bytes, and whether more fragments follow.
+    let fragment = match l4 {
+        L4::Fragment(..) => Some((0, 1)),
+        L4::LaterFragment(..) => Some((5, 0)),
+        _ => None,
+    };
+    if let Some((offset, more)) = fragment {
         if src.is_ipv4() {
-            bytes[14 + 6] = 0x20; // More fragments follow.
+            bytes[14 + 6..14 + 8].copy_from_slice(&[more << 5, offset]);
         } else {
             // A fragment header (RFC 8200 section 4.5) between the headers.
             bytes[14 + 6] = 44;
-            let header = [17, 0, 0, 1, 0, 0, 0, 7];
+            let header = [17, 0, 0, offset << 3 | more, 0, 0, 0, 7];
             bytes.splice(54..54, header);
             let length = u16::from_be_bytes([bytes[18], bytes[19]]) + 8;
             bytes[18..20].copy_from_slice(&length.to_be_bytes());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weft_datapath::steering::{
     BpfVerdict, Destination, Enrolment, Entry, Opens, Row, Source, parse,
 };
-use weft_datapath::{FlowKey, Hook, PinOp, Protocol, Tuple};
+use weft_datapath::{FlowKey, Hook, PinOp, Protocol, Tuple, source_hash};
 
 use crate::{Counter, PodEntry, ServiceKey, Steering};
 
@@ -21,6 +21,7 @@ struct Family {
     pod: IpAddr,
     enrolled: IpAddr,
     vip: IpAddr,
+    hairpin: IpAddr,
     other_pod: IpAddr,
     overlay: IpAddr,
     host: IpAddr,
@@ -35,6 +36,7 @@ fn families() -> [Family; 2] {
             pod: at("10.9.1.2"),
             enrolled: at("10.9.2.2"),
             vip: at("10.96.0.1"),
+            hairpin: at("192.0.0.8"),
             other_pod: at("10.9.3.2"),
             overlay: at("10.244.9.9"),
             host: at("10.9.1.1"),
@@ -45,6 +47,7 @@ fn families() -> [Family; 2] {
             pod: at("fd09:1::2"),
             enrolled: at("fd09:2::2"),
             vip: at("fd96::1"),
+            hairpin: at("fd77:6566:74::1"),
             other_pod: at("fd09:3::2"),
             overlay: at("fd44:9::9"),
             host: at("fd09:1::1"),
@@ -73,19 +76,28 @@ fn to_port(opens: Opens, port: u16) -> Vec<L4> {
 fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
     let ports = |to: IpAddr, port| to_port(row.opens, port).into_iter().map(move |l4| (to, l4));
     let tcp = |(_, l4): &(IpAddr, L4)| !matches!(l4, L4::Udp(..));
-    let all = |to: IpAddr| ports(to, 5000).chain([(to, L4::Icmp), (to, L4::Fragment(4000, 80))]);
+    let all = |to: IpAddr| {
+        ports(to, 5000).chain([
+            (to, L4::Icmp),
+            (to, L4::Fragment(4000, 80)),
+            (to, L4::LaterFragment(1, 2)),
+        ])
+    };
     let kind = row.destination;
     match kind {
         Destination::ServicePort => ports(family.vip, SERVICE_PORT).collect(),
         Destination::ServicePortWithoutBackends => ports(family.vip, EMPTY_SERVICE_PORT).collect(),
         Destination::VipOtherPort => ports(family.vip, OTHER_PORT).collect(),
         Destination::VipOtherProtocol => vec![(family.vip, L4::Icmp)],
-        Destination::VipFragment => vec![(family.vip, L4::Fragment(4000, SERVICE_PORT))],
+        Destination::VipFirstFragment => vec![(family.vip, L4::Fragment(4000, SERVICE_PORT))],
+        Destination::VipLaterFragment => vec![(family.vip, L4::LaterFragment(1, 2))],
         Destination::EnrolledPod => ports(family.enrolled, 5000).collect(),
         Destination::EnrolledPodTcp => ports(family.enrolled, 5000).filter(tcp).collect(),
         Destination::EnrolledPodUdp => ports(family.enrolled, 5000).filter(|p| !tcp(p)).collect(),
-        Destination::EnrolledPodFragment => vec![(family.enrolled, L4::Fragment(4000, 5000))],
+        Destination::EnrolledPodFirstFragment => vec![(family.enrolled, L4::Fragment(4000, 5000))],
+        Destination::EnrolledPodLaterFragment => vec![(family.enrolled, L4::LaterFragment(1, 2))],
         Destination::EnrolledPodOtherProtocol => vec![(family.enrolled, L4::Icmp)],
+        Destination::Hairpin => ports(family.hairpin, 5000).collect(),
         // A flow of ours has ports; without one, everything goes.
         Destination::OtherPod if row.entry == Entry::Ours => {
             ports(family.other_pod, 5000).collect()
@@ -107,7 +119,7 @@ fn pin(src: IpAddr, dst: IpAddr, l4: L4, ifindex: u32) -> Option<FlowKey> {
     let (sport, dport, proto) = match l4 {
         L4::Syn(from, to) | L4::Ack(from, to) => (from, to, Protocol::Tcp),
         L4::Udp(from, to) => (from, to, Protocol::Udp),
-        L4::Icmp | L4::Fragment(..) => return None,
+        L4::Icmp | L4::Fragment(..) | L4::LaterFragment(..) => return None,
     };
     let tuple = Tuple {
         src: src.into(),
@@ -128,6 +140,7 @@ fn bench(node: &Node) -> (Steering, u32) {
     for family in families() {
         endpoints.push((family.pod.into(), ifindex));
         endpoints.push((family.enrolled.into(), ifindex + 1));
+        endpoints.push((family.hairpin.into(), 0));
         let vip = family.vip.into();
         services.push(ServiceKey::wildcard(vip));
         for port in [SERVICE_PORT, EMPTY_SERVICE_PORT] {
@@ -258,12 +271,12 @@ fn every_row_holds_in_both_families() {
             };
             let mut packets = packets(row, &family);
             if row.hook == Hook::ToPod {
-                assert_eq!(
-                    row.destination,
+                let to_pod = [
                     Destination::EnrolledPod,
-                    "line {}",
-                    row.line
-                );
+                    Destination::EnrolledPodFirstFragment,
+                    Destination::EnrolledPodLaterFragment,
+                ];
+                assert!(to_pod.contains(&row.destination), "line {}", row.line);
                 packets.iter_mut().for_each(|(to, _)| *to = family.pod);
             }
             assert!(
@@ -351,6 +364,15 @@ fn unowned_flows_spread_evenly_and_stay_where_they_are() {
                 hits.iter().all(|hits| (430..600).contains(hits)),
                 "{hits:?}"
             );
+            // The engine computes the same.
+            for (l4, proto) in [
+                (L4::Syn(4000, SERVICE_PORT), Protocol::Tcp),
+                (L4::Udp(53, SERVICE_PORT), Protocol::Udp),
+            ] {
+                let port = if proto == Protocol::Tcp { 4000 } else { 53 };
+                let hash = source_hash(&family.pod.into(), port, proto);
+                assert_eq!(target(l4, family.vip), hash);
+            }
             let syn = target(L4::Syn(4000, SERVICE_PORT), family.vip);
             assert_eq!(syn, target(L4::Ack(4000, SERVICE_PORT), family.vip));
             assert_eq!(syn, target(L4::Syn(4000, 5000), family.enrolled));
@@ -395,5 +417,73 @@ fn svc11_flows_to_services_with_affinity_go_by_the_client_alone() {
                 }
             }
         }
+    });
+}
+
+/// The engine computes the same hash where it looks for the worker of a first fragment's flow; all fragments of
+/// a sender come to one worker, at either hook.
+#[test]
+fn svc_35_the_engine_and_the_programs_hash_alike() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let target = |hook, src, dst, l4| {
+            let program = match hook {
+                Hook::FromPod => &steering.skel.progs.weft_from_pod,
+                Hook::ToPod => &steering.skel.progs.weft_to_pod,
+            };
+            let context = Context {
+                ifindex,
+                ..Context::default()
+            };
+            let outcome = run(program, &frame(src, dst, l4), context);
+            assert_ne!(outcome.action, NEXT, "{l4:?}");
+            u16::from_be_bytes([outcome.data[10], outcome.data[11]])
+        };
+        for family in families() {
+            let (pod, vip) = (family.pod, family.vip);
+            let hash = |src: IpAddr, port, proto| source_hash(&src.into(), port, proto);
+            for port in [1, 80, 255, 256, 4000, 40001, u16::MAX] {
+                let syn = target(Hook::FromPod, pod, vip, L4::Syn(port, SERVICE_PORT));
+                assert_eq!(syn, hash(pod, port, Protocol::Tcp));
+                let udp = target(Hook::FromPod, pod, vip, L4::Udp(port, SERVICE_PORT));
+                assert_eq!(udp, hash(pod, port, Protocol::Udp));
+                for l4 in [L4::Fragment(port, 53), L4::LaterFragment(port, 7)] {
+                    let meet = hash(pod, 0, Protocol::Udp);
+                    assert_eq!(target(Hook::FromPod, pod, vip, l4), meet);
+                    assert_eq!(target(Hook::FromPod, pod, family.enrolled, l4), meet);
+                    let back = target(Hook::ToPod, family.other_pod, pod, l4);
+                    assert_eq!(back, hash(family.other_pod, 0, Protocol::Udp));
+                }
+            }
+        }
+    });
+}
+
+/// Multicast in fragments is delivered without a detour; an IPv6 fragment header must be whole.
+#[test]
+fn svc_35_other_fragments_are_left_alone() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let context = Context {
+            ifindex,
+            ..Context::default()
+        };
+        for family in families() {
+            for link in family.link {
+                let packet = frame(family.other_pod, link, L4::Fragment(5353, 5353));
+                let outcome = run(&steering.skel.progs.weft_to_pod, &packet, context);
+                assert_eq!((outcome.action, outcome.data), (NEXT, packet));
+            }
+        }
+        let [_, v6] = families();
+        let whole = frame(v6.pod, v6.vip, L4::LaterFragment(1, 2));
+        let mut cut = whole[..14 + 40 + 7].to_vec();
+        cut[19] = 7;
+        cut[18] = 0;
+        let outcome = run(&steering.skel.progs.weft_from_pod, &cut, context);
+        assert_eq!(outcome.action, DROP);
+        assert_eq!(steering.counters().unwrap()[Counter::Malformed], 1);
     });
 }

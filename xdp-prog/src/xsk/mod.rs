@@ -177,8 +177,11 @@ impl XskIo {
     }
 
     /// Sleeps until frames have come, one of `wakers` (at most 7) is readable, or `timeout` is over.
-    /// Sends what still waits in the transmit ring, too. A signal ends the wait early.
+    /// Rings the doorbell of what was queued, too: `poll` itself sends. A signal ends the wait
+    /// early.
     pub fn wait(&mut self, timeout: Duration, wakers: &[BorrowedFd<'_>]) -> io::Result<Ready> {
+        self.rings.reap();
+        self.rings.refill();
         let mut fds: ArrayVec<PollFd<'_>, { WAKERS_MAX + 1 }> = ArrayVec::new();
         fds.push(PollFd::from_borrowed_fd(self.rings.fd(), PollFlags::IN));
         for waker in wakers {

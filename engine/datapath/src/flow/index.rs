@@ -7,14 +7,14 @@ use crate::FlowKey;
 /// Home position: the hash bits under the mask. The load stays at or below one half, so a probe
 /// ends after a few entries, which lie in one or two cache lines.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(crate) struct Index {
     entries: Box<[u64]>,
     mask: u32,
 }
 
 impl Index {
     /// Room for `keys` keys at a load of at most one half.
-    pub(super) fn new(keys: usize) -> Self {
+    pub(crate) fn new(keys: usize) -> Self {
         let size = (keys * 2).next_power_of_two().max(8);
         // Zeroed memory is committed by the kernel page by page as it is used.
         Self {
@@ -27,7 +27,7 @@ impl Index {
     ///
     /// Bound: at most half of the entries are taken, so a free one ends the probe.
     #[inline]
-    pub(super) fn find(&self, hash: u32, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u32, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = hash & self.mask;
         loop {
             let entry = self.entries[at as usize];
@@ -43,7 +43,7 @@ impl Index {
     }
 
     /// Adds a reference, not 0. The caller keeps the number of keys within what `new` was told.
-    pub(super) fn insert(&mut self, hash: u32, reference: u32) {
+    pub(crate) fn insert(&mut self, hash: u32, reference: u32) {
         let mut at = hash & self.mask;
         // Bound as in `find`.
         while self.entries[at as usize] != 0 {
@@ -53,7 +53,7 @@ impl Index {
     }
 
     /// Removes a reference and moves what follows back towards its home, so that no probe ends early.
-    pub(super) fn remove(&mut self, hash: u32, reference: u32) {
+    pub(crate) fn remove(&mut self, hash: u32, reference: u32) {
         let target = u64::from(hash) << 32 | u64::from(reference);
         let mut hole = hash & self.mask;
         // Bound as in `find`.
@@ -89,10 +89,10 @@ impl Index {
 
 /// A keyed hash of flow keys, so that nobody outside can make keys collide. 128-bit products folded.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct KeyHash([u64; 4]);
+pub(crate) struct KeyHash([u64; 4]);
 
 impl KeyHash {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         // SplitMix64 spreads the seed over four independent words.
         Self([1u64, 2, 3, 4].map(|i| {
             let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -103,7 +103,7 @@ impl KeyHash {
     }
 
     #[inline]
-    pub(super) fn hash(&self, key: &FlowKey) -> u32 {
+    pub(crate) fn hash(&self, key: &FlowKey) -> u32 {
         let [k0, k1, k2, k3] = self.0;
         let [s0, s1] = key.tuple.src.words();
         let [d0, d1] = key.tuple.dst.words();

@@ -29,6 +29,27 @@ pub struct FlowEnd {
     pub slot: SlotRef,
 }
 
+/// The client as the far end sees it, where that is not the client itself.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct FlowSource {
+    /// Its address there: the client's own, or the hairpin address.
+    pub address: Address,
+    /// Its port there.
+    pub port: u16,
+}
+
+/// Which packets are a flow's replies.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+enum Replies {
+    /// Not ours to find: the kernel translates the flow to we know not where.
+    Unknown,
+    /// Those to the client.
+    ToClient,
+    /// Those to what the far end takes for the client.
+    ToSource,
+}
+
 /// What a new flow is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewFlow {
@@ -36,6 +57,8 @@ pub struct NewFlow {
     pub key: FlowKey,
     /// The end that serves it.
     pub end: FlowEnd,
+    /// The client as that end sees it; `None`: as it is.
+    pub source: Option<FlowSource>,
     /// What it is.
     pub kind: FlowKind,
     /// Whether the reply direction is ours to find: not for what the kernel translates to we know not where.
@@ -88,8 +111,10 @@ pub struct Flow {
     /// Bit per direction: it has spoken since the last reset.
     heard: u8,
     live: bool,
-    reply: bool,
-    // Third line: cold.
+    replies: Replies,
+    // Third line: cold, but for the few flows with a source of their own.
+    source: Address,
+    source_port: u16,
     created: Now,
     cookie: u64,
     service: u32,
@@ -103,7 +128,7 @@ pub struct Flow {
 
 const _: () = {
     assert!(std::mem::offset_of!(Flow, last_seen) == 64);
-    assert!(std::mem::offset_of!(Flow, created) == 128);
+    assert!(std::mem::offset_of!(Flow, source) == 128);
     assert!(size_of::<Flow>() == 192);
 };
 
@@ -112,10 +137,24 @@ impl Flow {
         let NewFlow {
             key: FlowKey { tuple, ifindex },
             end,
+            source,
             ..
         } = new;
-        let l3 = Delta::default().replace(&tuple.dst.0, &end.address.0);
-        let l4 = l3.replace(&tuple.dport.to_be_bytes(), &end.port.to_be_bytes());
+        let replies = match source {
+            _ if !new.reply => Replies::Unknown,
+            None => Replies::ToClient,
+            Some(_) => Replies::ToSource,
+        };
+        let source = source.unwrap_or(FlowSource {
+            address: tuple.src,
+            port: tuple.sport,
+        });
+        let l3 = Delta::default()
+            .replace(&tuple.dst.0, &end.address.0)
+            .replace(&tuple.src.0, &source.address.0);
+        let l4 = l3
+            .replace(&tuple.dport.to_be_bytes(), &end.port.to_be_bytes())
+            .replace(&tuple.sport.to_be_bytes(), &source.port.to_be_bytes());
         Self {
             client: tuple.src,
             vip: tuple.dst,
@@ -137,7 +176,9 @@ impl Flow {
             state: FlowState::first(tuple.proto, new.kind == FlowKind::Kernel),
             heard: 0,
             live: true,
-            reply: new.reply,
+            replies,
+            source: source.address,
+            source_port: source.port,
             created: new.now,
             cookie: new.cookie,
             service: new.service,
@@ -163,9 +204,11 @@ impl Flow {
     /// The tuple as the backend receives it.
     pub fn backend_tuple(&self) -> Tuple {
         Tuple {
+            src: self.source,
             dst: self.server,
+            sport: self.source_port,
             dport: self.server_port,
-            ..self.tuple()
+            proto: self.proto,
         }
     }
 
@@ -253,7 +296,7 @@ impl Flow {
                 tuple: self.tuple(),
                 ifindex: self.client_ifindex,
             }),
-            Direction::Reply => self.reply.then(|| FlowKey {
+            Direction::Reply => (self.replies != Replies::Unknown).then(|| FlowKey {
                 tuple: self.backend_tuple().reversed(),
                 ifindex: self.server_ifindex().unwrap_or(self.client_ifindex),
             }),
@@ -289,9 +332,13 @@ impl Flow {
                 } else {
                     self.server_ifindex
                 };
+                let (address, port) = match self.replies {
+                    Replies::ToSource => (&self.source, self.source_port),
+                    Replies::ToClient | Replies::Unknown => (&self.client, self.client_port),
+                };
                 tuple.src == self.server
-                    && tuple.dst == self.client
-                    && (tuple.sport, tuple.dport) == (self.server_port, self.client_port)
+                    && tuple.dst == *address
+                    && (tuple.sport, tuple.dport) == (self.server_port, port)
                     && *ifindex == expected
             }
         }
@@ -320,12 +367,23 @@ impl Flow {
     }
 
     /// The address and port that a packet of that direction gets: its destination, or its source.
+    /// `None` when it goes on as it is.
     #[inline]
-    pub(crate) fn translated(&self, direction: Direction) -> (Address, u16) {
-        match direction {
-            Direction::Forward => (self.server, self.server_port),
-            Direction::Reply => (self.vip, self.vip_port),
-        }
+    pub(crate) fn translated(&self, direction: Direction) -> Option<(&Address, u16)> {
+        (self.kind == FlowKind::Service).then_some(match direction {
+            Direction::Forward => (&self.server, self.server_port),
+            Direction::Reply => (&self.vip, self.vip_port),
+        })
+    }
+
+    /// The address and port that the client's own end gets in a packet of that direction: the source,
+    /// or the destination. `None`, as nearly always, when it keeps what it has.
+    #[inline]
+    pub(crate) fn masked(&self, direction: Direction) -> Option<(&Address, u16)> {
+        (self.replies == Replies::ToSource).then_some(match direction {
+            Direction::Forward => (&self.source, self.source_port),
+            Direction::Reply => (&self.client, self.client_port),
+        })
     }
 
     /// What that translation adds to the IP header checksum and to the transport checksum.

@@ -21,6 +21,7 @@ fn new(client: u16, server: u8) -> NewFlow {
             ifindex: 12,
             slot: SlotRef::FIXED,
         },
+        source: None,
         kind: FlowKind::Service,
         reply: true,
         client_slot: SlotRef::FIXED,

@@ -91,25 +91,77 @@ fn impossible_headers_are_named() {
     );
 }
 
+fn part(parsed: Result<Parsed, DropReason>) -> Fragment {
+    match parsed {
+        Ok(Parsed::Fragment(fragment)) => fragment,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn fragments_have_no_flow_not_even_the_first() {
-    for fragment in [[0x20, 0], [0, 1], [0x1f, 0xff]] {
-        let parsed = with(|f| f[20..22].copy_from_slice(&fragment)).unwrap();
-        assert!(
-            matches!(
-                parsed,
-                Parsed::Other {
-                    why: Unflowed::Fragment,
-                    ..
-                }
-            ),
-            "{fragment:?}"
-        );
+fn svc_35_a_fragment_is_what_it_says() {
+    for (field, offset, more) in [
+        ([0x20, 0], 0, true),
+        ([0, 1], 8, false),
+        ([0x3f, 0xff], 65528, true),
+    ] {
+        let fragment = part(with(|f| {
+            f[18..20].copy_from_slice(&[7, 9]);
+            f[20..22].copy_from_slice(&field);
+        }));
+        assert_eq!((fragment.offset(), fragment.more()), (offset, more));
+        assert_eq!((fragment.id(), fragment.len()), (0x0709, 20));
+        assert_eq!(fragment.is_first(), offset == 0);
+        assert!(!fragment.is_atomic());
     }
     assert!(
         matches!(with(|f| f[20] = 0x80), Ok(Parsed::Flow(_))),
         "the reserved bit is none of our business"
     );
+}
+
+/// RFC 1858: a first fragment without the whole transport header says nothing that can be trusted.
+#[test]
+fn svc_35_a_first_fragment_must_have_the_ports_and_may_lack_the_rest() {
+    let head = |length: u8, change: fn(&mut Vec<u8>)| {
+        let mut frame = ipv4_tcp();
+        frame[17] = length;
+        frame[20] = 0x20;
+        change(&mut frame);
+        part(parse(&frame)).head(&frame)
+    };
+    let packet = head(40, |_| {}).unwrap();
+    assert_eq!((packet.tuple().dport, packet.whole()), (80, false));
+    for length in 20..40 {
+        assert_eq!(head(length, |_| {}), Err(DropReason::FragmentTiny));
+    }
+    let options = head(40, |f| f[34 + tcp::DATA_OFFSET] = 0x60);
+    assert_eq!(options, Err(DropReason::FragmentTiny), "cut options");
+    let malformed = head(40, |f| f[34 + tcp::DATA_OFFSET] = 0x40);
+    assert_eq!(malformed, Err(DropReason::TcpHeader));
+    // A datagram of 60,000 bytes of which 20 are here.
+    let udp = head(40, |f| {
+        f[23] = 17;
+        f[34 + 4..34 + 6].copy_from_slice(&60_000u16.to_be_bytes());
+    });
+    assert_eq!(udp.unwrap().tuple().proto, Protocol::Udp);
+}
+
+#[test]
+fn svc_35_an_ipv6_fragment_header_is_read() {
+    let mut frame = vec![0; 14 + 40 + 8 + 8];
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    frame[14] = 0x60;
+    frame[19] = 16;
+    frame[20] = ipv6::FRAGMENT;
+    frame[54..62].copy_from_slice(&[17, 0, 0x05, 0xa9, 1, 2, 3, 4]);
+    let fragment = part(parse(&frame));
+    assert_eq!((fragment.offset(), fragment.more()), (1448, true));
+    assert_eq!((fragment.id(), fragment.len()), (0x0102_0304, 8));
+    frame[56..58].fill(0);
+    assert!(part(parse(&frame)).is_atomic());
+    frame[19] = 7;
+    assert_eq!(parse(&frame), Err(DropReason::FragmentHeader));
 }
 
 #[test]
@@ -134,12 +186,7 @@ fn ipv6_extensions_and_mapped_addresses_have_no_flow() {
     };
     for next in ipv6::EXTENSIONS {
         frame[20] = next;
-        let expected = if next == ipv6::FRAGMENT {
-            Unflowed::Fragment
-        } else {
-            Unflowed::Extension
-        };
-        assert_eq!(why(&frame), expected);
+        assert_eq!(why(&frame), Unflowed::Extension, "or a fragment of one");
     }
     frame[20] = 58;
     assert_eq!(why(&frame), Unflowed::Protocol);

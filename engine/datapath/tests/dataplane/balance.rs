@@ -39,6 +39,7 @@ fn spread(algorithm: Algorithm, weights: &[u16], flows: u16) -> Vec<u32> {
         worker: 0,
         workers: 1,
         ports: Ports::default(),
+        hairpin: Default::default(),
     };
     let mut state = State::new(config);
     let mut counts: HashMap<Address, u32> = HashMap::new();

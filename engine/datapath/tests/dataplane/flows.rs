@@ -149,6 +149,7 @@ fn a_full_table_is_a_named_drop() {
         worker: 0,
         workers: 1,
         ports: Ports::default(),
+        hairpin: Default::default(),
     };
     let mut state = State::new(config);
     let mut verdicts = vec![];

@@ -40,6 +40,7 @@ fn small(max_flows: usize) -> State {
         worker: 0,
         workers: 1,
         ports: Ports { weft0_mac: WEFT0 },
+        hairpin: Default::default(),
     })
 }
 

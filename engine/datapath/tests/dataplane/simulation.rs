@@ -54,7 +54,7 @@ impl Node {
                 Verdict::Deliver | Verdict::Reply | Verdict::Kernel(_) => {
                     self.io.send(frame).unwrap()
                 }
-                Verdict::HandOver(_) | Verdict::Drop(_) => self.io.release(frame),
+                Verdict::HandOver(_) | Verdict::Hold | Verdict::Drop(_) => self.io.release(frame),
             }
         }
         self.state.pin_ops.clear();

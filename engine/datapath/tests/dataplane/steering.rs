@@ -8,6 +8,7 @@ use weft_datapath::{
     Verdict, process,
 };
 
+use crate::support::fragments::cut;
 use crate::support::*;
 
 const DOCUMENT: &str = include_str!("../../../../docs/steering.md");
@@ -60,6 +61,7 @@ fn check(row: &Row, net: Net, case: Case) {
     let expected = match (row.engine, row.bpf) {
         (EngineVerdict::Deliver, _) => Verdict::Deliver,
         (EngineVerdict::Reply, _) => Verdict::Reply,
+        (EngineVerdict::Hold, _) => Verdict::Hold,
         (EngineVerdict::Kernel(reason), _) => Verdict::Kernel(reason),
         (EngineVerdict::Drop(reason), _) => Verdict::Drop(reason),
         // Should it reach the engine after all, because maps and tables change one after the other, the
@@ -253,6 +255,33 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
                 spec(proto, flags, (net.pod(2), TARGET), client).punted(BACKEND_1, Hook::FromPod);
             return vec![(vec![open(vip(ONE_BACKEND))], back)];
         }
+        Destination::VipFirstFragment
+        | Destination::VipLaterFragment
+        | Destination::EnrolledPodFirstFragment
+        | Destination::EnrolledPodLaterFragment => {
+            let ours = row.entry == Entry::Ours;
+            let frames = match row.destination {
+                Destination::VipFirstFragment | Destination::VipLaterFragment => [
+                    (vec![open(vip(SERVED))], send(vip(SERVED), flags)),
+                    (vec![open(vip(BY_KERNEL))], send(vip(BY_KERNEL), flags)),
+                ],
+                _ => {
+                    let reply = spec(proto, flags, (net.pod(2), TARGET), client);
+                    let direct = (vec![open((net.pod(2), 80))], send((net.pod(2), 80), flags));
+                    let reply = reply.punted(BACKEND_1, Hook::FromPod);
+                    [(vec![open(vip(ONE_BACKEND))], reply), direct]
+                }
+            };
+            return frames.map(|frames| fragment(row, ours, frames)).into();
+        }
+        Destination::Hairpin if row.entry == Entry::Ours => {
+            let seen = (net.hairpin(), client.1);
+            let back = spec(proto, flags, (net.pod(1), TARGET), seen);
+            return vec![(
+                vec![open(vip(ONLY_CLIENT))],
+                back.punted(CLIENT, Hook::FromPod),
+            )];
+        }
         _ => no_entry(),
     }
     match row.destination {
@@ -262,28 +291,21 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp => {
             plain((net.pod(2), 80))
         }
+        Destination::Hairpin => plain((net.hairpin(), 80)),
         Destination::OtherPod => plain((net.pod(4), 80)),
         Destination::Overlay => plain((net.pod(200), 80)),
         Destination::Node => plain((net.node(), 80)),
         Destination::AnythingElse => plain((net.internet(), 80)),
         Destination::LinkLocal => plain((link_local(net), 80)),
-        Destination::VipFragment => fragments(net, send(vip(SERVED), flags)),
-        Destination::EnrolledPodFragment => fragments(net, send((net.pod(2), 80), flags)),
         Destination::VipOtherProtocol => other_protocols(net, send(vip(SERVED), flags)),
         Destination::EnrolledPodOtherProtocol => {
             other_protocols(net, send((net.pod(2), 80), flags))
         }
-        Destination::Any => panic!("line {}: only what is re-ingressed goes anywhere", row.line),
+        other => panic!("line {}: no packet to {other:?}", row.line),
     }
 }
 
 fn to_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
-    assert_eq!(
-        row.destination,
-        Destination::EnrolledPod,
-        "line {}",
-        row.line
-    );
     let client = (net.pod(1), 40000);
     let from = match row.source {
         Source::OtherPod => net.pod(4),
@@ -295,15 +317,19 @@ fn to_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         ),
     };
     let arriving = |from| spec(proto, flags, from, client).punted(CLIENT, Hook::ToPod);
-    match row.entry {
-        Entry::None => vec![(vec![], arriving((from, 80)))],
-        // A hostNetwork backend and one that is not enrolled are the same to the engine: by the kernel.
-        Entry::Ours => {
-            let open =
-                spec(proto, SYN, client, (net.vip(80), BY_KERNEL)).punted(CLIENT, Hook::FromPod);
-            vec![(vec![open], arriving((net.pod(4), TARGET)))]
-        }
+    let open = spec(proto, SYN, client, (net.vip(80), BY_KERNEL)).punted(CLIENT, Hook::FromPod);
+    // A hostNetwork backend and one that is not enrolled are the same to the engine: by the kernel.
+    let (ours, frames) = match row.entry {
+        Entry::None => (false, (vec![], arriving((from, 80)))),
+        Entry::Ours => (true, (vec![open], arriving((net.pod(4), TARGET)))),
         Entry::Any => panic!("line {}: say which", row.line),
+    };
+    match row.destination {
+        Destination::EnrolledPod => vec![frames],
+        Destination::EnrolledPodFirstFragment | Destination::EnrolledPodLaterFragment => {
+            vec![fragment(row, ours, frames)]
+        }
+        other => panic!("line {}: the kernel delivers to {other:?}", row.line),
     }
 }
 
@@ -314,17 +340,24 @@ fn link_local(net: Net) -> Address {
     }
 }
 
-/// A first and a later fragment.
-fn fragments(net: Net, frame: Vec<u8>) -> Vec<Frames> {
-    let change = |value: [u8; 2]| {
-        let mut frame = frame.clone();
-        match net {
-            Net::V4 => frame[20..22].copy_from_slice(&value),
-            Net::V6 => frame[20] = 44,
+/// The fragment of the packet that a row is about. What opened its flow, and for a later fragment also the first
+/// one, comes before if the flow is to be `ours`.
+fn fragment(row: &Row, ours: bool, (mut before, frame): Frames) -> Frames {
+    let mut payload = frame;
+    let at = if payload[12] == 0x08 { 16 } else { 18 };
+    let len = u16::from_be_bytes([payload[at], payload[at + 1]]) + 64;
+    payload[at..at + 2].copy_from_slice(&len.to_be_bytes());
+    payload.extend([0; 64]);
+    let mut pieces = cut(&payload, 1, 48).into_iter();
+    let (first, later) = (pieces.next().unwrap(), pieces.next().unwrap());
+    before.truncate(if ours { before.len() } else { 0 });
+    match row.destination {
+        Destination::VipFirstFragment | Destination::EnrolledPodFirstFragment => (before, first),
+        _ => {
+            before.extend(ours.then_some(first));
+            (before, later)
         }
-        (vec![], frame)
-    };
-    vec![change([0x20, 0]), change([0, 8])]
+    }
 }
 
 /// ICMP, SCTP and GRE.

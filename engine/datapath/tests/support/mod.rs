@@ -1,6 +1,8 @@
 //! A small node for tests: pods, services, packets built and checked by an independent library.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod fragments;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TransportHeader};
@@ -62,6 +64,14 @@ impl Net {
         match self {
             Self::V4 => Address::from_v4([192, 168, 7, 1]),
             Self::V6 => Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 1).into(),
+        }
+    }
+
+    /// What a pod sees that reaches itself through a service.
+    pub fn hairpin(self) -> Address {
+        match self {
+            Self::V4 => Address::from_v4([192, 0, 0, 8]),
+            Self::V6 => Ipv6Addr::new(0xfd77, 0x6566, 0x74, 0, 0, 0, 0, 1).into(),
         }
     }
 
@@ -199,6 +209,7 @@ pub fn state(workers: u16) -> State {
         worker: 0,
         workers,
         ports: Ports { weft0_mac: WEFT0 },
+        hairpin: Net::BOTH.map(Net::hairpin).into(),
     })
 }
 
@@ -320,7 +331,14 @@ pub fn run(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) ->
     memory[..frame.len()].copy_from_slice(frame);
     let mut buf = FrameBuf::new(&mut memory, frame.len());
     let verdict = process(&mut buf, now, tables, state);
-    if matches!(verdict, Verdict::HandOver(_) | Verdict::Drop(_)) {
+    if matches!(verdict, Verdict::HandOver(_)) {
+        // A fragment is handed to the owner of its flow, whatever the hook made the target.
+        frame[10..12].copy_from_slice(&buf.bytes()[10..12]);
+    }
+    if matches!(
+        verdict,
+        Verdict::HandOver(_) | Verdict::Hold | Verdict::Drop(_)
+    ) {
         assert_eq!(buf.bytes(), frame, "{verdict:?} must leave the bytes alone");
     }
     *frame = buf.bytes().to_vec();

@@ -37,10 +37,11 @@ fn every_key_has_a_row_and_every_row_a_key() {
 
 #[test]
 fn the_keys_that_wait_for_a_restart_are_marked() {
-    let marked: HashSet<String> = section("workers")
-        .lines()
-        .filter(|line| line.ends_with("| **restart** |"))
-        .map(|line| format!("workers.{}", line.split('`').nth(1).unwrap()))
+    let marked: HashSet<String> = ["node", "workers"]
+        .into_iter()
+        .flat_map(|table| section(table).lines().map(move |line| (table, line)))
+        .filter(|(_, line)| line.ends_with("| **restart** |"))
+        .map(|(table, line)| format!("{table}.{}", line.split('`').nth(1).unwrap()))
         .collect();
     assert_eq!(marked, RESTART_KEYS.map(str::to_owned).into());
 }

@@ -110,6 +110,10 @@ fn named_ports() -> impl Strategy<Value = BTreeMap<String, u16>> {
 fn node() -> impl Strategy<Value = Node> {
     (name(), 0..=3_600_000_u64, 0..=86_400_000_u64).prop_map(|(name, drain, grace)| Node {
         name,
+        hairpin_ips: vec![
+            "192.0.0.8".parse().expect("an address"),
+            "fd77:6566:74::1".parse().expect("an address"),
+        ],
         drain: Duration::from_millis(drain),
         enrolment_grace: Duration::from_millis(grace),
     })

@@ -1,0 +1,128 @@
+//! The benchmarks run over every path, and their report has the form that is documented.
+
+use crate::fixture::with_weft;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+use weft_lab::binaries;
+use weft_lab::namespace::NETNS_DIR;
+
+const TRAFFIC: [&str; 2] = ["l4-rr-p50", "l4-new-flows-1"];
+const PATHS: [&str; 5] = ["direct", "ebpf", "iptables", "nftables", "weft-user"];
+
+#[test]
+fn lab_a_quick_benchmark_reports_every_path_and_leaves_nothing_behind() -> Result<()> {
+    with_weft(|| {
+        let program = binaries::weft_lab().context("weft-lab is not built")?;
+        let page = std::env::temp_dir().join(format!("weft-bench-{}.html", std::process::id()));
+        let mut command = Command::new(&program);
+        command
+            .arg("bench")
+            .args(TRAFFIC)
+            .args([
+                "l4-lookup-scale",
+                "--reps",
+                "1",
+                "--quick",
+                "--json",
+                "-",
+                "--html",
+            ])
+            .arg(&page);
+        let bench = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let labs = format!("wl{}-", bench.id());
+        let output = bench.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said}", output.status);
+        let json = String::from_utf8(output.stdout)?;
+        let html = fs::read_to_string(&page)?;
+        fs::remove_file(&page)?;
+        let report: Value = serde_json::from_str(&json).context("not JSON")?;
+        assert!(report["machine"]["cores"].as_u64() > Some(0), "{json}");
+        assert_eq!(report["quick"], true);
+        for (index, id) in TRAFFIC.into_iter().chain(["l4-lookup-scale"]).enumerate() {
+            let scenario = &report["scenarios"][index];
+            assert_eq!(scenario["id"], id);
+            sound(scenario).with_context(|| format!("{id}: {scenario:#}"))?;
+            ensure!(html.contains(id), "{id} is not on the page");
+        }
+        for scenario in [0, 1].map(|index| &report["scenarios"][index]) {
+            assert_eq!(keys(&scenario["paths"]), BTreeSet::from(PATHS));
+            for other in &PATHS[..4] {
+                let name = format!("weft-user/{other}");
+                let ratio = scenario["ratio"][&name].as_f64();
+                ensure!(ratio > Some(0.0), "{name}: {scenario:#}");
+            }
+        }
+        let lookup = &report["scenarios"][2]["ratio"];
+        assert_eq!(
+            keys(lookup),
+            BTreeSet::from(["uniform-1000/uniform-10", "zipf-1000/zipf-10"])
+        );
+        assert_eq!(html.matches("<svg").count(), 3);
+        for entry in fs::read_dir(NETNS_DIR)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            ensure!(!name.starts_with(&labs), "{name} is left");
+        }
+        Ok(())
+    })
+}
+
+/// Every figure is there, and of one run they are all the same.
+fn sound(scenario: &Value) -> Result<()> {
+    ensure!(scenario["unit"].is_string() && scenario["higher_is_better"].is_boolean());
+    let paths = scenario["paths"].as_object().context("no paths")?;
+    for (path, figures) in paths {
+        let median = figures["median"].as_f64();
+        ensure!(median > Some(0.0), "{path}");
+        for same in ["min", "max"] {
+            ensure!(figures[same].as_f64() == median, "{path}: {same}");
+        }
+        ensure!(figures["runs"][0].as_f64() == median, "{path}: runs");
+        ensure!(
+            figures["cpu_us_per_op"].is_number(),
+            "{path}: processor time"
+        );
+        ensure!(figures["placement"].is_string(), "{path}: placement");
+    }
+    Ok(())
+}
+
+fn keys(object: &Value) -> BTreeSet<&str> {
+    object
+        .as_object()
+        .map(|map| map.keys().map(String::as_str).collect())
+        .unwrap_or_default()
+}
+
+#[test]
+fn every_scenario_is_listed_and_unknown_ones_are_named() -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not built")?;
+    let list = Command::new(&program).args(["bench", "--list"]).output()?;
+    let list = String::from_utf8(list.stdout)?;
+    for id in [
+        "l4-established-v6",
+        "l4-crr-30000",
+        "l4-lookup-scale",
+        "config-update",
+    ] {
+        ensure!(
+            list.lines().any(|line| line.contains(&format!(" {id} "))),
+            "{id}:\n{list}"
+        );
+    }
+    let wrong = Command::new(&program)
+        .args(["bench", "l4-nothing"])
+        .output()?;
+    let said = String::from_utf8(wrong.stderr)?;
+    ensure!(
+        !wrong.status.success() && said.contains("l4-bulk"),
+        "{said}"
+    );
+    Ok(())
+}
