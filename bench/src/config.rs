@@ -77,9 +77,15 @@ pub struct Service {
     pub name: String,
     /// Its cluster addresses, at most one a family.
     pub cluster_ips: Vec<IpAddr>,
-    /// `maglev`, `round_robin` or `random`; the default when `None`.
+    /// `maglev`, `round_robin`, `random` or `least_connections`; the default when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<String>,
+    /// `none` or `client_ip`; the default when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_affinity: Option<String>,
+    /// Whether TCP flows to an endpoint that leaves are reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rst_on_removal: Option<bool>,
     /// Its ports.
     pub ports: Vec<Port>,
     /// Labels of the pods that serve it.
@@ -118,9 +124,31 @@ pub enum TargetPort {
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
+    /// Whether it is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// Whether it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<bool>,
+    /// Whether it terminates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminating: Option<bool>,
     /// Its named ports.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<String, u16>,
+}
+
+impl Endpoint {
+    /// A ready one without named ports.
+    pub fn at(address: IpAddr) -> Self {
+        Self {
+            address,
+            ready: None,
+            serving: None,
+            terminating: None,
+            ports: BTreeMap::new(),
+        }
+    }
 }
 
 impl Config {
@@ -178,6 +206,8 @@ impl Config {
             name: format!("lab/{name}"),
             cluster_ips: vips(number).to_vec(),
             algorithm: None,
+            session_affinity: None,
+            rst_on_removal: None,
             ports,
             selector: None,
             endpoints: Some(Vec::new()),
@@ -209,12 +239,8 @@ impl Service {
 
     /// Serves it by these addresses.
     pub fn serve_at(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> &mut Self {
-        let endpoint = |address| Endpoint {
-            address,
-            ports: BTreeMap::new(),
-        };
         self.selector = None;
-        self.endpoints = Some(addresses.into_iter().map(endpoint).collect());
+        self.endpoints = Some(addresses.into_iter().map(Endpoint::at).collect());
         self
     }
 

@@ -159,6 +159,8 @@ pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort]) {
             name: format!("lab/other-{number}"),
             cluster_ips: vec![vip.into()],
             algorithm: None,
+            session_affinity: None,
+            rst_on_removal: None,
             ports: vec![Port {
                 name: "http".into(),
                 protocol: "tcp".into(),

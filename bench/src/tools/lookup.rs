@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use weft_datapath::wire::{ethernet, ipv4, tcp};
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, Checksum, FrameBuf, Hook, Ingress, Now, Pod,
-    PodState, Ports, Protocol, ServicePortSpec, SlotRef, State, StateConfig, Tables, TablesBuilder,
-    Verdict, l4_checksum, process,
+    Address, Algorithm, Backend, BackendPath, BackendState, Checksum, FrameBuf, Hook, Ingress, Now,
+    Pod, PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig,
+    Tables, TablesBuilder, Verdict, l4_checksum, process,
 };
 
 /// Backends of every service, all different, so that no two services share a Maglev table.
@@ -135,6 +135,8 @@ fn tables(services: usize) -> Result<Tables> {
             port: 8080,
             path: BackendPath::Kernel,
             slot: SlotRef::FIXED,
+            member: SlotRef::FIXED,
+            state: BackendState::Ready,
             weight: 1,
             name: None,
         };
@@ -145,6 +147,7 @@ fn tables(services: usize) -> Result<Tables> {
             proto: Protocol::Tcp,
             algorithm: Algorithm::Maglev,
             backends: (0..BACKENDS).map(backend).collect(),
+            options: ServiceOptions::default(),
         });
     }
     for number in 0..CLIENTS {

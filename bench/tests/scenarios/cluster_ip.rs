@@ -54,11 +54,11 @@ fn svc02_target_ports_map_and_endpoints_without_the_port_are_skipped() -> Result
         service.ports[0].target_port = TargetPort::Name("http".into());
         service.ports[1].target_port = TargetPort::Name("peer".into());
         let endpoint = |address: IpAddr, ports: &[(&str, u16)]| Endpoint {
-            address,
             ports: ports
                 .iter()
                 .map(|(name, port)| ((*name).to_owned(), *port))
                 .collect(),
+            ..Endpoint::at(address)
         };
         // Both serve HTTP, only b has the peer port.
         let of_a = a.ips.map(|ip| endpoint(ip, &[("http", HTTP_PORT)]));

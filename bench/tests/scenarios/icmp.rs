@@ -137,11 +137,7 @@ fn svc03_a_protocol_that_nobody_serves_is_refused() -> Result<()> {
 fn serve(fixture: &Fixture, backend: [IpAddr; 2], protocol: &str) -> Result<Weft> {
     let mut config = fixture.config();
     let service = config.service("one", 30, &[(protocol, CLOSED, CLOSED)]);
-    let endpoint = |address| Endpoint {
-        address,
-        ports: [].into(),
-    };
-    service.endpoints = Some(backend.map(endpoint).into());
+    service.endpoints = Some(backend.map(Endpoint::at).into());
     Weft::start(&fixture.lab, &config)
 }
 

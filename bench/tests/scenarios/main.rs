@@ -10,6 +10,7 @@ mod churn;
 mod client_address;
 mod cluster_ip;
 mod command_line;
+mod endpoints;
 mod enrolment;
 mod failure;
 mod fixture;

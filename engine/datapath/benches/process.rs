@@ -73,6 +73,7 @@ fn wide_tables() -> Tables {
                 proto,
                 algorithm,
                 backends,
+                options: ServiceOptions::default(),
             });
         }
     }

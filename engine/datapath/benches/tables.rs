@@ -23,6 +23,8 @@ fn services(count: usize) -> Tables {
             port: 8080,
             path: BackendPath::Kernel,
             slot: SlotRef::FIXED,
+            member: SlotRef::FIXED,
+            state: BackendState::Ready,
             weight: 1,
             name: None,
         };
@@ -33,6 +35,7 @@ fn services(count: usize) -> Tables {
             proto: Protocol::Tcp,
             algorithm: Algorithm::Maglev,
             backends: vec![backend],
+            options: ServiceOptions::default(),
         });
     }
     builder.build(1).unwrap()

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow, TcpPhase};
-use crate::hash::{finish, mix, reduce};
+use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
+use crate::hash::{client_hash, finish, mix, reduce};
 use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort};
 use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash, source_hash};
 
@@ -29,12 +29,24 @@ pub(crate) fn open_service(
     tables: &Tables,
     state: &mut State,
 ) -> Result<FlowId, DropReason> {
-    let hash = flow_hash(&key.tuple);
+    let affinity = service.options.affinity;
+    let hash = match affinity {
+        // By the client alone, so that a worker or a node that does not remember it chooses the same.
+        Some(_) => client_hash(&key.tuple),
+        None => flow_hash(&key.tuple),
+    };
+    let last = affinity.and_then(|timeout| {
+        let last = (state.affinity).find(&key.tuple.src, service.id, timeout, now)?;
+        let at = service.position(last)?;
+        (service.backends[at].weight > 0).then_some(at)
+    });
     let count = service.backends.len();
     let mut first = None;
     let mut at = 0;
     for attempt in 0..TRIES + count.min(SCAN) {
-        at = if attempt < TRIES {
+        at = if let (0, Some(last)) = (attempt, last) {
+            last
+        } else if attempt < TRIES {
             pick(service, hash, attempt as u64, state)
         } else {
             (at + 1) % count
@@ -54,15 +66,25 @@ pub(crate) fn open_service(
             continue;
         };
         match add(flow.clone(), now, tables, state) {
-            Ok(id) => return Ok(id),
-            Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash)),
+            Ok(id) => {
+                // A clash sends one flow elsewhere, not the client.
+                if affinity.is_some() && last.is_none_or(|last| last == at) {
+                    let backend = (backend.address, backend.port);
+                    (state.affinity).note(&key.tuple.src, service.id, backend, now);
+                }
+                return Ok(id);
+            }
+            Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash, at)),
             Err(full) => return Err(refusal(full)),
         }
     }
-    match first {
-        Some((flow, clash)) => with_other_port(flow, clash, now, tables, state).map_err(refusal),
-        None => Err(DropReason::Hairpin),
+    let (flow, clash, at) = first.ok_or(DropReason::Hairpin)?;
+    let backend = (flow.end.address, flow.end.port);
+    let id = with_other_port(flow, clash, now, tables, state).map_err(refusal)?;
+    if affinity.is_some() && last.is_none_or(|last| last == at) {
+        (state.affinity).note(&key.tuple.src, service.id, backend, now);
     }
+    Ok(id)
 }
 
 /// The flow to `backend`; `None` if that is the client itself and there is no hairpin address.
@@ -92,13 +114,16 @@ fn service_flow(
             address: backend.address,
             port: backend.port,
             ifindex,
-            slot: backend.slot,
+            slot: service.dependence(backend),
         },
         source,
         kind: FlowKind::Service,
         reply: true,
         client_slot: client.slot,
         service: service.id,
+        member: backend.member,
+        max_flows: service.options.max_flows,
+        reset: service.options.reset_on_removal,
         backend: backend.name,
         owner: state.worker,
         cookie: state.cookie(),
@@ -111,6 +136,7 @@ pub(crate) fn refusal(error: InsertError) -> DropReason {
     match error {
         InsertError::Full => DropReason::FlowTableFull,
         InsertError::Share => DropReason::FlowShare,
+        InsertError::ServiceShare => DropReason::ServiceFlowShare,
         InsertError::Clash(_) => DropReason::TupleClash,
     }
 }
@@ -172,9 +198,18 @@ pub(crate) fn add(
     state: &mut State,
 ) -> Result<FlowId, InsertError> {
     match state.add(flow.clone()) {
+        Err(bound @ (InsertError::Full | InsertError::Share | InsertError::ServiceShare)) => {
+            if state.make_room(bound, &flow, now, tables) {
+                state.add(flow)
+            } else {
+                Err(bound)
+            }
+        }
         Err(InsertError::Clash(holder))
             if state.flows.at(holder).is_some_and(|other| {
-                other.phase() == TcpPhase::Closing || !other.valid(now, tables)
+                other.state().over()
+                    || !other.valid(now, tables)
+                    || flow.kind == FlowKind::Service && other.unanswered_datagrams()
             }) =>
         {
             state.remove(holder);
@@ -182,6 +217,36 @@ pub(crate) fn add(
         }
         result => result,
     }
+}
+
+/// Up to how many backends the least loaded is looked for among all: as many cache misses at worst.
+const LOOK_AT_ALL: usize = 32;
+
+/// The backend that would have the fewest live flows for its weight with one more. Among many, of two drawn by
+/// weight (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
+fn least_connections(service: &ServicePort, state: &mut State) -> usize {
+    let backends = &service.backends;
+    let count = backends.len();
+    let lighter = |a: usize, b: usize, state: &State| {
+        let load = |at: usize| u64::from(state.flows.load(backends[at].member)) + 1;
+        let weight = |at: usize| u64::from(backends[at].weight);
+        load(a) * weight(b) < load(b) * weight(a)
+    };
+    if count <= LOOK_AT_ALL {
+        // From a random one on, so that equals take turns.
+        let start = reduce(state.random(), count as u32) as usize;
+        return (0..count)
+            .map(|step| (start + step) % count)
+            .filter(|at| backends[*at].weight > 0)
+            .reduce(|best, at| if lighter(at, best, state) { at } else { best })
+            .unwrap_or(0);
+    }
+    let turns = &service.schedule;
+    let [a, b] = [state.random(), state.random()].map(|random| {
+        let turn = reduce(random, turns.len() as u32) as usize;
+        turns.get(turn).map_or(0, |index| usize::from(*index))
+    });
+    if lighter(b, a, state) { b } else { a }
 }
 
 /// What the algorithm says, the `attempt`-th time for the same flow.
@@ -207,7 +272,10 @@ fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> us
             *cursor = (turn + 1) as u32;
             turn
         }
-        Algorithm::Random => reduce(state.random(), turns.len() as u32) as usize,
+        Algorithm::LeastConnections if attempt == 0 => return least_connections(service, state),
+        Algorithm::Random | Algorithm::LeastConnections => {
+            reduce(state.random(), turns.len() as u32) as usize
+        }
     };
     turns.get(turn).map_or(0, |index| usize::from(*index))
 }

@@ -23,7 +23,8 @@ impl State {
                 .flows
                 .slice(self.hand, 1)
                 .next()
-                .filter(|(_, flow)| !flow.valid(now, tables));
+                .filter(|(_, flow)| !flow.valid(now, tables))
+                .filter(|(_, flow)| !(flow.resets() && flow.removed(now, tables)));
             if let Some(id) = dead.map(|(id, _)| id) {
                 if !self.forget(id) {
                     break;

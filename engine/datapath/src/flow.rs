@@ -2,10 +2,12 @@
 
 mod index;
 mod record;
+mod state;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use index::{Index, KeyHash};
-pub use record::{Flow, FlowEnd, FlowKind, FlowSource, NewFlow, TcpPhase};
+pub use record::{Flow, FlowEnd, FlowKind, FlowSource, NewFlow};
+pub use state::FlowState;
 pub use table::{Direction, FlowId, FlowTable, InsertError};

@@ -27,6 +27,13 @@ pub fn flow_hash(tuple: &Tuple) -> u64 {
     finish([s0, s1, d0, d1, rest].into_iter().fold(SEED, mix))
 }
 
+/// As [`flow_hash`], of the client and the VIP alone: the ports and the protocol count as 0.
+pub(crate) fn client_hash(tuple: &Tuple) -> u64 {
+    let [s0, s1] = tuple.src.words();
+    let [d0, d1] = tuple.dst.words();
+    finish([s0, s1, d0, d1, 0].into_iter().fold(SEED, mix))
+}
+
 /// Which worker a packet of no known flow goes to, modulo their number: `source_hash` of `bpf/steer.h`, over
 /// the source's address, port and protocol; port 0 for a fragment, first or later. The tests of `weft-xdp` compare the two.
 pub fn source_hash(src: &Address, sport: u16, proto: Protocol) -> u16 {

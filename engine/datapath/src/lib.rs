@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod affinity;
 mod answer;
 mod checksum;
 mod choice;
 mod counters;
+mod evict;
 mod expire;
 mod extension;
 mod flow;
@@ -36,11 +38,12 @@ pub mod timeouts;
 pub mod wire;
 
 pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
+pub use affinity::AffinityTable;
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use counters::Counters;
 pub use flow::{
-    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowTable, InsertError, NewFlow,
-    TcpPhase,
+    Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowState, FlowTable, InsertError,
+    NewFlow,
 };
 pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
@@ -55,8 +58,8 @@ pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};
 pub use tables::{
-    Algorithm, Backend, BackendPath, BuildError, Pod, PodState, ServicePort, ServicePortSpec,
-    SlotRef, Tables, TablesBuilder,
+    Algorithm, Backend, BackendPath, BackendState, BuildError, Pod, PodState, ServiceOptions,
+    ServicePort, ServicePortSpec, SlotRef, Tables, TablesBuilder,
 };
 pub use time::Now;
 

@@ -92,7 +92,7 @@ pub(crate) fn with_ports(
         && let Some(flow) = state.flows.at(id)
         && flow.hook(direction) == ingress.hook
         && flow.valid(now, tables)
-        && !(packet.flags().opens() && flow.gives_way_to_syn())
+        && !(packet.flags().opens() && flow.gives_way_to_syn(direction))
     {
         return known_flow(frame, packet, id, direction, now, state);
     }
@@ -105,6 +105,9 @@ pub(crate) fn with_ports(
             .at(id)
             .is_some_and(|flow| flow.hook(direction) == ingress.hook)
     {
+        if let Some(verdict) = removed(frame, packet, &key, (id, direction), now, tables, state) {
+            return verdict;
+        }
         state.remove(id); // Timed out, no longer supported, or replaced by this SYN.
     }
     match ingress.hook {
@@ -173,7 +176,7 @@ pub(crate) fn pass(
     let hook = flow.hook(direction);
     let bytes = part.end - ethernet::LEN;
     if flow.kind() == FlowKind::Kernel {
-        flow.seen(direction, part.flags, bytes, now);
+        let _ = flow.seen(direction, part.flags, bytes, now); // No backend of ours counts it.
         let sender = match direction {
             Direction::Forward => flow.client_ifindex(),
             Direction::Reply => flow.server_ifindex().unwrap_or(flow.client_ifindex()),
@@ -192,10 +195,44 @@ pub(crate) fn pass(
     if hop && part.hops <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
-    flow.seen(direction, part.flags, bytes, now);
+    let ended = flow.seen(direction, part.flags, bytes, now);
     translate(frame.bytes_mut(), flow, hop);
     egress.write(frame.bytes_mut(), &ports);
+    if ended {
+        state.flows.settle(id);
+    }
     Verdict::Deliver
+}
+
+/// A packet of a flow whose backend has left the service. UDP and every SYN get a new backend: `None`. Other
+/// segments are told that the connection is over, if the service says so. What the backend
+/// still sends would reach the client from an address that it never spoke to.
+fn removed(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: &FlowKey,
+    (id, direction): (FlowId, Direction),
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Option<Verdict> {
+    let flow = state.flows.at_mut(id)?;
+    if !flow.removed(now, tables) {
+        return None;
+    }
+    match direction {
+        Direction::Reply if !packet.flags().opens() => Some(Verdict::Drop(DropReason::UnknownFlow)),
+        Direction::Forward if flow.resets() && !packet.opens() => {
+            if let Err(reason) = reject(frame, packet, (now, &mut state.icmp_errors)) {
+                return Some(Verdict::Drop(reason));
+            }
+            flow.close(now);
+            state.flows.settle(id);
+            Egress::peer(key.ifindex).write(frame.bytes_mut(), &state.ports);
+            Some(Verdict::Reply)
+        }
+        Direction::Forward | Direction::Reply => None,
+    }
 }
 
 /// A packet of no flow from a pod: the slow way.
@@ -398,6 +435,9 @@ fn unserved(
         reply,
         client_slot,
         service: 0,
+        member: SlotRef::FIXED,
+        max_flows: None,
+        reset: false,
         backend: None,
         owner,
         cookie,

@@ -100,6 +100,8 @@ reasons! {
         FlowTableFull = "flow_table_full",
         /// The pod has opened so many flows that others would soon find no room.
         FlowShare = "flow_share",
+        /// The service port has its limit of flows, or so many that others would soon find no room.
+        ServiceFlowShare = "service_flow_share",
         /// More owner entries to write than one burst may cause: the edge did not flush them.
         PinRoom = "pin_room",
         /// The answer does not fit in the frame's memory.

@@ -2,20 +2,24 @@
 
 use arrayvec::ArrayVec;
 
+use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
 use crate::{
     Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, RateLimit,
 };
 
-/// Owner entries that one frame can cause at most: an old flow removed, a dead one in the way of the
-/// new one's reply removed, and a new one written, each in both directions.
-pub const PIN_OPS_PER_FRAME: usize = 6;
+/// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
+/// one in the way of the new one's reply removed, and a new one written, each in both directions.
+pub const PIN_OPS_PER_FRAME: usize = 8;
 
 /// Owner entries that the buffer holds: a burst's, and as many again for `expire`.
 pub const PIN_OPS_MAX: usize = 2 * PIN_OPS_PER_FRAME * BURST_MAX;
 
 /// Round-robin cursors; services whose numbers are equal modulo this share one.
 const CURSORS: usize = 1 << 16;
+
+/// There is room for one client of a service with affinity for so many flows that there may be.
+const FLOWS_PER_CLIENT: usize = 4;
 
 /// A change of the `pins` map that the edge makes before it transmits the burst.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -100,6 +104,8 @@ pub struct State {
     pub fragments: FragmentTable,
     /// Owner entries to be written before the burst is transmitted.
     pub pin_ops: PinOps,
+    /// Clients of services with session affinity, and their backends.
+    pub affinity: AffinityTable,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -108,6 +114,9 @@ pub struct State {
     pub(crate) icmp_errors: RateLimit,
     /// Where `expire` goes on.
     pub(crate) hand: usize,
+    /// Where `make_room` goes on.
+    pub(crate) probe: usize,
+    pub(crate) evicted: u64,
     cursors: Box<[u32]>,
     random: u64,
     cookies: u64,
@@ -122,12 +131,15 @@ impl State {
             flows: FlowTable::new(config.max_flows, config.seed),
             fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
+            affinity: AffinityTable::new(config.max_flows / FLOWS_PER_CLIENT, config.seed),
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
             hairpin: config.hairpin,
             icmp_errors: RateLimit::ICMP_ERRORS,
             hand: 0,
+            probe: 0,
+            evicted: 0,
             cursors: vec![0; CURSORS].into(),
             random: config.seed,
             cookies: 0,
@@ -140,6 +152,11 @@ impl State {
     /// than the enrolment, whatever the pods' own grace.
     pub fn was_away(&mut self, until: Now) {
         self.away_until = until;
+    }
+
+    /// Flows that made room for new ones before their time was over.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Whether an unknown flow of this pod may be one that the kernel knows.

@@ -24,6 +24,9 @@ pub enum Algorithm {
     RoundRobin,
     /// By the worker's random numbers.
     Random,
+    /// The backend with the fewest live flows of the worker's for its weight: of all where there are few, of
+    /// two drawn at random by weight where there are many.
+    LeastConnections,
 }
 
 /// A place in the epoch array and the epoch that something was made under.
@@ -40,6 +43,53 @@ pub struct SlotRef {
 impl SlotRef {
     /// A reference that stays valid for ever.
     pub const FIXED: Self = Self { slot: 0, epoch: 0 };
+
+    /// Marks the slot of a service port's backend; without it, a slot is a pod's.
+    const MEMBER: u32 = 1 << 31;
+
+    /// The reference to the `index`-th place of the backends' epochs; below 2^31.
+    pub const fn member(index: u32, epoch: u32) -> Self {
+        Self {
+            slot: index | Self::MEMBER,
+            epoch,
+        }
+    }
+
+    /// The place among the backends' epochs, if it is one of those.
+    #[inline]
+    pub const fn as_member(self) -> Option<u32> {
+        if self.slot & Self::MEMBER == 0 {
+            None
+        } else {
+            Some(self.slot & !Self::MEMBER)
+        }
+    }
+}
+
+/// Where an endpoint stands (KEP-1669). New flows go to those that are ready; while there is none, to those
+/// that are terminating and still serve; never to others. Flows that there are keep their backend
+/// whatever its state.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum BackendState {
+    /// Ready and not terminating.
+    #[default]
+    Ready,
+    /// Terminating, and serving still.
+    Terminating,
+    /// Not ready, or terminating and serving no more.
+    Unready,
+}
+
+/// What a service wants beyond a choice among backends. The default wants nothing.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServiceOptions {
+    /// A client's new flows go to the backend of its last one, until it opened none for this long (SVC-11).
+    pub affinity: Option<Duration>,
+    /// Flows that a worker may hold for the service port; `None` leaves it to the dynamic share.
+    pub max_flows: Option<u32>,
+    /// TCP flows to a backend that leaves the service are reset at their client's next packet,
+    /// rather than left alone (SVC-24).
+    pub reset_on_removal: bool,
 }
 
 /// How packets get to a backend.
@@ -65,7 +115,13 @@ pub struct Backend {
     pub path: BackendPath,
     /// What its flows depend on.
     pub slot: SlotRef,
-    /// Its share; 0 takes no new flows.
+    /// Its place in the service port: moves when the backend leaves it, and when its pod's `slot` does.
+    /// UDP flows depend on it in place of `slot`, since they have no end of their own.
+    /// [`SlotRef::FIXED`] stands for none: then `slot` alone counts.
+    pub member: SlotRef,
+    /// Where it stands.
+    pub state: BackendState,
+    /// Its share of new flows; 0 takes none. As compiled, 0 where the states give them to others.
     pub weight: u16,
     /// The caller's number for its name, if it has one.
     pub name: Option<u32>,
@@ -84,8 +140,10 @@ pub struct ServicePortSpec {
     pub proto: Protocol,
     /// The way to choose.
     pub algorithm: Algorithm,
-    /// The ready backends, in any order; the same address and port at most once.
+    /// The backends, in any order; the same address and port at most once.
     pub backends: Vec<Backend>,
+    /// What else it wants.
+    pub options: ServiceOptions,
 }
 
 /// A service port as compiled.
@@ -100,6 +158,7 @@ pub struct ServicePort {
     pub(crate) maglev: Option<Arc<MaglevTable>>,
     /// One turn of the round robin, by index: each backend as often as its weight says. Empty for Maglev.
     pub(crate) schedule: Box<[u16]>,
+    pub(crate) options: ServiceOptions,
 }
 
 impl ServicePort {
@@ -137,6 +196,23 @@ impl ServicePort {
     /// other algorithms and without backends.
     pub fn maglev(&self) -> Option<&Arc<MaglevTable>> {
         self.maglev.as_ref()
+    }
+
+    /// What a flow to that backend depends on.
+    pub(crate) fn dependence(&self, backend: &Backend) -> SlotRef {
+        match self.proto {
+            _ if backend.member == SlotRef::FIXED => backend.slot,
+            Protocol::Tcp if !self.options.reset_on_removal => backend.slot,
+            Protocol::Tcp | Protocol::Udp => backend.member,
+        }
+    }
+
+    /// Where the backend with that address and port stands in [`backends`](Self::backends).
+    pub(crate) fn position(&self, (address, port): (Address, u16)) -> Option<usize> {
+        let found = self
+            .backends
+            .binary_search_by_key(&(address, port), |backend| (backend.address, backend.port));
+        found.ok()
     }
 
     /// Whether any backend takes new flows.
@@ -194,6 +270,7 @@ pub struct Tables {
     by_ifindex: FxHashMap<u32, u32>,
     by_address: FxHashMap<Address, u32>,
     epochs: Box<[u32]>,
+    members: Box<[u32]>,
     grace: Duration,
     /// The node's own addresses, IPv4 and IPv6, towards each pod.
     node: FxHashMap<u32, [Option<Address>; 2]>,
@@ -240,7 +317,13 @@ impl Tables {
     /// The epoch of a slot now; 0 for a slot that was never set.
     #[inline]
     pub fn epoch(&self, slot: u32) -> u32 {
-        self.epochs.get(slot as usize).copied().unwrap_or(0)
+        let epochs = if slot & SlotRef::MEMBER == 0 {
+            &self.epochs
+        } else {
+            &self.members
+        };
+        let index = (slot & !SlotRef::MEMBER) as usize;
+        epochs.get(index).copied().unwrap_or(0)
     }
 
     /// Whether nothing has invalidated what was made under `slot`.
@@ -264,7 +347,7 @@ impl Tables {
         self.grace
     }
 
-    /// Epochs by slot.
+    /// Epochs by slot, of pods.
     pub fn epochs(&self) -> &[u32] {
         &self.epochs
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft::config::{self, Config, Errors, Source};
-use weft::control::{Compiled, Names, Patience, Registry};
+use weft::control::{Compiled, Names, Patience, Registry, Slots};
 use weft_datapath::{Address, Now, ServicePort, Tables};
 
 /// A line of this divides the text into files.
@@ -107,6 +107,7 @@ fn compile(config: &Config, registry: &Registry, previous: &Tables) -> Arc<Table
         config,
         registry,
         &mut names,
+        &mut Slots::default(),
         |_| None,
         Some(previous),
         generation,

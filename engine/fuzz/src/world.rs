@@ -51,6 +51,7 @@ static MAGLEV: LazyLock<Tables> = LazyLock::new(|| {
                 port,
                 proto: Protocol::Tcp,
                 algorithm: Algorithm::Maglev,
+                options: ServiceOptions::default(),
                 backends: hosts
                     .iter()
                     .map(|host| kernel_backend(net.pod(*host), TARGET))
@@ -178,6 +179,7 @@ impl World {
                         port,
                         proto,
                         algorithm: self.algorithm,
+                        options: ServiceOptions::default(),
                         backends: backends.into_iter().flatten().collect(),
                     });
                 }

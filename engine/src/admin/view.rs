@@ -66,6 +66,10 @@ pub struct Worker {
     pub flows: u64,
     /// What the table holds at most.
     pub flows_max: u64,
+    /// Flows that made room for new ones before their time was over.
+    pub flows_evicted: u64,
+    /// Clients of services with session affinity that others pushed out of the table.
+    pub affinity_evicted: u64,
     /// Fragments that wait for the first of their packet.
     pub fragments_waiting: u64,
     /// Owner entries that it has in the kernel.
@@ -192,7 +196,7 @@ pub struct ServicePort {
     pub vip: SocketAddr,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `maglev`, `round_robin` or `random`.
+    /// `maglev`, `round_robin`, `random` or `least_connections`.
     pub algorithm: String,
     /// Slots of its Maglev table, 0 without one.
     pub maglev_size: usize,
@@ -207,12 +211,14 @@ pub struct Backend {
     pub address: SocketAddr,
     /// The pod's name, if it is enrolled here.
     pub pod: Option<String>,
-    /// `ready`, or `idle` when its weight of 0 keeps new flows away. One that is not ready is in no
-    /// table.
+    /// `ready`, `terminating` (and serving still) or `unready`.
     pub state: String,
+    /// Whether new flows go to it: to those that are ready, to those that are terminating while none is
+    /// ready, and to none of weight 0.
+    pub new_flows: bool,
     /// `pod` (straight into the enrolled pod) or `kernel` (not enrolled, or on the host network).
     pub path: String,
-    /// Its weight.
+    /// Its share of new flows; 0 while they go to others.
     pub weight: u16,
     /// Flows to it now.
     pub flows: u64,
@@ -246,7 +252,8 @@ pub struct Flow {
     pub client_pod: Option<String>,
     /// The backend pod's name, if it is enrolled here.
     pub backend_pod: Option<String>,
-    /// State of the connection.
+    /// Where it stands: the client's state in RFC 9293's words (`syn_sent` to `closed`), or `one_way` and
+    /// `two_way` for UDP.
     pub state: String,
     /// Packets from the client.
     pub packets_out: u64,

@@ -131,7 +131,7 @@ Example:
     },
     /// Show workers, queues, pods and where the packets went.
     ///
-    /// A worker's FLOWS are those in its table, its PINS the owner entries that it has in the
+    /// A worker's FLOWS are those in its table, EVICTED those that made room for new ones, its PINS the owner entries that it has in the
     /// kernel. Its FRAMES are free, on the FILL ring, received (RX), in its hands (APP) or being
     /// sent (TX). A pod's STATE is `grace` while its enrolment is recent, then `enrolled`;
     /// `draining` once it has left the configuration; `absent` while its interface is gone. The
@@ -179,7 +179,8 @@ Example:
 enum LbCommand {
     /// Services and their backends, as the workers see them now.
     ///
-    /// Backends that are not ready are not in it. PATH is `pod` (straight into an enrolled pod) or
+    /// STATE is `ready`, `terminating` (and serving still) or `unready`. NEW FLOWS go to those that are ready;
+    /// while none is, to those that are terminating. PATH is `pod` (straight into an enrolled pod) or
     /// `kernel` (not enrolled here); FLOWS are those that the backend has now.
     List {
         /// Only this VIP.

@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 pub use error::{ConfigError, Errors, Location, Reason};
 pub use model::{
-    Algorithm, Backends, Config, Endpoint, FastPath, Node, Pod, Poll, Protocol, Service,
-    ServicePort, Stage, TargetPort, Workers,
+    Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Node, Pod, Poll, Protocol,
+    Service, ServicePort, Stage, TargetPort, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::ResolvedEndpoint;

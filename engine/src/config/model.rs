@@ -108,6 +108,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Its named ports.
     pub ports: BTreeMap<String, u16>,
+    /// Where it stands as an endpoint of the services that select it.
+    pub conditions: Conditions,
     /// Its own limit in place of [`Workers::punt_rate`].
     pub punt_rate: Option<u64>,
     /// Where it is configured; the key is `pod[3]`.
@@ -129,6 +131,14 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its backends.
     pub backends: Backends,
+    /// Its endpoints count as ready and serving whatever they say.
+    pub publish_not_ready_addresses: bool,
+    /// TCP flows to an endpoint that leaves are reset rather than left alone.
+    pub rst_on_removal: bool,
+    /// A client's flows go to one backend until it opened none for this long; `None` without affinity.
+    pub session_affinity: Option<Duration>,
+    /// Flows to one of its ports that a worker may hold.
+    pub max_flows: Option<u32>,
     /// Where it is configured; the key is `service[3]`.
     pub at: Location,
 }
@@ -143,6 +153,8 @@ pub enum Algorithm {
     RoundRobin,
     /// Any.
     Random,
+    /// The one with the fewest flows.
+    LeastConnections,
 }
 
 /// One port of a service.
@@ -206,13 +218,34 @@ pub enum Backends {
     Endpoints(Vec<Endpoint>),
 }
 
+/// What is known of an endpoint, as in an EndpointSlice (KEP-1672).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conditions {
+    /// It wants new flows.
+    pub ready: bool,
+    /// It can still answer.
+    pub serving: bool,
+    /// It is on its way out.
+    pub terminating: bool,
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        Self {
+            ready: true,
+            serving: true,
+            terminating: false,
+        }
+    }
+}
+
 /// One backend of a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// Its address, once within a service.
     pub address: IpAddr,
-    /// Whether it takes new flows.
-    pub ready: bool,
+    /// Where it stands.
+    pub conditions: Conditions,
     /// Its share against the other endpoints, 0 to 1000; 0 takes no new flows.
     pub weight: u16,
     /// Its named ports.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::error::Reason;
-use super::model::Pod;
+use super::model::{Conditions, Pod};
 use super::node::read_punt_rate;
 use super::reader::{Table, Value};
 use super::registry::Registry;
@@ -17,6 +17,9 @@ pub(super) const KEYS: &[&str] = &[
     "interface",
     "labels",
     "ports",
+    "ready",
+    "serving",
+    "terminating",
     "punt_rate",
 ];
 
@@ -37,6 +40,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Pod
     });
     let labels = table.optional("labels", BTreeMap::new(), read_labels);
     let ports = table.optional("ports", BTreeMap::new(), read_named_ports);
+    let conditions = read_conditions(&table);
     let punt_rate = read_punt_rate(&table, None);
     let (interface, interface_at) = interface?;
     Some(Pod {
@@ -45,9 +49,23 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Pod
         interface,
         labels: labels?,
         ports: ports?,
+        conditions: conditions?,
         punt_rate: punt_rate?,
         at: table.location(),
         interface_at,
+    })
+}
+
+/// Where a pod or an endpoint stands. What says nothing of `serving` serves while it is ready.
+pub(super) fn read_conditions(table: &Table<'_, '_>) -> Option<Conditions> {
+    let read = |key, default| table.optional(key, default, |value| value.boolean());
+    let ready = read("ready", true);
+    let serving = read("serving", ready.unwrap_or(true));
+    let terminating = read("terminating", false);
+    Some(Conditions {
+        ready: ready?,
+        serving: serving?,
+        terminating: terminating?,
     })
 }
 

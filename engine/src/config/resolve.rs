@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::model::{Backends, Pod, Service, ServicePort, TargetPort};
+use super::model::{Backends, Conditions, Pod, Service, ServicePort, TargetPort};
 
 /// A backend of one service port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,8 +14,8 @@ pub struct ResolvedEndpoint {
     pub port: u16,
     /// Its share against the other endpoints.
     pub weight: u16,
-    /// Whether it takes new flows.
-    pub ready: bool,
+    /// Where it stands.
+    pub conditions: Conditions,
     /// Its index in the pods that were asked, when it is one of them.
     pub pod: Option<usize>,
 }
@@ -45,11 +45,12 @@ impl Service {
                 })
                 .flat_map(|(index, pod, port)| {
                     let served = pod.addresses.iter().filter(|ip| self.serves_family(ip));
+                    let conditions = self.published(pod.conditions);
                     served.map(move |&address| ResolvedEndpoint {
                         address,
                         port,
                         weight: 1,
-                        ready: true,
+                        conditions,
                         pod: Some(index),
                     })
                 })
@@ -68,12 +69,22 @@ impl Service {
                             address: endpoint.address,
                             port: target(port, |name| endpoint.ports.get(name).copied())?,
                             weight: endpoint.weight,
-                            ready: endpoint.ready,
+                            conditions: self.published(endpoint.conditions),
                             pod: owner.get(&endpoint.address).copied(),
                         })
                     })
                     .collect()
             }
+        }
+    }
+
+    /// What the service makes of an endpoint's conditions (SVC-21).
+    fn published(&self, conditions: Conditions) -> Conditions {
+        let anyway = self.publish_not_ready_addresses;
+        Conditions {
+            ready: conditions.ready || anyway,
+            serving: conditions.serving || anyway,
+            ..conditions
         }
     }
 

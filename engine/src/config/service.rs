@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::error::{Location, Reason};
 use super::model::{
     Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort,
 };
-use super::pod::{read_addresses, read_labels, read_named_ports};
+use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
 use super::registry::{Registry, taken};
-use super::scalar::{NAME, PORT_NAME};
+use super::scalar::{DurationRange, NAME, PORT_NAME};
 
 pub(super) const KEYS: &[&str] = &[
     "name",
@@ -20,9 +21,28 @@ pub(super) const KEYS: &[&str] = &[
     "ports",
     "selector",
     "endpoints",
+    "publish_not_ready_addresses",
+    "rst_on_removal",
+    "session_affinity",
+    "session_affinity_timeout",
+    "max_flows",
 ];
+
+/// Kubernetes' `ClientIPConfig.timeoutSeconds`: its range, and its default of 3 hours.
+const AFFINITY_TIMEOUT: DurationRange = DurationRange {
+    min: "1s",
+    max: "24h",
+};
+const AFFINITY_DEFAULT: Duration = Duration::from_hours(3);
 pub(super) const PORT_KEYS: &[&str] = &["name", "protocol", "port", "target_port", "stage"];
-pub(super) const ENDPOINT_KEYS: &[&str] = &["address", "ready", "weight", "ports"];
+pub(super) const ENDPOINT_KEYS: &[&str] = &[
+    "address",
+    "ready",
+    "serving",
+    "terminating",
+    "weight",
+    "ports",
+];
 
 /// Endpoints of one service: what the tables can number.
 const ENDPOINTS_MAX: u64 = u16::MAX as u64;
@@ -42,6 +62,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
             ("maglev", Algorithm::Maglev),
             ("round_robin", Algorithm::RoundRobin),
             ("random", Algorithm::Random),
+            ("least_connections", Algorithm::LeastConnections),
         ];
         value.word(&words, &[])
     });
@@ -49,14 +70,37 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         .require("ports")
         .and_then(|value| read_ports(&value, cluster_ips.as_deref().unwrap_or_default(), registry));
     let backends = read_backends(&table, registry);
+    let flag = |key| table.optional(key, false, |value| value.boolean());
+    let publish_not_ready_addresses = flag("publish_not_ready_addresses");
+    let rst_on_removal = flag("rst_on_removal");
+    let session_affinity = read_affinity(&table);
+    let max_flows = table.optional("max_flows", None, |value| {
+        let flows = value.integer(1..=16_777_216)?;
+        u32::try_from(flows).ok().map(Some)
+    });
     Some(Service {
         name: name?,
         cluster_ips: cluster_ips?,
         algorithm: algorithm?,
         ports: ports?,
         backends: backends?,
+        publish_not_ready_addresses: publish_not_ready_addresses?,
+        rst_on_removal: rst_on_removal?,
+        session_affinity: session_affinity?,
+        max_flows: max_flows?,
         at: table.location(),
     })
+}
+
+/// The timeout of the affinity, if there is one. A timeout alone is checked and has no effect, as in Kubernetes.
+fn read_affinity(table: &Table<'_, '_>) -> Option<Option<Duration>> {
+    let by_client = table.optional("session_affinity", false, |value| {
+        value.word(&[("none", false), ("client_ip", true)], &[])
+    });
+    let timeout = table.optional("session_affinity_timeout", AFFINITY_DEFAULT, |value| {
+        value.duration(&AFFINITY_TIMEOUT)
+    });
+    Some(by_client?.then_some(timeout?))
 }
 
 fn read_ports(
@@ -178,14 +222,14 @@ fn read_endpoint(
         registry.endpoint(&value, address);
         Some(address)
     });
-    let ready = table.optional("ready", true, |value| value.boolean());
+    let conditions = read_conditions(&table);
     let weight = table.optional("weight", 1, |value| {
         value.integer(0..=1_000)?.try_into().ok()
     });
     let ports = table.optional("ports", BTreeMap::new(), read_named_ports);
     Some(Endpoint {
         address: address?,
-        ready: ready?,
+        conditions: conditions?,
         weight: weight?,
         ports: ports?,
     })

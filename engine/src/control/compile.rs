@@ -1,17 +1,18 @@
 //! From configuration and registry to what the workers and the hooks read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, BuildError, PodState, Protocol, ServicePortSpec,
-    SlotRef, Tables, TablesBuilder,
+    Address, Algorithm, Backend, BackendPath, BackendState, BuildError, PodState, Protocol,
+    ServiceOptions, ServicePortSpec, SlotRef, Tables, TablesBuilder,
 };
 use weft_xdp::{PodEntry, ServiceKey};
 
 use super::registry::Registry;
-use crate::config::{self, Config};
+use super::slots::{Member, Slots};
+use crate::config::{self, Conditions, Config};
 
 /// Packets that a pod may punt at once beyond its rate: the segments of one GSO packet at the kernel's
 /// smallest MSS of 48 (1,366), and not so many that they fill a socket's ring (2,048) alone.
@@ -64,6 +65,7 @@ impl Compiled {
         config: &Config,
         registry: &Registry,
         names: &mut Names,
+        places: &mut Slots,
         source_towards: impl Fn(IpAddr) -> Option<IpAddr>,
         previous: Option<&Tables>,
         generation: u64,
@@ -120,17 +122,36 @@ impl Compiled {
                 punt_burst: PUNT_BURST,
             });
         }
+        let leaving = registry
+            .pods()
+            .iter()
+            .filter(|pod| pod.draining_until.is_some());
+        let leaving: HashMap<IpAddr, SlotRef> = leaving
+            .flat_map(|pod| pod.config.addresses.iter().map(|ip| (*ip, pod.slot)))
+            .collect();
         let mut services = Vec::new();
+        let mut ids = HashSet::new();
         for service in &config.services {
             for &vip in &service.cluster_ips {
                 services.push(ServiceKey::wildcard(vip.into()));
             }
             for port in &service.ports {
                 let id = names.number(&service.name, port.name.as_deref().unwrap_or_default());
-                let ready = ready_backends(service, port, config, registry, &slots);
+                let mut backends = backends(service, port, config, registry, &slots);
+                // Flows to a pod that drains go on while it is an endpoint by its address, as they were.
+                let drained = backends.iter().filter_map(|backend| {
+                    let slot = leaving.get(&IpAddr::from(backend.address))?;
+                    Some((backend.address, backend.port, *slot))
+                });
+                places.assign(id, backends.iter().map(member).chain(drained));
+                ids.insert(id);
+                for backend in &mut backends {
+                    backend.member = places.of(id, &member(backend));
+                }
                 for &vip in &service.cluster_ips {
                     let proto = protocol(port.protocol);
-                    services.push(ServiceKey::port(vip.into(), port.port, proto));
+                    let key = ServiceKey::port(vip.into(), port.port, proto);
+                    services.push(key.with_affinity(service.session_affinity.is_some()));
                     let same_family = |backend: &&Backend| backend.address.is_v4() == vip.is_ipv4();
                     builder.add_service_port(ServicePortSpec {
                         id,
@@ -138,7 +159,12 @@ impl Compiled {
                         port: port.port,
                         proto,
                         algorithm: algorithm(service.algorithm),
-                        backends: ready.iter().filter(same_family).copied().collect(),
+                        backends: backends.iter().filter(same_family).copied().collect(),
+                        options: ServiceOptions {
+                            affinity: service.session_affinity,
+                            max_flows: service.max_flows,
+                            reset_on_removal: service.rst_on_removal,
+                        },
                     });
                 }
             }
@@ -147,7 +173,9 @@ impl Compiled {
         services.dedup(); // Services may share a VIP, and so its wildcard.
         pods.sort_by_key(|pod| pod.ifindex);
         endpoints.sort_unstable();
+        places.retain(|id| ids.contains(&id));
         builder.set_epochs(registry.epochs());
+        builder.set_members(places.epochs());
         builder.set_grace(config.node.enrolment_grace);
         builder.set_vip_echo(config.node.vip_echo);
         let tables = Arc::new(builder.build(generation)?);
@@ -174,8 +202,29 @@ fn usable(node: IpAddr, config: &Config) -> bool {
         && !services.any(|service| service.cluster_ips.contains(&node))
 }
 
-/// The backends that take new flows, of both families.
-fn ready_backends(
+fn member(backend: &Backend) -> Member {
+    (backend.address, backend.port, backend.slot)
+}
+
+/// Which new flows an endpoint gets (KEP-1669).
+fn state(conditions: Conditions) -> BackendState {
+    match conditions {
+        Conditions {
+            ready: true,
+            terminating: false,
+            ..
+        } => BackendState::Ready,
+        Conditions {
+            serving: true,
+            terminating: true,
+            ..
+        } => BackendState::Terminating,
+        _ => BackendState::Unready,
+    }
+}
+
+/// The backends of both families, whatever their state. One whose pod is enrolled and has no interface is none.
+fn backends(
     service: &config::Service,
     port: &config::ServicePort,
     config: &Config,
@@ -188,7 +237,7 @@ fn ready_backends(
     };
     let endpoints = service.endpoints_for(port, &config.pods).into_iter();
     endpoints
-        .filter(|endpoint| endpoint.ready && !absent(endpoint.address))
+        .filter(|endpoint| !absent(endpoint.address))
         .map(|endpoint| {
             let (path, slot) = match slots.get(&endpoint.address) {
                 Some(&(ifindex, slot)) => (BackendPath::Pod { ifindex }, slot),
@@ -199,6 +248,8 @@ fn ready_backends(
                 port: endpoint.port,
                 path,
                 slot,
+                member: SlotRef::FIXED, // Until it has its place.
+                state: state(endpoint.conditions),
                 weight: endpoint.weight,
                 name: None,
             }
@@ -218,5 +269,6 @@ fn algorithm(algorithm: config::Algorithm) -> Algorithm {
         config::Algorithm::Maglev => Algorithm::Maglev,
         config::Algorithm::RoundRobin => Algorithm::RoundRobin,
         config::Algorithm::Random => Algorithm::Random,
+        config::Algorithm::LeastConnections => Algorithm::LeastConnections,
     }
 }

@@ -6,6 +6,7 @@
 mod compile;
 mod kernel;
 mod registry;
+mod slots;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use weft_datapath::{Address, BuildError, Now, Tables};
 pub use compile::{Compiled, Names};
 pub use kernel::KernelSide;
 pub use registry::{Patience, Pod, Registry};
+pub use slots::{Member, Slots};
 
 use thiserror::Error;
 use weft_xdp::netlink;
@@ -66,6 +68,7 @@ pub struct Control<K> {
     config: Config,
     registry: Registry,
     names: Names,
+    slots: Slots,
     tables: Arc<ArcSwap<Tables>>,
     compiled: Compiled,
     workers: Vec<WorkerHandle>,
@@ -94,6 +97,7 @@ impl<K: KernelSide> Control<K> {
             config: nothing,
             registry: Registry::default(),
             names: Names::default(),
+            slots: Slots::default(),
             tables: Arc::new(ArcSwap::from(Arc::clone(&compiled.tables))),
             compiled,
             workers: Vec::new(),
@@ -236,10 +240,17 @@ impl<K: KernelSide> Control<K> {
 
     fn switch(&mut self, config: Config, mut registry: Registry) -> Result<(), Error> {
         let before = self.compiled.clone();
-        let next = self.compile(&config, &registry)?;
+        let next = match self.compile(&config, &registry) {
+            Ok(next) => next,
+            Err(error) => {
+                self.slots.put_back();
+                return Err(error);
+            }
+        };
         if let Err(error) = self.switch_to(&before, &next) {
             // The old state under a new generation: nothing was refused of it before.
             registry.put_back(&self.registry);
+            self.slots.put_back();
             let (config, registry) = (self.config.clone(), registry);
             let back = self.compile(&config, &registry)?;
             if let Err(again) = self.switch_to(&next, &back) {
@@ -249,6 +260,7 @@ impl<K: KernelSide> Control<K> {
             self.registry = registry;
             return Err(error);
         }
+        self.slots.keep();
         self.config = config;
         self.registry = registry;
         Ok(())
@@ -261,6 +273,7 @@ impl<K: KernelSide> Control<K> {
             config,
             registry,
             &mut self.names,
+            &mut self.slots,
             |pod| self.kernel.source_towards(pod),
             Some(&tables),
             generation,

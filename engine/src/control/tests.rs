@@ -11,6 +11,8 @@ use weft_xdp::{Error as KernelError, PodEntry, ServiceKey};
 use super::*;
 use crate::config::{Source, parse};
 
+mod endpoints;
+
 /// A kernel in memory.
 #[derive(Clone, Debug, Default)]
 struct FakeKernel {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam::channel;
 use weft_datapath::{
-    Address, Algorithm, BackendPath, DropReason, FlowKind, KernelReason, Now, TcpPhase,
+    Address, Algorithm, BackendPath, BackendState, DropReason, FlowKind, KernelReason, Now,
 };
 use weft_xdp::{Counter, XdpStatistics, netlink};
 
@@ -84,6 +84,8 @@ impl Node {
             totals,
             frames,
             flows,
+            flows_evicted,
+            affinity_evicted,
             waiting,
             pins,
             pin_errors,
@@ -103,6 +105,8 @@ impl Node {
             generation,
             flows,
             flows_max: self.launched.workers.max_flows as u64,
+            flows_evicted,
+            affinity_evicted,
             fragments_waiting: waiting,
             pins,
             pin_errors,
@@ -178,7 +182,13 @@ impl Node {
             Backend {
                 address: SocketAddr::new(backend.address.into(), backend.port),
                 pod: self.pod_name(backend.address),
-                state: if backend.weight > 0 { "ready" } else { "idle" }.into(),
+                state: match backend.state {
+                    BackendState::Ready => "ready",
+                    BackendState::Terminating => "terminating",
+                    BackendState::Unready => "unready",
+                }
+                .into(),
+                new_flows: backend.weight > 0,
                 path: match backend.path {
                     BackendPath::Pod { .. } => "pod",
                     BackendPath::Kernel => "kernel",
@@ -203,6 +213,7 @@ impl Node {
                         Algorithm::Maglev => "maglev",
                         Algorithm::RoundRobin => "round_robin",
                         Algorithm::Random => "random",
+                        Algorithm::LeastConnections => "least_connections",
                     }
                     .into(),
                     maglev_size: port.maglev().map_or(0, |table| table.size()),
@@ -251,13 +262,7 @@ impl Node {
             service: (flow.kind() == FlowKind::Service).then(|| service.to_string()),
             client_pod: self.pod_name(front.src),
             backend_pod: self.pod_name(back.dst),
-            state: match flow.phase() {
-                TcpPhase::Opening => "opening",
-                TcpPhase::Established => "established",
-                TcpPhase::HalfClosed => "half_closed",
-                TcpPhase::Closing => "closing",
-            }
-            .into(),
+            state: flow.state().name().into(),
             packets_out,
             packets_in,
             bytes_out,

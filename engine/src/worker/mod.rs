@@ -354,6 +354,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     fn publish(&mut self) {
         self.local.frames = self.io.frames();
         self.local.flows = self.state.flows.len() as u64;
+        self.local.flows_evicted = self.state.evicted();
+        self.local.affinity_evicted = self.state.affinity.evicted();
         self.local.waiting = self.state.fragments.held() as u64;
         self.shared.publish(&self.local);
     }

@@ -68,6 +68,8 @@ pub struct Shared {
     dropped: [AtomicU64; DropReason::ALL.len()],
     frames: [AtomicU64; 6],
     flows: AtomicU64,
+    flows_evicted: AtomicU64,
+    affinity_evicted: AtomicU64,
     waiting: AtomicU64,
     pins: AtomicU64,
     pin_errors: AtomicU64,
@@ -84,6 +86,10 @@ pub struct Snapshot {
     pub frames: FrameLedger,
     /// Flows in the worker's table.
     pub flows: u64,
+    /// Flows that made room for new ones.
+    pub flows_evicted: u64,
+    /// Clients that were pushed out of the affinity table.
+    pub affinity_evicted: u64,
     /// Fragments that the worker holds.
     pub waiting: u64,
     /// Owner entries that the worker has written and not removed.
@@ -110,6 +116,8 @@ impl Default for Shared {
             dropped: std::array::from_fn(|_| AtomicU64::default()),
             frames: std::array::from_fn(|_| AtomicU64::default()),
             flows: AtomicU64::default(),
+            flows_evicted: AtomicU64::default(),
+            affinity_evicted: AtomicU64::default(),
             waiting: AtomicU64::default(),
             pins: AtomicU64::default(),
             pin_errors: AtomicU64::default(),
@@ -145,6 +153,8 @@ impl Shared {
             store(cell, value);
         }
         store(&self.flows, snapshot.flows);
+        store(&self.flows_evicted, snapshot.flows_evicted);
+        store(&self.affinity_evicted, snapshot.affinity_evicted);
         store(&self.waiting, snapshot.waiting);
         store(&self.pins, snapshot.pins);
         store(&self.pin_errors, snapshot.pin_errors);
@@ -186,6 +196,8 @@ impl Shared {
             },
             frames: frames_from_array(std::array::from_fn(|i| load(&self.frames[i]))),
             flows: load(&self.flows),
+            flows_evicted: load(&self.flows_evicted),
+            affinity_evicted: load(&self.affinity_evicted),
             waiting: load(&self.waiting),
             pins: load(&self.pins),
             pin_errors: load(&self.pin_errors),

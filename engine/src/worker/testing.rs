@@ -13,8 +13,9 @@ use etherparse::PacketBuilder;
 use pcap_file::PcapError;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use weft_datapath::{
-    Algorithm, Backend, BackendPath, Hook, Ingress, MemoryIo, Now, PinOp, Pod, PodState, Ports,
-    Protocol, ServicePortSpec, SlotRef, State, StateConfig, Tables, TablesBuilder,
+    Algorithm, Backend, BackendPath, BackendState, Hook, Ingress, MemoryIo, Now, PinOp, Pod,
+    PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig,
+    Tables, TablesBuilder,
 };
 use weft_xdp::PinOutcome;
 
@@ -90,9 +91,12 @@ pub fn builder() -> TablesBuilder {
             port: 7000,
             path: BackendPath::Pod { ifindex: BACKEND.1 },
             slot: SlotRef::FIXED,
+            member: SlotRef::FIXED,
+            state: BackendState::Ready,
             weight: 1,
             name: None,
         }],
+        options: ServiceOptions::default(),
     });
     builder
 }

@@ -17,6 +17,8 @@ pub struct ServiceKey {
     pub address: Address,
     /// A port of it; `None` stands for everything that the VIP receives.
     pub port: Option<(u16, Protocol)>,
+    /// Whether all flows of a client go to one worker, which remembers the client's backend.
+    pub affinity: bool,
 }
 
 impl ServiceKey {
@@ -25,7 +27,14 @@ impl ServiceKey {
         Self {
             address,
             port: Some((port, protocol)),
+            affinity: false,
         }
+    }
+
+    /// With or without session affinity.
+    pub const fn with_affinity(mut self, affinity: bool) -> Self {
+        self.affinity = affinity;
+        self
     }
 
     /// The VIP itself: other ports, other protocols, fragments.
@@ -33,6 +42,7 @@ impl ServiceKey {
         Self {
             address,
             port: None,
+            affinity: false,
         }
     }
 
@@ -48,11 +58,20 @@ impl ServiceKey {
         }
     }
 
-    fn from_abi(key: &abi::ServiceKey) -> Self {
+    fn flags(self) -> u32 {
+        if self.affinity {
+            abi::SERVICE_AFFINITY
+        } else {
+            0
+        }
+    }
+
+    fn from_abi(key: &abi::ServiceKey, value: &abi::Service) -> Self {
         let port = Protocol::from_number(key.proto).map(|proto| (key.port.get(), proto));
         Self {
             address: Address(key.vip),
             port,
+            affinity: value.flags & abi::SERVICE_AFFINITY != 0,
         }
     }
 }
@@ -70,15 +89,18 @@ impl Steering {
     /// Makes the services exactly these. New ones are there before old ones go, so a VIP that
     /// only changes a port is never without an entry.
     pub fn sync_services(&self, wanted: &[ServiceKey]) -> Result<Changes, Error> {
-        let present = abi::Service {
+        let value = |key: &ServiceKey| abi::Service {
             id: 0,
-            flags: 0,
+            flags: key.flags(),
             generation: 0,
             maglev_offset: 0,
             maglev_size: 0,
             pad: 0,
         };
-        let wanted = wanted.iter().map(|key| (key.to_abi(), present)).collect();
+        let wanted = wanted
+            .iter()
+            .map(|key| (key.to_abi(), value(key)))
+            .collect();
         Ok(sync(&self.services, wanted)?)
     }
 
@@ -86,7 +108,7 @@ impl Steering {
     pub fn services(&self) -> Result<Vec<ServiceKey>, Error> {
         let mut services = Vec::new();
         self.services
-            .for_each(|key, _| services.push(ServiceKey::from_abi(&key)))?;
+            .for_each(|key, value| services.push(ServiceKey::from_abi(&key, &value)))?;
         services.sort_unstable();
         Ok(services)
     }

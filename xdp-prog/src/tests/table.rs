@@ -401,6 +401,46 @@ fn unowned_flows_spread_evenly_and_stay_where_they_are() {
     });
 }
 
+/// SVC-11: the flows of one client to services with session affinity meet on one worker, whatever their
+/// ports and VIP, and only those.
+#[test]
+fn svc11_flows_to_services_with_affinity_go_by_the_client_alone() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let from_pod = &steering.skel.progs.weft_from_pod;
+        for affinity in [true, false] {
+            let mut services = steering.services().unwrap();
+            for service in services.iter_mut().filter(|service| service.port.is_some()) {
+                *service = service.with_affinity(affinity);
+            }
+            steering.sync_services(&services).unwrap();
+            assert_eq!(steering.services().unwrap(), services);
+            for family in families() {
+                let targets: BTreeSet<[u8; 2]> = (0..64)
+                    .flat_map(|port| {
+                        [SERVICE_PORT, EMPTY_SERVICE_PORT]
+                            .map(|service| L4::Syn(10_000 + port, service))
+                    })
+                    .map(|l4| {
+                        let context = Context {
+                            ifindex,
+                            ..Context::default()
+                        };
+                        let data = run(from_pod, &frame(family.pod, family.vip, l4), context).data;
+                        [data[10], data[11]]
+                    })
+                    .collect();
+                if affinity {
+                    assert_eq!(targets.len(), 1);
+                } else {
+                    assert!(targets.len() > 32, "{}", targets.len());
+                }
+            }
+        }
+    });
+}
+
 /// The engine computes the same hash where it looks for the worker of a first fragment's flow; all fragments of
 /// a sender come to one worker, at either hook.
 #[test]

@@ -1,9 +1,8 @@
 //! One flow's record, laid out by how often its parts are touched.
 
+use super::state::FlowState;
 use crate::parse::TcpFlags;
-use crate::{
-    Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple, timeouts,
-};
+use crate::{Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple};
 
 /// What a flow is.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -15,20 +14,6 @@ pub enum FlowKind {
     Direct,
     /// Older than the enrolment: the kernel's.
     Kernel,
-}
-
-/// Where a flow stands: which timeout counts, and whether a SYN may replace it.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum TcpPhase {
-    /// TCP: the handshake is not over. UDP: nothing came back yet.
-    Opening,
-    /// TCP: the client has acknowledged what came back. UDP: both sides heard; it stays here.
-    Established,
-    /// TCP: one side has sent its FIN.
-    HalfClosed,
-    /// TCP: reset, or closed by both.
-    Closing,
 }
 
 /// The far end of a flow and how it replies.
@@ -82,6 +67,12 @@ pub struct NewFlow {
     pub client_slot: SlotRef,
     /// The caller's number of the service port.
     pub service: u32,
+    /// The backend's place in the service port; [`SlotRef::FIXED`] for other kinds.
+    pub member: SlotRef,
+    /// How many flows there may be of its service port; `None` is unlimited.
+    pub max_flows: Option<u32>,
+    /// Whether its client is told by a reset when what the flow depends on at the far end moves.
+    pub reset: bool,
     /// The caller's number of the backend's name.
     pub backend: Option<u32>,
     /// The worker that owns it.
@@ -116,9 +107,9 @@ pub struct Flow {
     server_slot: SlotRef,
     l3: Delta,
     l4: Delta,
-    phase: TcpPhase,
-    /// Bit per direction: a FIN was seen.
-    fins: u8,
+    state: FlowState,
+    /// Bit per direction: it has spoken since the last reset.
+    heard: u8,
     live: bool,
     replies: Replies,
     // Third line: cold, but for the few flows with a source of their own.
@@ -129,6 +120,10 @@ pub struct Flow {
     service: u32,
     backend: Option<u32>,
     owner: u16,
+    reset: bool,
+    /// It is one of its backend's live flows.
+    counted: bool,
+    member: SlotRef,
 }
 
 const _: () = {
@@ -178,8 +173,8 @@ impl Flow {
             server_slot: end.slot,
             l3,
             l4,
-            phase: TcpPhase::Opening,
-            fins: 0,
+            state: FlowState::first(tuple.proto, new.kind == FlowKind::Kernel),
+            heard: 0,
             live: true,
             replies,
             source: source.address,
@@ -189,6 +184,9 @@ impl Flow {
             service: new.service,
             backend: new.backend,
             owner: new.owner,
+            reset: new.reset,
+            counted: true,
+            member: new.member,
         };
         // A pod that sends to the port it sends from: both directions are one, and so is its key.
         if flow.key(Direction::Reply) == flow.key(Direction::Forward) {
@@ -237,14 +235,21 @@ impl Flow {
         (self.server_ifindex != 0).then_some(self.server_ifindex)
     }
 
+    /// Datagrams between pods that nobody has answered, such as late replies of a backend that has left its
+    /// service: nothing that must keep a client from that backend.
+    pub(crate) fn unanswered_datagrams(&self) -> bool {
+        self.kind == FlowKind::Direct && self.state == FlowState::OneWay
+    }
+
     /// What the flow depends on at the client's side.
-    pub(super) fn client_slot(&self) -> SlotRef {
+    pub(crate) fn client_slot(&self) -> SlotRef {
         self.client_slot
     }
 
     /// Where the flow stands.
-    pub fn phase(&self) -> TcpPhase {
-        self.phase
+    #[inline]
+    pub fn state(&self) -> FlowState {
+        self.state
     }
 
     /// Packets from the client and back.
@@ -344,6 +349,20 @@ impl Flow {
         }
     }
 
+    /// The backend's place in the service port.
+    pub(super) fn member(&self) -> SlotRef {
+        self.member
+    }
+
+    pub(super) fn counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Notes whether the flow counts, and says whether that is news.
+    pub(super) fn count(&mut self, counted: bool) -> bool {
+        std::mem::replace(&mut self.counted, counted) != counted
+    }
+
     pub(super) fn live(&self) -> bool {
         self.live
     }
@@ -384,66 +403,88 @@ impl Flow {
     /// Whether the flow still counts: not timed out, and nothing that it depends on has changed.
     #[inline]
     pub fn valid(&self, now: Now, tables: &Tables) -> bool {
-        now.since(self.last_seen) <= self.timeout()
+        !self.timed_out(now) && tables.holds(self.client_slot) && tables.holds(self.server_slot)
+    }
+
+    /// Whether the flow ended because its backend left the service port. It stays known for as long as it
+    /// could have been silent, so that its client can be told and its backend's late replies are
+    /// not taken for anything else.
+    #[cold]
+    pub(crate) fn removed(&self, now: Now, tables: &Tables) -> bool {
+        self.server_slot.as_member().is_some()
+            && !tables.holds(self.server_slot)
+            && !self.timed_out(now)
             && tables.holds(self.client_slot)
-            && tables.holds(self.server_slot)
     }
 
-    /// How long it may be silent.
-    #[inline]
-    fn timeout(&self) -> std::time::Duration {
-        match (self.proto, self.phase) {
-            // Seen from one side only, or older than we know: never cut short by what we did not see.
-            (Protocol::Tcp, TcpPhase::Opening) if self.kind == FlowKind::Kernel => {
-                timeouts::TCP_ESTABLISHED
-            }
-            (Protocol::Tcp, TcpPhase::Opening) => timeouts::TCP_OPENING,
-            (Protocol::Tcp, TcpPhase::Established) => timeouts::TCP_ESTABLISHED,
-            (Protocol::Tcp, TcpPhase::HalfClosed) => timeouts::TCP_HALF_CLOSED,
-            (Protocol::Tcp, TcpPhase::Closing) => timeouts::TCP_CLOSING,
-            (Protocol::Udp, TcpPhase::Opening) => timeouts::UDP_ONE_WAY,
-            (Protocol::Udp, _) => timeouts::UDP_TWO_WAY,
-        }
+    /// Whether the client of a flow that was [`removed`](Self::removed) is told by a reset.
+    pub(crate) fn resets(&self) -> bool {
+        self.reset && self.proto == Protocol::Tcp
     }
 
-    /// Whether a SYN on this tuple is a new connection: the old one is over, or was never ours.
-    #[inline]
-    pub(crate) fn gives_way_to_syn(&self) -> bool {
-        self.phase == TcpPhase::Closing || self.kind == FlowKind::Kernel
+    /// Closes the flow: its client has been told.
+    pub(crate) fn close(&mut self, now: Now) {
+        self.state = FlowState::Closed;
+        self.heard = 0;
+        self.last_seen = now;
     }
 
-    /// Counts a packet of `bytes` IP bytes and follows the connection's phase.
+    /// Whether it has been silent, or unanswered, for longer than its state allows.
     #[inline]
-    pub(crate) fn seen(&mut self, direction: Direction, flags: TcpFlags, bytes: usize, now: Now) {
+    fn timed_out(&self, now: Now) -> bool {
+        let since = match self.state {
+            FlowState::OneWay => self.created,
+            _ => self.last_seen,
+        };
+        now.as_nanos().saturating_sub(since.as_nanos()) > self.state.limit_nanos()
+    }
+
+    /// Whether a SYN of that direction is a new connection: an end has closed the old one, or it was
+    /// never ours. A SYN from the server's side would be one to the client's port: only once all is over.
+    #[inline]
+    pub(crate) fn gives_way_to_syn(&self, direction: Direction) -> bool {
+        let ended = match direction {
+            Direction::Forward => self.state.gives_way_to_syn(),
+            Direction::Reply => self.state.over(),
+        };
+        ended || self.kind == FlowKind::Kernel
+    }
+
+    /// Counts a packet of `bytes` IP bytes, follows the connection's state, and says whether that ended the
+    /// flow or revived it.
+    #[inline]
+    #[must_use]
+    pub(crate) fn seen(
+        &mut self,
+        direction: Direction,
+        flags: TcpFlags,
+        bytes: usize,
+        now: Now,
+    ) -> bool {
         self.last_seen = now;
         self.packets[direction as usize] += 1;
         self.bytes[direction as usize] += bytes as u64;
-        if self.phase == TcpPhase::Opening {
-            // A SYN's answer alone does not make a connection (RFC 9293 section 3.5): a client that floods
-            // SYNs and never goes on must not hold flows for a day.
-            let answered = self.packets[Direction::Reply as usize] > 0;
-            self.phase = match (direction, self.proto, self.kind) {
-                (Direction::Forward, Protocol::Tcp, _) if answered && !flags.opens() => {
-                    TcpPhase::Established
-                }
-                (Direction::Reply, Protocol::Udp, _) | (Direction::Reply, _, FlowKind::Kernel) => {
-                    TcpPhase::Established
-                }
-                _ => TcpPhase::Opening,
-            };
+        let before = self.state;
+        self.state = before.next(direction, flags);
+        if self.state == FlowState::Closed {
+            self.after_reset(direction, flags);
         }
-        if flags.fin() {
-            self.fins |= 1 << direction as u8;
-            if self.phase != TcpPhase::Closing {
-                self.phase = if self.fins == 0b11 {
-                    TcpPhase::Closing
-                } else {
-                    TcpPhase::HalfClosed
-                };
-            }
-        }
+        before.over() != self.state.over()
+    }
+
+    /// A receiver ignores a reset outside its window (RFC 9293 section 3.10.7.4, RFC 5961), and this
+    /// middle has no windows. But who has been reset falls silent, and who resets sends nothing but resets:
+    /// so a flow on which both ends speak on is a connection still.
+    #[cold]
+    fn after_reset(&mut self, direction: Direction, flags: TcpFlags) {
         if flags.rst() {
-            self.phase = TcpPhase::Closing;
+            self.heard = 0;
+            return;
+        }
+        self.heard |= 1 << direction as u8;
+        if self.heard == 0b11 {
+            self.heard = 0;
+            self.state = FlowState::Established;
         }
     }
 }

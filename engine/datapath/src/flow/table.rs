@@ -2,7 +2,7 @@
 //! the start.
 
 use super::index::{Index, KeyHash};
-use super::record::{Flow, NewFlow};
+use super::record::{Flow, FlowKind, NewFlow};
 use crate::{FlowKey, SlotRef};
 
 /// Which way a packet of a flow goes.
@@ -28,6 +28,9 @@ pub enum InsertError {
     /// The client's pod has its share of the flows.
     #[error("the pod has its share of the flows")]
     Share,
+    /// The service port has its share of the flows, or as many as it may.
+    #[error("the service has its share of the flows")]
+    ServiceShare,
     /// Another flow has one of the keys.
     #[error("another flow has the same key")]
     Clash(FlowId),
@@ -40,6 +43,19 @@ const SHARE: usize = 4;
 /// Pods that are counted apart, as many as can be enrolled; slots equal modulo this share a count.
 const HOLDERS: usize = 4096;
 
+/// Service ports that are counted apart: as many as the hooks know. Numbers equal modulo this share a count.
+const SERVICES: usize = 1 << 16;
+
+/// Backends of service ports whose live flows are counted apart; places equal modulo this share a count.
+const MEMBERS: usize = 1 << 17;
+
+/// Live flows of a backend, as long as its place has that epoch.
+#[derive(Copy, Clone, Debug, Default)]
+struct Load {
+    epoch: u32,
+    flows: u32,
+}
+
 /// Flows of one worker, found by either direction's key.
 #[derive(Debug)]
 pub struct FlowTable {
@@ -50,6 +66,9 @@ pub struct FlowTable {
     max: usize,
     /// Flows by the client's slot.
     held: Box<[u32]>,
+    /// Flows by the service port's number.
+    served: Box<[u32]>,
+    loads: Box<[Load]>,
 }
 
 impl FlowTable {
@@ -65,6 +84,8 @@ impl FlowTable {
             hash: KeyHash::new(seed),
             max,
             held: vec![0; HOLDERS].into(),
+            served: vec![0; SERVICES].into(),
+            loads: vec![Load::default(); MEMBERS].into(),
         }
     }
 
@@ -104,10 +125,18 @@ impl FlowTable {
             return Err(InsertError::Full);
         }
         let holder = holder(new.client_slot);
-        if new.client_slot.slot != 0
-            && self.held[holder] as usize >= SHARE * (self.max - self.len())
-        {
+        let share = SHARE * (self.max - self.len());
+        if new.client_slot.slot != 0 && self.held[holder] as usize >= share {
             return Err(InsertError::Share);
+        }
+        let served = (new.kind == FlowKind::Service).then_some(new.service as usize % SERVICES);
+        if let Some(served) = served {
+            let limit = new
+                .max_flows
+                .map_or(share, |limit| share.min(limit as usize));
+            if self.served[served] as usize >= limit {
+                return Err(InsertError::ServiceShare);
+            }
         }
         let flow = Flow::new(new);
         let keys = [Direction::Forward, Direction::Reply]
@@ -117,7 +146,11 @@ impl FlowTable {
                 return Err(InsertError::Clash(holder));
             }
         }
+        self.load_mut(flow.member(), 1);
         self.held[holder] += 1;
+        if let Some(served) = served {
+            self.served[served] += 1;
+        }
         // Neither branch allocates: a place is free, or the slab is below the capacity it was made with.
         let place = match self.free.pop() {
             Some(place) => {
@@ -145,7 +178,11 @@ impl FlowTable {
             return;
         };
         flow.kill();
+        let (member, counted) = (flow.member(), flow.counted());
         self.held[holder(flow.client_slot())] -= 1;
+        if flow.kind() == FlowKind::Service {
+            self.served[flow.service() as usize % SERVICES] -= 1;
+        }
         let keys = [Direction::Forward, Direction::Reply]
             .map(|direction| (direction, flow.key(direction)));
         for (direction, key) in keys {
@@ -154,6 +191,50 @@ impl FlowTable {
             }
         }
         self.free.push(id.0);
+        if counted {
+            self.load_mut(member, -1);
+        }
+    }
+
+    /// Flows to a backend that are not over.
+    pub fn load(&self, member: SlotRef) -> u32 {
+        let Some(place) = member.as_member() else {
+            return 0;
+        };
+        let load = self.loads[place as usize % MEMBERS];
+        if load.epoch == member.epoch {
+            load.flows
+        } else {
+            0
+        }
+    }
+
+    /// Counts a flow that has ended, or has proved alive after a reset. Called when its state says so.
+    #[cold]
+    pub(crate) fn settle(&mut self, id: FlowId) {
+        let Some(flow) = self.slots.get_mut(id.0 as usize).filter(|flow| flow.live()) else {
+            return;
+        };
+        let (member, live) = (flow.member(), !flow.state().over());
+        if flow.count(live) {
+            self.load_mut(member, if live { 1 } else { -1 });
+        }
+    }
+
+    /// A backend that took over a place starts at none, whatever flows the one before still has.
+    fn load_mut(&mut self, member: SlotRef, change: i32) {
+        let Some(place) = member.as_member() else {
+            return;
+        };
+        let load = &mut self.loads[place as usize % MEMBERS];
+        if load.epoch == member.epoch {
+            load.flows = load.flows.saturating_add_signed(change);
+        } else if change > 0 {
+            *load = Load {
+                epoch: member.epoch,
+                flows: 1,
+            };
+        }
     }
 
     /// A flow by its place.

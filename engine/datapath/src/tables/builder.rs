@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{Algorithm, Backend, Pod, ServicePort, ServicePortSpec, Tables};
+use super::{Algorithm, Backend, BackendState, Pod, ServicePort, ServicePortSpec, Tables};
 use crate::{Address, Family, MAX_IFINDEX, MaglevTable, Protocol};
 
 /// What a snapshot cannot hold. The configuration is checked before; this is the last line.
@@ -91,6 +91,7 @@ pub struct TablesBuilder {
     specs: Vec<ServicePortSpec>,
     pods: Vec<Pod>,
     epochs: Vec<u32>,
+    members: Vec<u32>,
     grace: Duration,
     node: FxHashMap<u32, [Option<Address>; 2]>,
     vip_silent: bool,
@@ -141,6 +142,12 @@ impl TablesBuilder {
         self
     }
 
+    /// Sets the epochs of the backends' places ([`SlotRef::member`](crate::SlotRef::member)).
+    pub fn set_members(&mut self, epochs: Vec<u32>) -> &mut Self {
+        self.members = epochs;
+        self
+    }
+
     /// Sets how long an unknown flow may be one that the kernel opened; zero unless set.
     pub fn set_grace(&mut self, grace: Duration) -> &mut Self {
         self.grace = grace;
@@ -178,6 +185,7 @@ impl TablesBuilder {
             *fixed = 0;
         }
         tables.epochs = std::mem::take(&mut self.epochs).into();
+        tables.members = std::mem::take(&mut self.members).into();
         self.specs
             .sort_by_key(|spec| (spec.address, spec.port, spec.proto));
         for spec in std::mem::take(&mut self.specs) {
@@ -227,6 +235,7 @@ impl TablesBuilder {
             proto,
             algorithm,
             mut backends,
+            options,
         } = spec;
         if port == 0 {
             return Err(BuildError::PortZero { address });
@@ -262,6 +271,7 @@ impl TablesBuilder {
                 backend_port,
             });
         }
+        give_new_flows(&mut backends);
         let serves = backends.iter().any(|backend| backend.weight > 0);
         let maglev = (serves && algorithm == Algorithm::Maglev)
             .then(|| self.table(&backends, self.sizes.get(&(address, port, proto)).copied()));
@@ -279,6 +289,7 @@ impl TablesBuilder {
             backends: backends.into(),
             maglev,
             schedule,
+            options,
         })
     }
 
@@ -287,6 +298,20 @@ impl TablesBuilder {
         let key = (identities(backends), size);
         let build = || Arc::new(MaglevTable::build(&identities(backends), size));
         Arc::clone(self.shared.entry(key).or_insert_with(build))
+    }
+}
+
+/// Takes the weight of backends that get no new flows (KEP-1669): of all but the ready ones, or of all but
+/// the terminating ones that serve while none is ready.
+fn give_new_flows(backends: &mut [Backend]) {
+    let ready = |backend: &Backend| backend.state == BackendState::Ready;
+    let chosen = if backends.iter().any(ready) {
+        BackendState::Ready
+    } else {
+        BackendState::Terminating
+    };
+    for backend in backends.iter_mut().filter(|one| one.state != chosen) {
+        backend.weight = 0;
     }
 }
 

@@ -10,6 +10,8 @@ fn backend(last: u8, port: u16, weight: u16) -> Backend {
         port,
         path: BackendPath::Kernel,
         slot: SlotRef::FIXED,
+        member: SlotRef::FIXED,
+        state: BackendState::Ready,
         weight,
         name: None,
     }
@@ -24,6 +26,7 @@ fn spec(port: u16, proto: Protocol, backends: Vec<Backend>) -> ServicePortSpec {
         proto,
         algorithm: Algorithm::Maglev,
         backends,
+        options: ServiceOptions::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! SVC-43: how evenly flows spread, through `process`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use weft_datapath::*;
 
@@ -15,6 +16,7 @@ fn spread(algorithm: Algorithm, weights: &[u16], flows: u16) -> Vec<u32> {
         .zip(100..)
         .map(|(weight, host)| Backend {
             weight: *weight,
+            member: SlotRef::member(host.into(), 1),
             ..kernel_backend(net.pod(host), TARGET)
         })
         .collect();
@@ -26,9 +28,10 @@ fn spread(algorithm: Algorithm, weights: &[u16], flows: u16) -> Vec<u32> {
         proto,
         algorithm,
         backends,
+        options: ServiceOptions::default(),
     });
     builder.add_pod(pod(CLIENT, Stage::Settled));
-    builder.set_epochs(epochs());
+    builder.set_epochs(epochs()).set_members(vec![1; 256]);
     let tables = builder.build(1).unwrap();
     let config = StateConfig {
         max_flows: 16384,
@@ -92,7 +95,12 @@ fn svc_43_maglev_spreads_real_tuples() {
 
 #[test]
 fn svc_42_weights_count_in_every_algorithm() {
-    for algorithm in [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random] {
+    for algorithm in [
+        Algorithm::Maglev,
+        Algorithm::RoundRobin,
+        Algorithm::Random,
+        Algorithm::LeastConnections,
+    ] {
         within(
             &spread(algorithm, &[1, 3, 0, 4], 10_000),
             &[1, 3, 0, 4],
@@ -105,4 +113,80 @@ fn svc_42_weights_count_in_every_algorithm() {
 #[test]
 fn svc_43_round_robin_takes_turns() {
     assert_eq!(spread(Algorithm::RoundRobin, &[1, 1, 1], 3), [1, 1, 1]);
+}
+
+/// SVC-43: the least loaded of all is found exactly; of two drawn among many, nearly.
+#[test]
+fn svc_43_least_connections_levels_live_flows() {
+    let few = spread(Algorithm::LeastConnections, &[1; 5], 10_000);
+    assert_eq!(few, [2000; 5]);
+    let many = spread(Algorithm::LeastConnections, &[1; 100], 10_000);
+    let (least, most) = (many.iter().min().unwrap(), many.iter().max().unwrap());
+    assert!(most - least <= 8, "two choices, not one: {many:?}");
+    within(
+        &spread(Algorithm::LeastConnections, &[3, 1, 2], 6000),
+        &[3, 1, 2],
+        0.01,
+    );
+}
+
+/// SVC-43: flows that end stop counting at once, and one that its peers did not believe dead counts again.
+#[test]
+fn svc_43_least_connections_forgets_what_has_ended() {
+    let net = Net::V4;
+    let mut builder = TablesBuilder::new();
+    let backends: Vec<Backend> = (100..102)
+        .map(|host| Backend {
+            member: SlotRef::member(host.into(), 1),
+            ..kernel_backend(net.pod(host), TARGET)
+        })
+        .collect();
+    builder.add_service_port(ServicePortSpec {
+        id: 1,
+        address: net.vip(80),
+        port: SERVED,
+        proto: Protocol::Tcp,
+        algorithm: Algorithm::LeastConnections,
+        backends: backends.clone(),
+        options: ServiceOptions::default(),
+    });
+    builder.add_pod(pod(CLIENT, Stage::Settled));
+    builder.set_epochs(epochs()).set_members(vec![1; 256]);
+    let (tables, mut state) = (builder.build(1).unwrap(), state(1));
+    let send = |sport: u16, flags: u8, state: &mut State| {
+        let spec = Spec::tcp(net.pod(1), sport, net.vip(80), SERVED, flags);
+        let mut frame = spec.punted(CLIENT, Hook::FromPod);
+        assert_eq!(run(&mut frame, START, &tables, state), Verdict::Deliver);
+        state.pin_ops.clear();
+        packet(&frame).tuple().dst
+    };
+    let loads = |state: &State| [0, 1].map(|at| state.flows.load(backends[at].member));
+    let first: Vec<Address> = (0..10)
+        .map(|port| send(1000 + port, SYN, &mut state))
+        .collect();
+    assert_eq!(loads(&state), [5, 5]);
+    for (port, _) in (0..10).zip(&first).filter(|(_, at)| **at == net.pod(100)) {
+        send(1000 + port, RST, &mut state);
+        send(1000 + port, RST, &mut state);
+    }
+    assert_eq!((loads(&state), state.flows.len()), ([0, 5], 10));
+    for port in 0..5 {
+        assert_eq!(send(2000 + port, SYN, &mut state), net.pod(100));
+    }
+    // Both ends of a flow that was reset speak on.
+    let (port, at) = (1000..)
+        .zip(&first)
+        .find(|(_, at)| **at == net.pod(101))
+        .unwrap();
+    send(port, RST, &mut state);
+    assert_eq!(loads(&state), [5, 4]);
+    send(port, ACK, &mut state);
+    let back = Spec::tcp(*at, TARGET, net.pod(1), port, ACK).punted(CLIENT, Hook::ToPod);
+    assert_eq!(
+        run(&mut back.clone(), START, &tables, &mut state),
+        Verdict::Deliver
+    );
+    assert_eq!(loads(&state), [5, 5]);
+    state.expire(START + Duration::from_secs(86_400 * 2), &tables, usize::MAX);
+    assert_eq!((loads(&state), state.flows.len()), ([0, 0], 0));
 }

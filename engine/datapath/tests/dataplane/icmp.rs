@@ -327,7 +327,7 @@ fn svc_34_an_error_changes_nothing_about_its_flow() {
         let (tables, mut state, arrived) = flow(&spec);
         let look = |state: &State| {
             let (_, flow) = state.flows.slice(0, 1).next().unwrap();
-            (flow.packets(), flow.bytes(), flow.phase(), flow.last_seen())
+            (flow.packets(), flow.bytes(), flow.state(), flow.last_seen())
         };
         let before = look(&state);
         let header = port_unreachable(net);

@@ -3,9 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod affinity;
 mod answers;
 mod balance;
 mod bounds;
+mod endpoints;
 mod extensions;
 mod flows;
 mod fragment_bounds;
@@ -13,8 +15,10 @@ mod fragments;
 mod icmp;
 mod midflow;
 mod properties;
+mod quotas;
 mod rejects;
 mod services;
 mod simulation;
 mod sources;
+mod states;
 mod steering;

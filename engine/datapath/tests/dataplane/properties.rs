@@ -219,6 +219,7 @@ fn add_part(builder: &mut TablesBuilder, part: usize, turn: usize) {
         port: part as u16,
         proto: Protocol::Tcp,
         algorithm: [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random][part / 2 % 3],
+        options: ServiceOptions::default(),
         backends,
     });
 }

@@ -286,6 +286,6 @@ fn amb_06_a_spoofed_source_is_dropped() {
             );
         }
         let flow = state.flows.slice(0, 1).next().unwrap().1;
-        assert_eq!((flow.packets(), flow.phase()), ([1, 0], TcpPhase::Opening));
+        assert_eq!((flow.packets(), flow.state()), ([1, 0], FlowState::SynSent));
     }
 }

@@ -243,9 +243,9 @@ fn connections_open_and_close_and_every_frame_is_accounted_for() {
             node.state
                 .flows
                 .slice(0, 100)
-                .all(|(_, flow)| flow.phase() == TcpPhase::Closing)
+                .all(|(_, flow)| flow.state() == FlowState::TimeWait)
         );
-        node.now = node.now + timeouts::TCP_CLOSING + Duration::from_secs(1);
+        node.now = node.now + timeouts::TCP_TIME_WAIT + Duration::from_secs(1);
         for _ in 0..10 {
             node.step();
         }

@@ -131,6 +131,8 @@ pub fn enrolled_backend(net: Net, ifindex: u32, port: u16) -> Backend {
         port,
         path,
         slot,
+        member: SlotRef::FIXED,
+        state: BackendState::Ready,
         weight: 1,
         name: Some(ifindex),
     }
@@ -142,6 +144,8 @@ pub fn kernel_backend(address: Address, port: u16) -> Backend {
         port,
         path: BackendPath::Kernel,
         slot: SlotRef::FIXED,
+        member: SlotRef::FIXED,
+        state: BackendState::Ready,
         weight: 1,
         name: None,
     }
@@ -178,6 +182,7 @@ pub fn builder(pods: &[(u32, Stage)], algorithm: Algorithm) -> TablesBuilder {
                         proto,
                         algorithm,
                         backends,
+                        options: ServiceOptions::default(),
                     });
                 }
             }

@@ -51,8 +51,8 @@ pub(super) const CASES: &[(&str, &str)] = &[
     ),
     ("\"a\\nb\" = 1\n", "node.toml:1: \"a\\nb\": unknown key"),
     (
-        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nsession_affinity = \"client_ip\"\nports = [\n  { port = 80, node_port = 30080 },\n]\n",
-        "node.toml:5: service[0].session_affinity: unknown key\nnode.toml:7: service[0].ports[0].node_port: unknown key",
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nhealth_check_port = 80\nports = [\n  { port = 80, node_port = 30080 },\n]\n",
+        "node.toml:5: service[0].health_check_port: unknown key\nnode.toml:7: service[0].ports[0].node_port: unknown key",
     ),
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nendpoints = [{ adress = \"10.0.0.1\", address = \"10.0.0.2\" }]\n",
@@ -149,7 +149,7 @@ pub(super) const CASES: &[(&str, &str)] = &[
     ),
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"http\" },\n  { name = \"c\", port = 82, stage = \"tcp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n]\n",
-        "node.toml:4: service[0].algorithm: \"least_conn\" is not one of \"maglev\", \"round_robin\", \"random\"\n\
+        "node.toml:4: service[0].algorithm: \"least_conn\" is not one of \"maglev\", \"round_robin\", \"random\", \"least_connections\"\n\
          node.toml:7: service[0].ports[0].protocol: \"sctp\" is not one of \"tcp\", \"udp\"\n\
          node.toml:8: service[0].ports[1].stage: \"http\" is not available yet in this version\n\
          node.toml:9: service[0].ports[2].stage: \"tcp\" is not available yet in this version\n\
@@ -235,6 +235,13 @@ pub(super) const CASES: &[(&str, &str)] = &[
          node.toml:9: service[0].endpoints[3].address: 0.1.2.3 is a \"this network\" address, which cannot be used here\n\
          node.toml:10: service[0].endpoints[4].address: ::1 is a loopback address, which cannot be used here\n\
          node.toml:11: service[0].endpoints[5].address: 0.0.0.0 is an unspecified address, which cannot be used here",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nports = [{ port = 80 }]\nendpoints = []\nsession_affinity = \"cookie\"\nsession_affinity_timeout = \"25h\"\nmax_flows = 0\nrst_on_removal = 1\n",
+        "node.toml:6: service[0].session_affinity: \"cookie\" is not one of \"none\", \"client_ip\"\n\
+         node.toml:7: service[0].session_affinity_timeout: \"25h\" is not in 1s..=24h\n\
+         node.toml:8: service[0].max_flows: 0 is not in 1..=16777216\n\
+         node.toml:9: service[0].rst_on_removal: expected true or false, found a whole number",
     ),
     (
         "[[pod]]\nname = \"x\"\nip = \"::ffff:10.0.0.1\"\ninterface = \"veth7\"\n",

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use toml::Value;
 
 use super::super::{
-    Algorithm, Backends, Config, Endpoint, FastPath, Location, Node, Pod, Poll, Protocol, Service,
-    ServicePort, Stage, TargetPort, Workers,
+    Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Location, Node, Pod, Poll,
+    Protocol, Service, ServicePort, Stage, TargetPort, Workers,
 };
 
 /// Any valid configuration; the places in it are empty.
@@ -141,13 +141,15 @@ fn workers() -> impl Strategy<Value = Workers> {
 
 fn pod() -> impl Strategy<Value = Pod> {
     let punt_rate = option::of(0..=1_000_000_000_u64);
-    (name(), families(), labels(), named_ports(), punt_rate).prop_map(
-        |(name, addresses, labels, ports, punt_rate)| Pod {
+    let of_endpoint = (named_ports(), conditions());
+    (name(), families(), labels(), of_endpoint, punt_rate).prop_map(
+        |(name, addresses, labels, (ports, conditions), punt_rate)| Pod {
             name,
             addresses,
             interface: String::new(),
             labels,
             ports,
+            conditions,
             punt_rate,
             at: nowhere(),
             interface_at: nowhere(),
@@ -155,11 +157,20 @@ fn pod() -> impl Strategy<Value = Pod> {
     )
 }
 
+fn conditions() -> impl Strategy<Value = Conditions> {
+    any::<[bool; 3]>().prop_map(|[ready, serving, terminating]| Conditions {
+        ready,
+        serving,
+        terminating,
+    })
+}
+
 fn service() -> impl Strategy<Value = Service> {
     let algorithm = prop_oneof![
         Just(Algorithm::Maglev),
         Just(Algorithm::RoundRobin),
         Just(Algorithm::Random),
+        Just(Algorithm::LeastConnections),
     ];
     let backends = prop_oneof![
         labels()
@@ -167,16 +178,38 @@ fn service() -> impl Strategy<Value = Service> {
             .prop_map(Backends::Selector),
         vec(endpoint(), 0..5).prop_map(Backends::Endpoints),
     ];
-    (name(), families(), algorithm, vec(port(), 1..4), backends).prop_map(
-        |(name, cluster_ips, algorithm, ports, backends)| Service {
-            name,
-            cluster_ips,
-            algorithm,
-            ports,
-            backends,
-            at: nowhere(),
-        },
+    let flags = any::<[bool; 2]>();
+    let limits = (option::of(1..=86_400_u64), option::of(1..=16_777_216_u32));
+    let rest = (flags, limits);
+    (
+        name(),
+        families(),
+        algorithm,
+        vec(port(), 1..4),
+        backends,
+        rest,
     )
+        .prop_map(
+            |(
+                name,
+                cluster_ips,
+                algorithm,
+                ports,
+                backends,
+                ([publish, rst], (affinity, max_flows)),
+            )| Service {
+                name,
+                cluster_ips,
+                algorithm,
+                ports,
+                backends,
+                publish_not_ready_addresses: publish,
+                rst_on_removal: rst,
+                session_affinity: affinity.map(Duration::from_secs),
+                max_flows,
+                at: nowhere(),
+            },
+        )
 }
 
 fn port() -> impl Strategy<Value = ServicePort> {
@@ -201,10 +234,10 @@ fn port() -> impl Strategy<Value = ServicePort> {
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
-    (families(), any::<bool>(), 0..=1_000_u16, named_ports()).prop_map(
-        |(addresses, ready, weight, ports)| Endpoint {
+    (families(), conditions(), 0..=1_000_u16, named_ports()).prop_map(
+        |(addresses, conditions, weight, ports)| Endpoint {
             address: addresses[0],
-            ready,
+            conditions,
             weight,
             ports,
         },
@@ -251,6 +284,7 @@ pub(crate) fn render(config: &Config) -> String {
             ("labels", strings(&pod.labels)),
             ("ports", numbers(&pod.ports)),
         ];
+        keys.extend(render_conditions(pod.conditions));
         keys.extend(pod.punt_rate.map(|rate| ("punt_rate", rate.to_string())));
         section(&mut text, "[[pod]]", &keys);
     }
@@ -259,22 +293,33 @@ pub(crate) fn render(config: &Config) -> String {
             Algorithm::Maglev => "maglev",
             Algorithm::RoundRobin => "round_robin",
             Algorithm::Random => "random",
+            Algorithm::LeastConnections => "least_connections",
         };
         let backends = match &service.backends {
             Backends::Selector(selector) => ("selector", strings(selector)),
             Backends::Endpoints(endpoints) => ("endpoints", list(endpoints, render_endpoint)),
         };
-        section(
-            &mut text,
-            "[[service]]",
-            &[
-                ("name", string(&service.name)),
-                addresses(["cluster_ip", "cluster_ips"], &service.cluster_ips),
-                ("algorithm", string(algorithm)),
-                ("ports", list(&service.ports, render_port)),
-                backends,
-            ],
-        );
+        let mut keys = vec![
+            ("name", string(&service.name)),
+            addresses(["cluster_ip", "cluster_ips"], &service.cluster_ips),
+            ("algorithm", string(algorithm)),
+            ("ports", list(&service.ports, render_port)),
+            backends,
+            (
+                "publish_not_ready_addresses",
+                service.publish_not_ready_addresses.to_string(),
+            ),
+            ("rst_on_removal", service.rst_on_removal.to_string()),
+        ];
+        match service.session_affinity {
+            Some(timeout) => keys.extend([
+                ("session_affinity", string("client_ip")),
+                ("session_affinity_timeout", duration(timeout)),
+            ]),
+            None => keys.push(("session_affinity", string("none"))),
+        }
+        keys.extend((service.max_flows).map(|flows| ("max_flows", flows.to_string())));
+        section(&mut text, "[[service]]", &keys);
     }
     text
 }
@@ -296,12 +341,24 @@ fn render_port(port: &ServicePort) -> String {
 fn render_endpoint(endpoint: &Endpoint) -> String {
     let Endpoint {
         address,
-        ready,
+        conditions,
         weight,
         ports,
     } = endpoint;
     let ports = numbers(ports);
-    format!("{{ address = \"{address}\", ready = {ready}, weight = {weight}, ports = {ports} }}")
+    let [ready, serving, terminating] =
+        render_conditions(*conditions).map(|(key, value)| format!("{key} = {value}"));
+    format!(
+        "{{ address = \"{address}\", {ready}, {serving}, {terminating}, weight = {weight}, ports = {ports} }}"
+    )
+}
+
+fn render_conditions(conditions: Conditions) -> [(&'static str, String); 3] {
+    [
+        ("ready", conditions.ready.to_string()),
+        ("serving", conditions.serving.to_string()),
+        ("terminating", conditions.terminating.to_string()),
+    ]
 }
 
 fn section(text: &mut String, header: &str, keys: &[(&str, String)]) {

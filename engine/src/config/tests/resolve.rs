@@ -12,9 +12,10 @@ fn backends(config: &Config, port: usize) -> Vec<String> {
             address,
             port,
             weight,
-            ready,
+            conditions,
             pod,
         } = endpoint;
+        let ready = conditions.ready;
         format!("{address} {port} {weight} {ready} {pod:?}")
     };
     resolved.into_iter().map(shown).collect()

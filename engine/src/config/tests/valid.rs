@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::{Algorithm, Backends, FastPath, Poll, Protocol, Stage, TargetPort, Workers};
+use super::super::{
+    Algorithm, Backends, Conditions, FastPath, Poll, Protocol, Stage, TargetPort, Workers,
+};
 use super::valid;
 
 #[test]
@@ -39,7 +41,7 @@ fn defaults() {
     let Backends::Endpoints(endpoints) = &service.backends else {
         panic!("{:?}", service.backends);
     };
-    assert!(endpoints[0].ready && endpoints[0].ports.is_empty());
+    assert!(endpoints[0].conditions == Conditions::default() && endpoints[0].ports.is_empty());
     assert_eq!(endpoints[0].weight, 1);
 }
 

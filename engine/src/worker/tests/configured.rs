@@ -10,7 +10,7 @@ use weft_datapath::{Address, Now, Tables};
 use super::super::testing::Coin;
 use super::wire::v4;
 use crate::config::{self, Config, Source};
-use crate::control::{Compiled, Names, Patience, Registry};
+use crate::control::{Compiled, Names, Patience, Registry, Slots};
 
 pub const PODS: u32 = 100;
 /// The first pods serve; the others ask, and those whose label a service selects serve too.
@@ -42,6 +42,7 @@ pub struct Configured {
     config: Config,
     registry: Registry,
     names: Names,
+    slots: Slots,
     gone: VecDeque<u32>,
 }
 
@@ -51,6 +52,7 @@ impl Configured {
             config: parse("[node]\nname = \"empty\"\n"),
             registry: Registry::default(),
             names: Names::default(),
+            slots: Slots::default(),
             gone: VecDeque::new(),
         }
     }
@@ -87,17 +89,21 @@ impl Configured {
             config,
             registry,
             names,
+            slots,
             ..
         } = self;
-        Compiled::new(
+        let compiled = Compiled::new(
             config,
             registry,
             names,
+            slots,
             |_| None,
             Some(old),
             old.generation + 1,
         )
-        .expect("XDS-04: an accepted configuration compiles")
+        .expect("XDS-04: an accepted configuration compiles");
+        slots.keep();
+        compiled
     }
 
     fn text(&self, coin: &mut Coin) -> String {

@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, DropReason, Egress, FlowKey, Inject, KernelReason,
-    Now, PacketIo, Pod, PodState, Protocol, ServicePortSpec, SlotRef, TablesBuilder, Tuple,
+    Address, Algorithm, Backend, BackendPath, BackendState, DropReason, Egress, FlowKey, Inject,
+    KernelReason, Now, PacketIo, Pod, PodState, Protocol, ServiceOptions, ServicePortSpec, SlotRef,
+    TablesBuilder, Tuple,
 };
 
 use super::super::testing::{Bench, Coin, Trace, bench};
@@ -58,6 +59,8 @@ fn tables() -> Tables {
             port: TARGET,
             path: BackendPath::Pod { ifindex },
             slot: SlotRef::FIXED,
+            member: SlotRef::FIXED,
+            state: BackendState::Ready,
             weight: 1,
             name: None,
         };
@@ -68,6 +71,7 @@ fn tables() -> Tables {
             proto,
             algorithm: Algorithm::Random,
             backends: BACKENDS.map(backend).into(),
+            options: ServiceOptions::default(),
         });
     }
     builder.build(1).unwrap()
