@@ -30,7 +30,7 @@ pub(crate) fn open_service(
     state: &mut State,
 ) -> Result<FlowId, DropReason> {
     let hash = flow_hash(&key.tuple);
-    let count = service.backends.len();
+    let count = service.spec.backends.len();
     let mut first = None;
     let mut at = 0;
     for attempt in 0..TRIES + count.min(SCAN) {
@@ -40,6 +40,7 @@ pub(crate) fn open_service(
             (at + 1) % count
         };
         let Some(backend) = service
+            .spec
             .backends
             .get(at)
             .filter(|backend| backend.weight > 0)
@@ -98,7 +99,7 @@ fn service_flow(
         kind: FlowKind::Service,
         reply: true,
         client_slot: client.slot,
-        service: service.id,
+        service: service.spec.id,
         backend: backend.name,
         owner: state.worker,
         cookie: state.cookie(),
@@ -187,7 +188,7 @@ pub(crate) fn add(
 /// What the algorithm says, the `attempt`-th time for the same flow.
 fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> usize {
     let turns = &service.schedule;
-    let turn = match service.algorithm {
+    let turn = match service.spec.algorithm {
         Algorithm::Maglev => {
             let hash = if attempt == 0 {
                 hash
@@ -201,7 +202,7 @@ fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> us
                 .unwrap_or(0);
         }
         Algorithm::RoundRobin => {
-            let cursor = state.cursor(service.id);
+            let cursor = state.cursor(service.spec.id);
             // Kept below the turn's length, so that it never jumps when the number wraps.
             let turn = *cursor as usize % turns.len().max(1);
             *cursor = (turn + 1) as u32;

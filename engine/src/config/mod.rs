@@ -15,6 +15,7 @@ mod reload;
 mod resolve;
 mod scalar;
 mod service;
+mod share;
 mod system;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,7 +29,7 @@ pub use model::{
     ServicePort, Stage, TargetPort, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
-pub use resolve::ResolvedEndpoint;
+pub use resolve::{PodIndex, ResolvedEndpoint};
 pub use system::{InterfaceInfo, check_cores, check_interfaces};
 
 use document::Document;
@@ -114,7 +115,7 @@ fn parse_some(sources: &[Source], mut incomplete: bool) -> (Option<Config>, Vec<
                 pods.extend(pod::read(value, &mut registry));
             });
             for_each(&root, "service", |value| {
-                services.extend(service::read(value, &mut registry));
+                services.extend(service::read(value, &mut registry).map(Arc::new));
             });
         }
         found.append(&mut document.into_errors());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Location;
@@ -15,8 +16,9 @@ pub struct Config {
     pub workers: Workers,
     /// Every `[[pod]]`, in the order of the files and of their text.
     pub pods: Vec<Pod>,
-    /// Every `[[service]]`, in the order of the files and of their text.
-    pub services: Vec<Service>,
+    /// Every `[[service]]`, in the order of the files and of their text. A reload keeps the memory of
+    /// those that it does not change ([`Config::share`]).
+    pub services: Vec<Arc<Service>>,
 }
 
 /// `[node]`: the machine.
@@ -127,8 +129,6 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its backends.
     pub backends: Backends,
-    /// Where it is configured; the key is `service[3]`.
-    pub at: Location,
 }
 
 /// How a service chooses a backend.

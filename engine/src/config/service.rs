@@ -52,7 +52,6 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         algorithm: algorithm?,
         ports: ports?,
         backends: backends?,
-        at: table.location(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
 
-use super::super::{ACCEPTED, RESTART_KEYS, Reason};
+use super::super::{ACCEPTED, PodIndex, RESTART_KEYS, Reason};
 use super::cases::CASES;
 use super::{parse_one, valid};
 
@@ -109,7 +109,7 @@ fn the_quickstart_is_valid() {
     let config = valid(QUICKSTART);
     assert_eq!(config.pods.len(), 3);
     let service = &config.services[0];
-    let backends = service.endpoints_for(&service.ports[0], &config.pods);
+    let backends = service.endpoints_for(&service.ports[0], &PodIndex::new(&config.pods));
     let shown: Vec<String> = backends
         .iter()
         .map(|backend| format!("{} {}", backend.address, backend.port))

@@ -1,5 +1,6 @@
 //! A worker stepped by hand, as its thread steps it.
 
+mod generations;
 mod simulation;
 
 use std::net::SocketAddrV4;
