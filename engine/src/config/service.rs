@@ -46,6 +46,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         .require("ports")
         .and_then(|value| read_ports(&value, cluster_ips.as_deref().unwrap_or_default(), registry));
     let backends = read_backends(&table, registry);
+    registry.service(value);
     Some(Service {
         name: name?,
         cluster_ips: cluster_ips?,
