@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
-use crate::admin::{Answer, Call, Listener, Request, view};
+use crate::admin::{Answer, Call, Listener, Request, micros, view};
 use crate::config::{self, Config, InterfaceInfo};
 use crate::control::{self, Control, checked};
 use crate::rundir::{self, Lock, RunDir};
@@ -175,6 +175,7 @@ struct Node {
     launched: Config,
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
+    reloads: view::Reloads,
 }
 
 impl Node {
@@ -210,6 +211,7 @@ impl Node {
                 launched: config,
                 restart_needed: Vec::new(),
                 last_refusal: Vec::new(),
+                reloads: view::Reloads::default(),
             }),
             Err(error) => {
                 clean_up(dir); // Nothing half made stays behind a failed start.
@@ -356,6 +358,7 @@ impl Node {
     }
 
     async fn reload(&mut self) -> Answer {
+        let began = Instant::now();
         let interfaces = match interfaces().await {
             Ok(interfaces) => interfaces,
             Err(error) => return Answer::Failed(chain(&error)),
@@ -374,13 +377,21 @@ impl Node {
             .into_iter()
             .map(Into::into)
             .collect();
+        let parse = began.elapsed();
+        let accepted = Instant::now();
         match self.control.apply(config, &interfaces, worker::now()) {
             Ok(change) => {
+                let switch = accepted.elapsed();
+                self.reloads.parse.record(parse);
+                self.reloads.switch.record(switch);
+                self.control.collect_retired(); // Now that it is live.
                 self.restart_needed = restart.clone();
                 self.last_refusal.clear();
                 let generation = self.control.tables().load().generation;
                 tracing::info!(
                     generation,
+                    ?parse,
+                    ?switch,
                     enrolled = ?change.enrolled,
                     draining = ?change.draining,
                     waiting_for_restart = ?restart,
@@ -388,6 +399,8 @@ impl Node {
                 );
                 Answer::Reloaded(view::Reloaded {
                     generation,
+                    parse_us: micros(parse),
+                    switch_us: micros(switch),
                     enrolled: change.enrolled,
                     draining: change.draining,
                     restart_needed: restart,

@@ -72,6 +72,7 @@ impl Node {
             fast_path: config.workers.fast_path.name().into(),
             restart_needed: self.restart_needed.clone(),
             last_refusal: self.last_refusal.clone(),
+            reloads: self.reloads.clone(),
             workers: (0..self.workers.len())
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
