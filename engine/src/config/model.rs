@@ -17,7 +17,7 @@ pub struct Config {
     /// Every `[[pod]]`, in the order of the files and of their text.
     pub pods: Vec<Pod>,
     /// Every `[[service]]`, in the order of the files and of their text. A reload keeps the memory of
-    /// those that it does not change ([`Config::share`]).
+    /// those that it does not change.
     pub services: Vec<Arc<Service>>,
 }
 

@@ -1,7 +1,7 @@
 //! From configuration and registry to what the workers and the hooks read.
 //!
 //! Each generation is compiled as a change of the one before it: services that stayed the same memory
-//! ([`Config::share`]) and whose pods stayed where they were are not looked at again.
+//! ([`config::load`]) and whose pods stayed where they were are not looked at again.
 
 use std::collections::HashMap;
 use std::ptr;

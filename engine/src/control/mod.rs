@@ -27,7 +27,7 @@ pub use registry::{Patience, Pod, Registry};
 use thiserror::Error;
 use weft_xdp::{PodEntry, netlink};
 
-use crate::config::{self, Config, InterfaceInfo, Service};
+use crate::config::{self, Config, InterfaceInfo};
 use crate::worker::{Shared, Waker};
 
 /// How long control waits for the workers to see new tables before it goes on. A worker is there
@@ -75,8 +75,6 @@ pub struct Control<K> {
     workers: Vec<WorkerHandle>,
     /// Generations whose tables a worker may still look at. They are freed here, never on a data core.
     retired: Vec<Compiled>,
-    /// Services that a reload read again as they were, to be freed when there is time.
-    replaced: Vec<Arc<Service>>,
 }
 
 impl<K: KernelSide> Control<K> {
@@ -92,7 +90,6 @@ impl<K: KernelSide> Control<K> {
             compiled,
             workers: Vec::new(),
             retired: Vec::new(),
-            replaced: Vec::new(),
         }
     }
 
@@ -112,7 +109,7 @@ impl<K: KernelSide> Control<K> {
     }
 
     /// The configuration in force.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &Arc<Config> {
         &self.compiled.config
     }
 
@@ -146,12 +143,10 @@ impl<K: KernelSide> Control<K> {
     /// When the kernel refuses a step; what was there before is in force again.
     pub fn apply(
         &mut self,
-        mut config: Config,
+        config: Config,
         interfaces: &[InterfaceInfo],
         now: Now,
     ) -> Result<Change, Error> {
-        let replaced = config.share(&self.compiled.config);
-        self.replaced.extend(replaced);
         let vips = OnceCell::new();
         let registry = self.registry.with_pods(
             &config.pods,
@@ -211,7 +206,6 @@ impl<K: KernelSide> Control<K> {
 
     /// Frees what no worker looks at any more. Not part of a change: it can take longer than that.
     pub fn collect_retired(&mut self) {
-        self.replaced = Vec::new();
         let oldest = self
             .workers
             .iter()
@@ -307,15 +301,17 @@ fn indices(interfaces: &[InterfaceInfo]) -> impl Fn(&str) -> Option<u32> {
     move |name| indices.get(name).copied()
 }
 
-/// Checks a configuration against the machine, as `weft check`, `weft run` and a reload do.
+/// Reads a configuration and checks it against the machine, as `weft check`, `weft run` and a reload do. It
+/// shares its services with `earlier`, the one in force, where they are the same.
 ///
 /// # Errors
 /// Every error of the configuration.
 pub fn checked(
     files: &[std::path::PathBuf],
+    earlier: Option<&Config>,
     interfaces: &[InterfaceInfo],
 ) -> Result<Config, config::Errors> {
-    let config = config::load(files)?;
+    let config = config::load(files, earlier)?;
     let cores: Vec<usize> = core_affinity::get_core_ids()
         .map(|cores| cores.into_iter().map(|core| core.id).collect())
         .unwrap_or_default();

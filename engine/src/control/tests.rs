@@ -320,7 +320,7 @@ fn xds_04_a_change_that_the_kernel_refuses_leaves_everything_as_it_was() {
     assert_eq!(control.kernel, kernel);
     assert_eq!(control.registry.pods(), registry.pods());
     assert_eq!(control.registry.epochs(), registry.epochs());
-    assert_eq!(*control.config(), before);
+    assert_eq!(**control.config(), before);
     let tables = control.tables.load();
     assert!(
         tables.vip(&"10.96.0.1".parse().unwrap()),

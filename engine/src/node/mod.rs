@@ -5,6 +5,7 @@ mod start;
 mod status;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
@@ -15,7 +16,7 @@ use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netli
 
 use crate::admin::{Answer, Call, Listener, Request, micros, view};
 use crate::config::{self, Config, InterfaceInfo};
-use crate::control::{self, Control, checked};
+use crate::control::{self, Control};
 use crate::rundir::{self, Lock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
@@ -182,7 +183,8 @@ impl Node {
     async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
         let links = netlink::monitor().await?; // Before the list, so that no change is missed.
         let interfaces = interfaces().await?;
-        let config = checked(files, &interfaces).map_err(Error::Config)?;
+        let (interfaces, config) = start::read(files, None, interfaces).await?;
+        let config = config.map_err(Error::Config)?;
         let count = config.workers.cores.len() as u16;
         weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         if weft_xdp::pair_is_foreign(dir.pins())? {
@@ -363,7 +365,12 @@ impl Node {
             Ok(interfaces) => interfaces,
             Err(error) => return Answer::Failed(chain(&error)),
         };
-        let config = match checked(&self.files, &interfaces) {
+        let earlier = Arc::clone(self.control.config());
+        let (interfaces, config) = match start::read(&self.files, Some(earlier), interfaces).await {
+            Ok(read) => read,
+            Err(error) => return Answer::Failed(chain(&error)),
+        };
+        let config = match config {
             Ok(config) => config,
             Err(errors) => {
                 self.last_refusal = errors.iter().map(ToString::to_string).collect();

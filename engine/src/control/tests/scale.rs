@@ -7,6 +7,7 @@ use weft_datapath::{Pod, ServicePort, ServicePortSpec};
 
 use super::*;
 use crate::config::tests::generate;
+use crate::config::{Earlier, parse_after};
 
 /// `services` services of `endpoints` endpoints each; `without` lacks its first one.
 fn text(services: usize, endpoints: usize, ports: usize, without: Option<usize>) -> String {
@@ -36,6 +37,12 @@ fn text(services: usize, endpoints: usize, ports: usize, without: Option<usize>)
 fn parsed(text: String) -> Config {
     let path = PathBuf::from("n.toml");
     parse(&[Source { path, text }]).unwrap()
+}
+
+/// As a reload reads it.
+fn parsed_after(earlier: &Control<FakeKernel>, text: String) -> Config {
+    let path = PathBuf::from("n.toml");
+    parse_after(&[Source { path, text }], Some(earlier.config().as_ref())).unwrap()
 }
 
 /// What new flows are decided by. The sizes of Maglev tables depend on what was there before.
@@ -71,7 +78,14 @@ proptest! {
                 .filter(|index| present[*index as usize])
                 .map(|index| veth(&format!("veth{index}"), index + 1))
                 .collect();
-            control.apply(config.clone(), &interfaces, at(number as u64)).unwrap();
+            let mut earlier = Earlier::new(Some(control.config().as_ref()));
+            let services = config.services.iter();
+            let read = Config {
+                services: services.map(|service| earlier.keep((**service).clone())).collect(),
+                ..config.clone()
+            };
+            prop_assert_eq!(&read.rehomed(), config);
+            control.apply(read, &interfaces, at(number as u64)).unwrap();
             let cold = Compiled::nothing(config);
             let cold = cold.next(Arc::new(config.clone()), control.registry(), &mut names).unwrap();
             let tables = control.tables().load_full();
@@ -98,7 +112,8 @@ fn svc_45_what_a_reload_did_not_change_is_the_same_memory() {
     let service = Arc::clone(&control.config().services[7]);
     // One that all others stand behind, so that every line moves.
     let after = text(50, 4, 1, Some(3)).replacen("[[service]]", "\n\n[[service]]", 1);
-    control.apply(parsed(after), &interfaces(), at(1)).unwrap();
+    let after = parsed_after(&control, after);
+    control.apply(after, &interfaces(), at(1)).unwrap();
     let new = control.tables().load_full();
     assert_eq!(new.generation, old.generation + 1);
     assert!(Arc::ptr_eq(&service, &control.config().services[7]));
@@ -112,7 +127,7 @@ fn svc_45_what_a_reload_did_not_change_is_the_same_memory() {
     // The old generation goes once no worker has it, and what both had stays.
     drop((service, old));
     control.collect_retired();
-    assert_eq!(control.retired.len() + control.replaced.len(), 0);
+    assert_eq!(control.retired.len(), 0);
 }
 
 /// K-14: all ports of a service have one table.
@@ -121,7 +136,7 @@ fn k_14_a_service_of_400_ports_has_one_maglev_table() {
     let before = parsed(text(1, 100, 400, None));
     let mut control = Control::new(FakeKernel::default(), &before);
     control.apply(before, &interfaces(), at(0)).unwrap();
-    let after = parsed(text(1, 100, 400, Some(0)));
+    let after = parsed_after(&control, text(1, 100, 400, Some(0)));
     let began = Instant::now();
     control.apply(after, &interfaces(), at(1)).unwrap();
     let took = began.elapsed();
@@ -148,11 +163,11 @@ fn svc_45_one_endpoint_of_100_000_changes_without_a_walk_over_the_rest() {
     control.apply(before, &interfaces(), at(0)).unwrap();
     let mut fastest = Duration::MAX;
     for round in 0..3 {
-        let after = parsed(text(10_000, 10, 1, Some(round)));
+        let after = parsed_after(&control, text(10_000, 10, 1, Some(round)));
         let began = Instant::now();
         control.apply(after, &interfaces(), at(1)).unwrap();
         fastest = fastest.min(began.elapsed());
         control.collect_retired();
     }
-    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+    assert!(fastest < Duration::from_millis(20), "{fastest:?}");
 }
