@@ -14,6 +14,7 @@ mod failure;
 mod fixture;
 mod kernel;
 mod ownership;
+mod reloads;
 mod sources;
 mod unenrolled;
 mod workers;
