@@ -16,6 +16,7 @@ mod fixture;
 mod fragments;
 mod kernel;
 mod ownership;
+mod reloads;
 mod sources;
 mod unenrolled;
 mod workers;

@@ -1,6 +1,7 @@
 //! A worker stepped by hand, as its thread steps it.
 
 mod fragments;
+mod generations;
 mod simulation;
 
 use std::net::SocketAddrV4;
