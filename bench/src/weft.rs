@@ -148,13 +148,23 @@ impl Weft {
         Ok(())
     }
 
+    /// As [`Weft::reload`]; returns what `weft reload --json` says.
+    pub fn reload_json(&self, config: &Config) -> Result<Value> {
+        self.write(&config.to_toml()?)?;
+        self.json(&["reload"])
+    }
+
     /// As [`Weft::reload`], with any text and whatever the exit code.
     pub fn reload_text(&self, text: &str) -> Result<Finished> {
-        // Replaced in one step, as an operator's tools would.
+        self.write(text)?;
+        self.cli(&["reload"])
+    }
+
+    /// Replaces its configuration file in one step, as an operator's tools would.
+    fn write(&self, text: &str) -> Result<()> {
         let new = self.config.with_extension("new");
         fs::write(&new, text)?;
-        fs::rename(&new, &self.config)?;
-        self.cli(&["reload"])
+        Ok(fs::rename(&new, &self.config)?)
     }
 
     /// `weft status --audit`: an error when the ledger does not add up.

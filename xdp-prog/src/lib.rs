@@ -39,5 +39,9 @@ pub use xsk::{
     Ready, RingOccupancy, SocketProbe, XdpStatistics, XskConfig, XskError, XskFrame, XskIo, XskMode,
 };
 
+/// Pods that the BPF maps have room for.
+pub const MAX_PODS: usize = abi::MAX_PODS as usize;
+/// VIPs and ports of VIPs, together, that the BPF maps have room for.
+pub const MAX_SERVICES: usize = abi::MAX_SERVICES as usize;
 /// Workers, and so queues of the punt pair, that the BPF maps have room for.
 pub const MAX_WORKERS: u16 = abi::MAX_WORKERS as u16;

@@ -20,6 +20,7 @@ mod icmp;
 mod kernel;
 mod oracle;
 mod ownership;
+mod reloads;
 mod sources;
 mod syn_flood;
 mod unenrolled;

@@ -29,18 +29,18 @@ pub(crate) fn open_service(
     tables: &Tables,
     state: &mut State,
 ) -> Result<FlowId, DropReason> {
-    let affinity = service.options.affinity;
+    let affinity = service.spec.options.affinity;
     let hash = match affinity {
         // By the client alone, so that a worker or a node that does not remember it chooses the same.
         Some(_) => client_hash(&key.tuple),
         None => flow_hash(&key.tuple),
     };
     let last = affinity.and_then(|timeout| {
-        let last = (state.affinity).find(&key.tuple.src, service.id, timeout, now)?;
+        let last = (state.affinity).find(&key.tuple.src, service.spec.id, timeout, now)?;
         let at = service.position(last)?;
-        (service.backends[at].weight > 0).then_some(at)
+        (service.spec.backends[at].weight > 0).then_some(at)
     });
-    let count = service.backends.len();
+    let count = service.spec.backends.len();
     let mut first = None;
     let mut at = 0;
     for attempt in 0..TRIES + count.min(SCAN) {
@@ -52,6 +52,7 @@ pub(crate) fn open_service(
             (at + 1) % count
         };
         let Some(backend) = service
+            .spec
             .backends
             .get(at)
             .filter(|backend| backend.weight > 0)
@@ -70,7 +71,7 @@ pub(crate) fn open_service(
                 // A clash sends one flow elsewhere, not the client.
                 if affinity.is_some() && last.is_none_or(|last| last == at) {
                     let backend = (backend.address, backend.port);
-                    (state.affinity).note(&key.tuple.src, service.id, backend, now);
+                    (state.affinity).note(&key.tuple.src, service.spec.id, backend, now);
                 }
                 return Ok(id);
             }
@@ -82,7 +83,7 @@ pub(crate) fn open_service(
     let backend = (flow.end.address, flow.end.port);
     let id = with_other_port(flow, clash, now, tables, state).map_err(refusal)?;
     if affinity.is_some() && last.is_none_or(|last| last == at) {
-        (state.affinity).note(&key.tuple.src, service.id, backend, now);
+        (state.affinity).note(&key.tuple.src, service.spec.id, backend, now);
     }
     Ok(id)
 }
@@ -120,10 +121,10 @@ fn service_flow(
         kind: FlowKind::Service,
         reply: true,
         client_slot: client.slot,
-        service: service.id,
+        service: service.spec.id,
         member: backend.member,
-        max_flows: service.options.max_flows,
-        reset: service.options.reset_on_removal,
+        max_flows: service.spec.options.max_flows,
+        reset: service.spec.options.reset_on_removal,
         backend: backend.name,
         owner: state.worker,
         cookie: state.cookie(),
@@ -225,7 +226,7 @@ const LOOK_AT_ALL: usize = 32;
 /// The backend that would have the fewest live flows for its weight with one more. Among many, of two drawn by
 /// weight (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001).
 fn least_connections(service: &ServicePort, state: &mut State) -> usize {
-    let backends = &service.backends;
+    let backends = &service.spec.backends;
     let count = backends.len();
     let lighter = |a: usize, b: usize, state: &State| {
         let load = |at: usize| u64::from(state.flows.load(backends[at].member)) + 1;
@@ -252,7 +253,7 @@ fn least_connections(service: &ServicePort, state: &mut State) -> usize {
 /// What the algorithm says, the `attempt`-th time for the same flow.
 fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> usize {
     let turns = &service.schedule;
-    let turn = match service.algorithm {
+    let turn = match service.spec.algorithm {
         Algorithm::Maglev => {
             let hash = if attempt == 0 {
                 hash
@@ -266,7 +267,7 @@ fn pick(service: &ServicePort, hash: u64, attempt: u64, state: &mut State) -> us
                 .unwrap_or(0);
         }
         Algorithm::RoundRobin => {
-            let cursor = state.cursor(service.id);
+            let cursor = state.cursor(service.spec.id);
             // Kept below the turn's length, so that it never jumps when the number wraps.
             let turn = *cursor as usize % turns.len().max(1);
             *cursor = (turn + 1) as u32;

@@ -25,7 +25,41 @@ const ENTRIES_PER_BACKEND: usize = 400;
 /// same one, and the removal of one backend moves little more than its own share.
 #[derive(PartialEq, Eq)]
 pub struct MaglevTable {
-    entries: Box<[u16]>,
+    entries: Entries,
+}
+
+/// The index of the backend in each entry. Nearly every service has few backends, and tables are the most
+/// of what 10,000 services hold: a byte an entry, where that names them all.
+#[derive(PartialEq, Eq)]
+enum Entries {
+    Narrow(Box<[u8]>),
+    Wide(Box<[u16]>),
+}
+
+impl Entries {
+    /// As narrow as can be.
+    fn new(wide: Box<[u16]>) -> Self {
+        match wide.iter().map(|index| u8::try_from(*index)).collect() {
+            Ok(narrow) => Self::Narrow(narrow),
+            Err(_) => Self::Wide(wide),
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        match self {
+            Self::Narrow(entries) => entries.len(),
+            Self::Wide(entries) => entries.len(),
+        }
+    }
+
+    #[inline]
+    fn at(&self, entry: usize) -> Option<usize> {
+        match self {
+            Self::Narrow(entries) => entries.get(entry).map(|index| usize::from(*index)),
+            Self::Wide(entries) => entries.get(entry).map(|index| usize::from(*index)),
+        }
+    }
 }
 
 impl fmt::Debug for MaglevTable {
@@ -58,7 +92,7 @@ impl MaglevTable {
             .unwrap_or(0);
         if heaviest == 0 || size < 2 {
             return Self {
-                entries: Box::default(),
+                entries: Entries::Narrow(Box::default()),
             };
         }
         let mut walks: Vec<Walk> = Vec::with_capacity(backends.len());
@@ -72,7 +106,7 @@ impl MaglevTable {
         // Turns are taken in an order that does not depend on how the backends are listed.
         walks.sort_by_key(|walk| (walk.offset, walk.skip, walk.index));
         Self {
-            entries: fill(&mut walks, heaviest, size),
+            entries: Entries::new(fill(&mut walks, heaviest, size)),
         }
     }
 
@@ -81,13 +115,13 @@ impl MaglevTable {
     #[inline]
     pub fn lookup(&self, hash: u64) -> Option<usize> {
         self.entries
-            .get(reduce(hash, self.entries.len() as u32) as usize)
-            .map(|index| usize::from(*index))
+            .at(reduce(hash, self.entries.len() as u32) as usize)
     }
 
     /// The index of the backend in each entry.
-    pub fn entries(&self) -> &[u16] {
-        &self.entries
+    pub fn entries(&self) -> Vec<u16> {
+        let entries = (0..self.size()).filter_map(|entry| self.entries.at(entry));
+        entries.map(|index| index as u16).collect()
     }
 
     /// Entries in the table.

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::{Address, Family, MaglevTable, Now, Protocol};
 
 mod builder;
+mod sharded;
 #[cfg(test)]
 mod tests;
+
+use sharded::Sharded;
 
 pub use builder::{BuildError, TablesBuilder};
 
@@ -146,50 +149,50 @@ pub struct ServicePortSpec {
     pub options: ServiceOptions,
 }
 
-/// A service port as compiled.
-#[derive(Clone, Debug)]
+/// A service port as compiled. Generations share it for as long as its spec stays the same.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServicePort {
-    pub(crate) id: u32,
-    pub(crate) address: Address,
-    pub(crate) port: u16,
-    pub(crate) proto: Protocol,
-    pub(crate) algorithm: Algorithm,
-    pub(crate) backends: Box<[Backend]>,
+    /// What it was compiled from, its backends by address and port.
+    pub(crate) spec: ServicePortSpec,
     pub(crate) maglev: Option<Arc<MaglevTable>>,
     /// One turn of the round robin, by index: each backend as often as its weight says. Empty for Maglev.
     pub(crate) schedule: Box<[u16]>,
-    pub(crate) options: ServiceOptions,
 }
 
 impl ServicePort {
+    /// What it was compiled from.
+    pub fn spec(&self) -> &ServicePortSpec {
+        &self.spec
+    }
+
     /// The caller's number.
     pub fn id(&self) -> u32 {
-        self.id
+        self.spec.id
     }
 
     /// The VIP.
     pub fn address(&self) -> Address {
-        self.address
+        self.spec.address
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.spec.port
     }
 
     /// The protocol.
     pub fn proto(&self) -> Protocol {
-        self.proto
+        self.spec.proto
     }
 
     /// The way to choose.
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        self.spec.algorithm
     }
 
     /// The backends, by address and port.
     pub fn backends(&self) -> &[Backend] {
-        &self.backends
+        &self.spec.backends
     }
 
     /// The Maglev table, shared with every port of the same backend addresses and weights. `None` for
@@ -200,9 +203,9 @@ impl ServicePort {
 
     /// What a flow to that backend depends on.
     pub(crate) fn dependence(&self, backend: &Backend) -> SlotRef {
-        match self.proto {
+        match self.spec.proto {
             _ if backend.member == SlotRef::FIXED => backend.slot,
-            Protocol::Tcp if !self.options.reset_on_removal => backend.slot,
+            Protocol::Tcp if !self.spec.options.reset_on_removal => backend.slot,
             Protocol::Tcp | Protocol::Udp => backend.member,
         }
     }
@@ -210,6 +213,7 @@ impl ServicePort {
     /// Where the backend with that address and port stands in [`backends`](Self::backends).
     pub(crate) fn position(&self, (address, port): (Address, u16)) -> Option<usize> {
         let found = self
+            .spec
             .backends
             .binary_search_by_key(&(address, port), |backend| (backend.address, backend.port));
         found.ok()
@@ -217,7 +221,7 @@ impl ServicePort {
 
     /// Whether any backend takes new flows.
     pub fn serves(&self) -> bool {
-        self.backends.iter().any(|backend| backend.weight > 0)
+        self.spec.backends.iter().any(|backend| backend.weight > 0)
     }
 }
 
@@ -258,19 +262,31 @@ impl Pod {
     }
 }
 
+/// VIP, port and protocol.
+type PortKey = (Address, u16, Protocol);
+
+/// The enrolled pods.
+#[derive(PartialEq, Eq, Debug, Default)]
+struct Pods {
+    list: Vec<Pod>,
+    by_ifindex: FxHashMap<u32, u32>,
+    by_address: FxHashMap<Address, u32>,
+}
+
 /// An immutable snapshot, built off the data core by a [`TablesBuilder`] and read by every worker.
+///
+/// It shares with the generation before it whatever did not change, so a new generation costs time
+/// and memory by what changed, and a worker finds most of it in its cache.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// Which snapshot this is.
     pub generation: u64,
-    ports: Vec<ServicePort>,
-    by_key: FxHashMap<(Address, u16, Protocol), u32>,
-    vips: FxHashSet<Address>,
-    pods: Vec<Pod>,
-    by_ifindex: FxHashMap<u32, u32>,
-    by_address: FxHashMap<Address, u32>,
-    epochs: Box<[u32]>,
-    members: Box<[u32]>,
+    ports: Sharded<PortKey, Arc<ServicePort>>,
+    /// VIPs, and how many ports each has.
+    vips: Sharded<Address, u32>,
+    pods: Arc<Pods>,
+    epochs: Arc<[u32]>,
+    members: Arc<[u32]>,
     grace: Duration,
     /// The node's own addresses, IPv4 and IPv6, towards each pod.
     node: FxHashMap<u32, [Option<Address>; 2]>,
@@ -290,28 +306,24 @@ impl Tables {
 
     /// The service port at this VIP, port and protocol.
     pub fn service(&self, address: &Address, port: u16, proto: Protocol) -> Option<&ServicePort> {
-        self.by_key
-            .get(&(*address, port, proto))
-            .map(|index| &self.ports[*index as usize])
+        self.ports.get(&(*address, port, proto)).map(Arc::as_ref)
     }
 
     /// Whether any service has this address.
     pub fn vip(&self, address: &Address) -> bool {
-        self.vips.contains(address)
+        self.vips.get(address).is_some()
     }
 
     /// The enrolled pod with this address.
     pub fn pod_by_address(&self, address: &Address) -> Option<&Pod> {
-        self.by_address
-            .get(address)
-            .map(|index| &self.pods[*index as usize])
+        let index = *self.pods.by_address.get(address)?;
+        self.pods.list.get(index as usize)
     }
 
     /// The enrolled pod behind this veth.
     pub fn pod_by_ifindex(&self, ifindex: u32) -> Option<&Pod> {
-        self.by_ifindex
-            .get(&ifindex)
-            .map(|index| &self.pods[*index as usize])
+        let index = *self.pods.by_ifindex.get(&ifindex)?;
+        self.pods.list.get(index as usize)
     }
 
     /// The epoch of a slot now; 0 for a slot that was never set.
@@ -332,14 +344,26 @@ impl Tables {
         self.epoch(slot.slot) == slot.epoch
     }
 
-    /// All service ports, by VIP, port and protocol.
-    pub fn services(&self) -> &[ServicePort] {
-        &self.ports
+    /// All service ports, by VIP, port and protocol. Sorted anew each time, so not for the data core.
+    pub fn services(&self) -> Vec<&Arc<ServicePort>> {
+        let mut entries: Vec<_> = self.ports.iter().collect();
+        entries.sort_unstable_by_key(|(key, _)| **key);
+        entries.into_iter().map(|(_, port)| port).collect()
+    }
+
+    /// The keys of all service ports, in no order.
+    pub fn service_keys(&self) -> impl Iterator<Item = (Address, u16, Protocol)> {
+        self.ports.iter().map(|(key, _)| *key)
+    }
+
+    /// All VIPs, in no order.
+    pub fn vips(&self) -> impl Iterator<Item = Address> {
+        self.vips.iter().map(|(vip, _)| *vip)
     }
 
     /// All enrolled pods, by interface.
     pub fn pods(&self) -> &[Pod] {
-        &self.pods
+        &self.pods.list
     }
 
     /// How long an unknown flow may be one that the kernel opened, from when it last could.

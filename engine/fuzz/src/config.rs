@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft::config::{self, Config, Errors, Source};
 use weft::control::{Compiled, Names, Patience, Registry, Slots};
-use weft_datapath::{Address, Now, ServicePort, Tables};
+use weft_datapath::{Address, Now, ServicePort};
 
 /// A line of this divides the text into files.
 const NEXT_FILE: &str = "#---\n";
@@ -56,8 +56,10 @@ pub fn run(data: &[u8]) {
 
 /// XDS-04: a configuration that is accepted works, on a node that starts and on one that runs.
 fn starts(config: &Config) {
-    let cold = enrol(config, &Registry::default());
-    let cold = compile(config, &cold, &Tables::default());
+    let nothing = Compiled::nothing(config);
+    let registry = enrol(config, &Registry::default());
+    let (mut names, mut slots) = Default::default();
+    let cold = compile(config, &registry, &nothing, (&mut names, &mut slots)).tables;
     assert_eq!(cold.pods().len(), config.pods.len());
     let before = config::parse(&[Source {
         path: "before.toml".into(),
@@ -65,8 +67,11 @@ fn starts(config: &Config) {
     }])
     .expect("a valid configuration");
     let running = enrol(&before, &Registry::default());
-    let old = compile(&before, &running, &Tables::default());
-    let warm = compile(config, &enrol(config, &running), &old);
+    let (mut names, mut slots) = Default::default();
+    let old = Compiled::nothing(&before);
+    let old = compile(&before, &running, &old, (&mut names, &mut slots));
+    let registry = enrol(config, &running);
+    let warm = compile(config, &registry, &old, (&mut names, &mut slots)).tables;
     assert_eq!(warm.services().len(), cold.services().len());
     for (cold, warm) in cold.services().iter().zip(warm.services()) {
         let key = |port: &ServicePort| (port.address(), port.port(), port.proto());
@@ -100,19 +105,17 @@ fn enrol(config: &Config, registry: &Registry) -> Registry {
     registry.with_pods(&config.pods, is_vip, index, patience, Now::from_nanos(1))
 }
 
-fn compile(config: &Config, registry: &Registry, previous: &Tables) -> Arc<Tables> {
-    let generation = previous.generation + 1;
-    let mut names = Names::default();
-    match Compiled::new(
-        config,
-        registry,
-        &mut names,
-        &mut Slots::default(),
-        |_| None,
-        Some(previous),
-        generation,
-    ) {
-        Ok(compiled) => compiled.tables,
+fn compile(
+    config: &Config,
+    registry: &Registry,
+    before: &Compiled,
+    (names, slots): (&mut Names, &mut Slots),
+) -> Compiled {
+    match before.next(Arc::new(config.clone()), registry, names, slots, |_| None) {
+        Ok(compiled) => {
+            slots.keep();
+            compiled
+        }
         Err(error) => panic!("accepted, but: {error}"),
     }
 }

@@ -1,12 +1,14 @@
 //! The admin socket: one JSON request a line, one JSON answer a line, for root only.
 
 mod client;
+mod latency;
 mod server;
 pub mod view;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::{ClientError, ask};
+pub use latency::micros;
 pub use server::{Call, Listener};
 
 /// Longest answer that a client takes: 256 MiB, some 500,000 flows as JSON.

@@ -34,6 +34,8 @@ pub struct Status {
     pub restart_needed: Vec<String>,
     /// Why the last reload was refused, if it was.
     pub last_refusal: Vec<String>,
+    /// How long accepted reloads took.
+    pub reloads: Reloads,
     /// One a worker.
     pub workers: Vec<Worker>,
     /// The enrolled pods.
@@ -43,6 +45,39 @@ pub struct Status {
     /// The checked equations, with `--audit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Audit>,
+}
+
+/// How long accepted reloads took, since the process started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reloads {
+    /// From the start of reading the files to a configuration that is valid on this machine.
+    pub parse: Latency,
+    /// From there until every worker and the kernel's maps had it.
+    pub switch: Latency,
+}
+
+/// A histogram of durations.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many.
+    pub count: u64,
+    /// Their sum.
+    pub sum_us: u64,
+    /// The last one.
+    pub last_us: u64,
+    /// The longest one.
+    pub max_us: u64,
+    /// By duration; the last bucket has no bound.
+    pub buckets: Vec<Bucket>,
+}
+
+/// One bucket of a histogram.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// The longest duration in it, none in the last bucket.
+    pub le_us: Option<u64>,
+    /// How many of those that no bucket before it has.
+    pub count: u64,
 }
 
 /// One worker and its queue.
@@ -287,6 +322,10 @@ pub struct Owned {
 pub struct Reloaded {
     /// Generation of the new tables.
     pub generation: u64,
+    /// From the start of reading the files to a configuration that is valid on this machine.
+    pub parse_us: u64,
+    /// From there until every worker and the kernel's maps had it.
+    pub switch_us: u64,
     /// Pods that joined.
     pub enrolled: Vec<String>,
     /// Pods that left and drain now.

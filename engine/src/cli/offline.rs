@@ -23,7 +23,7 @@ pub(super) fn check(files: &[PathBuf], json: bool) -> Exit {
         Ok(Err(error)) => return failed(&error),
         Err(error) => return failed(&error),
     };
-    match checked(files, &interfaces) {
+    match checked(files, None, &interfaces) {
         Ok(config) if json => {
             print_json(&serde_json::json!({
                 "accepted": { "pods": config.pods.len(), "services": config.services.len() }

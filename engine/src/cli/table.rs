@@ -58,6 +58,18 @@ pub(super) fn status(status: &Status) -> String {
             status.restart_needed.join(", ")
         );
     }
+    let (parse, switch) = (&status.reloads.parse, &status.reloads.switch);
+    if switch.count > 0 {
+        let _ = writeln!(
+            text,
+            "reloads {}  parsed in {} (at most {})  live in {} (at most {})",
+            switch.count,
+            milliseconds(parse.last_us),
+            milliseconds(parse.max_us),
+            milliseconds(switch.last_us),
+            milliseconds(switch.max_us),
+        );
+    }
     for line in &status.last_refusal {
         let _ = writeln!(text, "last reload refused: {line}");
     }
@@ -322,8 +334,10 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         }
     };
     let mut text = format!(
-        "reloaded: generation {}; enrolled: {}; draining: {}",
+        "reloaded: generation {}, parsed in {}, live in {}; enrolled: {}; draining: {}",
         reloaded.generation,
+        milliseconds(reloaded.parse_us),
+        milliseconds(reloaded.switch_us),
         list(&reloaded.enrolled),
         list(&reloaded.draining)
     );
@@ -335,4 +349,9 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         );
     }
     text
+}
+
+/// Microseconds as milliseconds with one place.
+fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1_000.0)
 }

@@ -163,6 +163,16 @@ pub enum Reason {
         /// How many may.
         max: u64,
     },
+    /// More pods or services, over all files, than there is room for.
+    #[error("up to here there are {count} {what}, and there may be {max}")]
+    Full {
+        /// What is counted.
+        what: &'static str,
+        /// How many there are with this one.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// A number out of range.
     #[error("{value} is not in {min}..={max}")]
     OutOfRange {

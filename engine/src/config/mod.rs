@@ -15,6 +15,7 @@ mod reload;
 mod resolve;
 mod scalar;
 mod service;
+mod share;
 mod system;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -28,7 +29,8 @@ pub use model::{
     Service, ServicePort, Stage, TargetPort, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
-pub use resolve::ResolvedEndpoint;
+pub use resolve::{PodIndex, ResolvedEndpoint};
+pub(crate) use share::Earlier;
 pub use system::{InterfaceInfo, check_cores, check_interfaces};
 
 use document::Document;
@@ -57,11 +59,12 @@ pub struct Source {
     pub text: String,
 }
 
-/// Reads the files and parses them as one configuration.
+/// Reads the files and parses them as one configuration, which shares its services with `earlier`, the
+/// one in force, where they are the same.
 ///
 /// # Errors
 /// Everything that is wrong with them; also every file that cannot be read.
-pub fn load(paths: &[PathBuf]) -> Result<Config, Errors> {
+pub fn load(paths: &[PathBuf], earlier: Option<&Config>) -> Result<Config, Errors> {
     let mut sources = Vec::new();
     let mut unread = Vec::new();
     for path in paths {
@@ -74,11 +77,11 @@ pub fn load(paths: &[PathBuf]) -> Result<Config, Errors> {
         }
     }
     if unread.is_empty() {
-        return parse(&sources);
+        return parse_after(&sources, earlier);
     }
     // The files that can be read are checked too, but nothing is missed in them: it may stand in
     // a file that could not be read.
-    let (_, mut found) = parse_some(&sources, true);
+    let (_, mut found) = parse_some(&sources, None, true);
     found.append(&mut unread);
     Err(Errors::of(found))
 }
@@ -89,7 +92,15 @@ pub fn load(paths: &[PathBuf]) -> Result<Config, Errors> {
 /// # Errors
 /// Everything that is wrong with them, sorted by file and line.
 pub fn parse(sources: &[Source]) -> Result<Config, Errors> {
-    match parse_some(sources, false) {
+    parse_after(sources, None)
+}
+
+/// As [`parse`], sharing services with `earlier` where they are the same.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_after(sources: &[Source], earlier: Option<&Config>) -> Result<Config, Errors> {
+    match parse_some(sources, earlier, false) {
         (Some(config), found) if found.is_empty() => Ok(config),
         (_, found) => Err(Errors::of(found)),
     }
@@ -97,7 +108,12 @@ pub fn parse(sources: &[Source]) -> Result<Config, Errors> {
 
 /// What could be made of the sources, and every error. `incomplete`: there are more sources, so
 /// that a missing table is no error.
-fn parse_some(sources: &[Source], mut incomplete: bool) -> (Option<Config>, Vec<ConfigError>) {
+fn parse_some(
+    sources: &[Source],
+    earlier: Option<&Config>,
+    mut incomplete: bool,
+) -> (Option<Config>, Vec<ConfigError>) {
+    let mut earlier = Earlier::new(earlier);
     let mut registry = Registry::default();
     let mut node = Section::default();
     let mut workers = Section::default();
@@ -114,7 +130,8 @@ fn parse_some(sources: &[Source], mut incomplete: bool) -> (Option<Config>, Vec<
                 pods.extend(pod::read(value, &mut registry));
             });
             for_each(&root, "service", |value| {
-                services.extend(service::read(value, &mut registry));
+                let service = service::read(value, &mut registry);
+                services.extend(service.map(|service| earlier.keep(service)));
             });
         }
         found.append(&mut document.into_errors());

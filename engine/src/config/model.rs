@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Location;
@@ -15,8 +16,9 @@ pub struct Config {
     pub workers: Workers,
     /// Every `[[pod]]`, in the order of the files and of their text.
     pub pods: Vec<Pod>,
-    /// Every `[[service]]`, in the order of the files and of their text.
-    pub services: Vec<Service>,
+    /// Every `[[service]]`, in the order of the files and of their text. A reload keeps the memory of
+    /// those that it does not change.
+    pub services: Vec<Arc<Service>>,
 }
 
 /// `[node]`: the machine.
@@ -139,8 +141,6 @@ pub struct Service {
     pub session_affinity: Option<Duration>,
     /// Flows to one of its ports that a worker may hold.
     pub max_flows: Option<u32>,
-    /// Where it is configured; the key is `service[3]`.
-    pub at: Location,
 }
 
 /// How a service chooses a backend.

@@ -25,6 +25,7 @@ pub(super) const KEYS: &[&str] = &[
 
 pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Pod> {
     let table = value.table(KEYS)?;
+    registry.pod(value);
     let name = table.require("name").and_then(|value| {
         let name = value.name(&NAME)?;
         registry.pod_name(&value, &name);

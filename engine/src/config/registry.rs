@@ -6,6 +6,8 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::IpAddr;
 
+use weft_xdp::{MAX_PODS, MAX_SERVICES};
+
 use super::error::{ConfigError, Location, Reason};
 use super::model::Protocol;
 use super::reader::{Value, quoted};
@@ -21,9 +23,33 @@ pub(super) struct Registry {
     hairpin_ips: HashMap<IpAddr, Location>,
     service_ports: HashMap<(IpAddr, u16, Protocol), Location>,
     endpoints: Vec<(IpAddr, Location)>,
+    /// Pods so far.
+    pods: usize,
+    /// Whether a service has been reported that there is no room for.
+    services_full: bool,
 }
 
 impl Registry {
+    /// Counts a pod, and reports the first one that the hooks have no room for.
+    pub(super) fn pod(&mut self, value: &Value<'_, '_>) {
+        self.pods += 1;
+        if self.pods == MAX_PODS + 1 {
+            let (count, max) = (self.pods, MAX_PODS);
+            let what = "pods";
+            let _: Option<()> = value.reject(Reason::Full { what, count, max });
+        }
+    }
+
+    /// Reports the first service that the hooks have no room for.
+    pub(super) fn service(&mut self, value: &Value<'_, '_>) {
+        let count = self.cluster_ips.len() + self.service_ports.len();
+        if count > MAX_SERVICES && !self.services_full {
+            self.services_full = true;
+            let (what, max) = ("cluster IPs and ports of cluster IPs", MAX_SERVICES);
+            let _: Option<()> = value.reject(Reason::Full { what, count, max });
+        }
+    }
+
     pub(super) fn pod_name(&mut self, value: &Value<'_, '_>, name: &str) {
         claim(&mut self.pod_names, value, name.to_owned(), || quoted(name));
     }

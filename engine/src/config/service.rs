@@ -78,6 +78,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         let flows = value.integer(1..=16_777_216)?;
         u32::try_from(flows).ok().map(Some)
     });
+    registry.service(value);
     Some(Service {
         name: name?,
         cluster_ips: cluster_ips?,
@@ -88,7 +89,6 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         rst_on_removal: rst_on_removal?,
         session_affinity: session_affinity?,
         max_flows: max_flows?,
-        at: table.location(),
     })
 }
 

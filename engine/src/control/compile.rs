@@ -1,35 +1,37 @@
 //! From configuration and registry to what the workers and the hooks read.
+//!
+//! Each generation is compiled as a change of the one before it: services that stayed the same memory
+//! ([`config::load`]) and whose pods stayed where they were are not looked at again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ptr;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, BackendState, BuildError, PodState, Protocol,
-    ServiceOptions, ServicePortSpec, SlotRef, Tables, TablesBuilder,
+    Address, Algorithm, Backend, BackendPath, BackendState, BuildError, Protocol, ServiceOptions,
+    ServicePortSpec, SlotRef, Tables, TablesBuilder,
 };
-use weft_xdp::{PodEntry, ServiceKey};
+use weft_xdp::ServiceKey;
 
+use super::pods::{Moved, PodSet};
 use super::registry::Registry;
 use super::slots::{Member, Slots};
-use crate::config::{self, Conditions, Config};
-
-/// Packets that a pod may punt at once beyond its rate: the segments of one GSO packet at the kernel's
-/// smallest MSS of 48 (1,366), and not so many that they fill a socket's ring (2,048) alone.
-const PUNT_BURST: u32 = 1536;
+use crate::config::{self, Conditions, Config, PodIndex, Service};
 
 /// Stable numbers for service ports. A flow carries the number, so it is never reused.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    numbers: HashMap<(String, String), u32>,
-    names: Vec<(String, String)>,
+    numbers: HashMap<Arc<(String, String)>, u32>,
+    names: Vec<Arc<(String, String)>>,
 }
 
 impl Names {
     fn number(&mut self, service: &str, port: &str) -> u32 {
-        let key = (service.to_string(), port.to_string());
+        let key = Arc::new((service.to_string(), port.to_string()));
         *self.numbers.entry(key).or_insert_with_key(|key| {
-            self.names.push(key.clone());
+            self.names.push(Arc::clone(key));
             self.names.len() as u32 - 1
         })
     }
@@ -37,155 +39,239 @@ impl Names {
     /// The service's name and the port's.
     pub fn service(&self, number: u32) -> (&str, &str) {
         let known = self.names.get(number as usize);
-        known.map_or(("", ""), |(service, port)| (service, port))
+        known.map_or(("", ""), |name| (&name.0, &name.1))
     }
 }
 
 /// One generation of everything derived.
 #[derive(Clone, Debug)]
 pub struct Compiled {
+    /// What it was compiled from.
+    pub config: Arc<Config>,
     /// For the workers.
     pub tables: Arc<Tables>,
-    /// For the hooks: enrolled pods, by interface.
-    pub pods: Vec<PodEntry>,
-    /// For the hooks: VIPs and their ports.
-    pub services: Vec<ServiceKey>,
-    /// For the hooks: addresses of enrolled pods, and the hairpin addresses without an interface.
-    pub endpoints: Vec<(Address, u32)>,
+    /// For the hooks: enrolled pods.
+    pub pods: Arc<PodSet>,
+    /// Replies to these are punted like those to a pod. The workers know them from the start on, so a
+    /// reload cannot change them.
+    pub hairpins: Arc<[Address]>,
+    /// For the hooks: VIPs and ports that the generation before did not have, or with another affinity.
+    pub appeared: Vec<ServiceKey>,
+    /// For the hooks: VIPs and ports that this generation has no more.
+    pub vanished: Vec<ServiceKey>,
 }
 
 impl Compiled {
-    /// Compiles one generation. Backend sets that did not change keep their Maglev tables. `source_towards` says
-    /// which address the node has for a pod.
+    /// A node without pods and services.
+    pub fn nothing(config: &Config) -> Self {
+        let hairpins = config.node.hairpin_ips.iter();
+        let hairpins = hairpins.map(|&address| address.into()).collect();
+        let config = Config {
+            node: config.node.clone(),
+            workers: config.workers.clone(),
+            pods: Vec::new(),
+            services: Vec::new(),
+        };
+        Self {
+            config: Arc::new(config),
+            tables: Arc::default(),
+            pods: Arc::default(),
+            hairpins,
+            appeared: Vec::new(),
+            vanished: Vec::new(),
+        }
+    }
+
+    /// Compiles the generation after this one. Costs time by what has changed. `source_towards` says which
+    /// address the node has for a pod.
     ///
     /// # Errors
     /// When the tables cannot hold what a checked configuration asks for: an interface index
     /// beyond 2^24.
-    pub fn new(
-        config: &Config,
+    pub fn next(
+        &self,
+        config: Arc<Config>,
         registry: &Registry,
         names: &mut Names,
         places: &mut Slots,
         source_towards: impl Fn(IpAddr) -> Option<IpAddr>,
-        previous: Option<&Tables>,
-        generation: u64,
     ) -> Result<Self, BuildError> {
-        let mut builder = previous.map_or_else(TablesBuilder::new, TablesBuilder::following);
-        let mut pods = Vec::new();
-        let mut endpoints = Vec::new();
-        let mut slots = HashMap::new();
-        for pod in registry.pods() {
-            let Some(ifindex) = pod.ifindex else { continue };
-            let draining = pod.draining_until.is_some();
-            let addresses: Vec<Address> = pod
-                .config
-                .addresses
-                .iter()
-                .map(|&address| address.into())
-                .collect();
-            endpoints.extend(addresses.iter().map(|&address| (address, ifindex)));
-            for node in pod
-                .config
-                .addresses
-                .iter()
-                .filter_map(|&pod| source_towards(pod))
-            {
-                if usable(node, config) {
-                    builder.set_node_address(ifindex, node.into());
-                }
-            }
-            if !draining {
-                slots.extend(
-                    pod.config
-                        .addresses
-                        .iter()
-                        .map(|&address| (address, (ifindex, pod.slot))),
-                );
-            }
-            builder.add_pod(weft_datapath::Pod {
-                ifindex,
-                addresses: addresses.iter().copied().collect(),
-                slot: pod.slot,
-                state: if draining {
-                    PodState::Draining
-                } else {
-                    PodState::Enrolled {
-                        grace_until: pod.grace_until,
-                    }
-                },
-            });
-            pods.push(PodEntry {
-                ifindex,
-                addresses,
-                draining,
-                punt_rate: pod.config.punt_rate.unwrap_or(config.workers.punt_rate),
-                punt_burst: PUNT_BURST,
-            });
+        let pods = Arc::new(PodSet::new(&config, registry, &self.hairpins));
+        let moved = Moved::between((&self.config, &self.pods), (&config, &pods));
+        let (gone, new) = changed(&self.config.services, &config.services);
+        let new_ones: FxHashSet<_> = new.iter().map(|service| ptr::from_ref(*service)).collect();
+        let mut stale: Vec<&Service> = Vec::new();
+        if !moved.is_empty() {
+            let services = config.services.iter().map(Arc::as_ref);
+            stale.extend(services.filter(|&service| {
+                moved.concerns(service) && !new_ones.contains(&ptr::from_ref(service))
+            }));
         }
-        let leaving = registry
-            .pods()
+
+        let mut builder = TablesBuilder::editing(&self.tables);
+        for service in gone.iter().chain(&stale) {
+            for key in keys(service) {
+                builder.remove_service_port(key);
+            }
+        }
+        let index = PodIndex::new(&config.pods);
+        for service in new.iter().chain(&stale) {
+            add(&mut builder, service, &index, &pods, (names, places));
+        }
+        let again = new
             .iter()
-            .filter(|pod| pod.draining_until.is_some());
-        let leaving: HashMap<IpAddr, SlotRef> = leaving
-            .flat_map(|pod| pod.config.addresses.iter().map(|ip| (*ip, pod.slot)))
-            .collect();
-        let mut services = Vec::new();
-        let mut ids = HashSet::new();
-        for service in &config.services {
-            for &vip in &service.cluster_ips {
-                services.push(ServiceKey::wildcard(vip.into()));
-            }
-            for port in &service.ports {
-                let id = names.number(&service.name, port.name.as_deref().unwrap_or_default());
-                let mut backends = backends(service, port, config, registry, &slots);
-                // Flows to a pod that drains go on while it is an endpoint by its address, as they were.
-                let drained = backends.iter().filter_map(|backend| {
-                    let slot = leaving.get(&IpAddr::from(backend.address))?;
-                    Some((backend.address, backend.port, *slot))
-                });
-                places.assign(id, backends.iter().map(member).chain(drained));
-                ids.insert(id);
-                for backend in &mut backends {
-                    backend.member = places.of(id, &member(backend));
-                }
-                for &vip in &service.cluster_ips {
-                    let proto = protocol(port.protocol);
-                    let key = ServiceKey::port(vip.into(), port.port, proto);
-                    services.push(key.with_affinity(service.session_affinity.is_some()));
-                    let same_family = |backend: &&Backend| backend.address.is_v4() == vip.is_ipv4();
-                    builder.add_service_port(ServicePortSpec {
-                        id,
-                        address: vip.into(),
-                        port: port.port,
-                        proto,
-                        algorithm: algorithm(service.algorithm),
-                        backends: backends.iter().filter(same_family).copied().collect(),
-                        options: ServiceOptions {
-                            affinity: service.session_affinity,
-                            max_flows: service.max_flows,
-                            reset_on_removal: service.rst_on_removal,
-                        },
-                    });
-                }
+            .chain(&stale)
+            .flat_map(|service| ids(service, names));
+        let again: FxHashSet<u32> = again.collect();
+        for id in gone.iter().flat_map(|service| ids(service, names)) {
+            if !again.contains(&id) {
+                places.assign(id, []);
             }
         }
-        services.sort_unstable();
-        services.dedup(); // Services may share a VIP, and so its wildcard.
-        pods.sort_by_key(|pod| pod.ifindex);
-        endpoints.sort_unstable();
-        places.retain(|id| ids.contains(&id));
+        builder.set_pods(pods.for_tables());
         builder.set_epochs(registry.epochs());
         builder.set_members(places.epochs());
         builder.set_grace(config.node.enrolment_grace);
         builder.set_vip_echo(config.node.vip_echo);
-        let tables = Arc::new(builder.build(generation)?);
+        for (ifindex, pod) in present(registry) {
+            if let Some(node) = source_towards(pod).filter(|&node| usable(node, &config)) {
+                builder.set_node_address(ifindex, node.into());
+            }
+        }
+        let tables = Arc::new(builder.build(self.tables.generation + 1)?);
+
+        let touched: FxHashSet<ServiceKey> =
+            gone.iter().chain(&new).flat_map(|s| hook_keys(s)).collect();
+        let (mut appeared, mut vanished) = (Vec::new(), Vec::new());
+        for key in touched {
+            match (known(&self.tables, key), known(&tables, key)) {
+                (before, Some(after)) if before != Some(after) => appeared.push(after),
+                (Some(before), None) => vanished.push(before),
+                _ => {}
+            }
+        }
         Ok(Self {
+            config,
             tables,
             pods,
-            services,
-            endpoints,
+            hairpins: Arc::clone(&self.hairpins),
+            appeared,
+            vanished,
         })
     }
+
+    /// All VIPs and ports, for the hooks.
+    pub fn services(&self) -> Vec<ServiceKey> {
+        let ports = self.tables.service_keys().filter_map(|(vip, port, proto)| {
+            known(&self.tables, ServiceKey::port(vip, port, proto)) // With its affinity.
+        });
+        let vips = self.tables.vips().map(ServiceKey::wildcard);
+        let mut keys: Vec<ServiceKey> = ports.chain(vips).collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+/// The services of `before` that are not in `after`, and the other way round. A service is the same
+/// if it is the same memory.
+fn changed<'c>(
+    before: &'c [Arc<Service>],
+    after: &'c [Arc<Service>],
+) -> (Vec<&'c Service>, Vec<&'c Service>) {
+    let same = |(a, b): &(&Arc<Service>, &Arc<Service>)| Arc::ptr_eq(a, b);
+    let head = before.iter().zip(after).take_while(same).count();
+    let (before, after) = (&before[head..], &after[head..]);
+    let tail = before.iter().rev().zip(after.iter().rev());
+    let tail = tail.take_while(same).count();
+    let (before, after) = (&before[..before.len() - tail], &after[..after.len() - tail]);
+    let not_in = |these: &'c [Arc<Service>], others: &[Arc<Service>]| {
+        let others: FxHashSet<_> = others.iter().map(Arc::as_ptr).collect();
+        let these = these.iter().map(Arc::as_ref);
+        these
+            .filter(|&service| !others.contains(&ptr::from_ref(service)))
+            .collect()
+    };
+    (not_in(before, after), not_in(after, before))
+}
+
+/// The keys of a service's ports in the tables.
+fn keys(service: &Service) -> impl Iterator<Item = (Address, u16, Protocol)> {
+    service.cluster_ips.iter().flat_map(|&vip| {
+        let ports = service.ports.iter();
+        ports.map(move |port| (vip.into(), port.port, protocol(port.protocol)))
+    })
+}
+
+/// What the hooks know a service by, whatever its affinity.
+fn hook_keys(service: &Service) -> impl Iterator<Item = ServiceKey> {
+    let ports = keys(service).map(|(vip, port, proto)| ServiceKey::port(vip, port, proto));
+    let vips = service.cluster_ips.iter();
+    ports.chain(vips.map(|&vip| ServiceKey::wildcard(vip.into())))
+}
+
+/// A VIP or a port as the hooks are to know it by these tables, if they have it.
+fn known(tables: &Tables, key: ServiceKey) -> Option<ServiceKey> {
+    match key.port {
+        Some((port, proto)) => {
+            let options = tables.service(&key.address, port, proto)?.spec().options;
+            Some(key.with_affinity(options.affinity.is_some()))
+        }
+        None => tables.vip(&key.address).then_some(key),
+    }
+}
+
+/// The numbers of a service's ports.
+fn ids(service: &Service, names: &mut Names) -> Vec<u32> {
+    let ports = service.ports.iter();
+    ports
+        .map(|port| names.number(&service.name, port.name.as_deref().unwrap_or_default()))
+        .collect()
+}
+
+/// Adds all ports of a service.
+fn add(
+    builder: &mut TablesBuilder,
+    service: &Service,
+    index: &PodIndex<'_>,
+    pods: &PodSet,
+    (names, places): (&mut Names, &mut Slots),
+) {
+    for (port, id) in service.ports.iter().zip(ids(service, names)) {
+        let mut backends = backends(service, port, index, pods);
+        // Flows to a pod that drains go on while it is an endpoint by its address, as they were.
+        let drained = backends.iter().filter_map(|backend| {
+            let slot = pods.leaving(&backend.address.into())?;
+            Some((backend.address, backend.port, slot))
+        });
+        places.assign(id, backends.iter().map(member).chain(drained));
+        for backend in &mut backends {
+            backend.member = places.of(id, &member(backend));
+        }
+        for &vip in &service.cluster_ips {
+            let same_family = |backend: &&Backend| backend.address.is_v4() == vip.is_ipv4();
+            builder.add_service_port(ServicePortSpec {
+                id,
+                address: vip.into(),
+                port: port.port,
+                proto: protocol(port.protocol),
+                algorithm: algorithm(service.algorithm),
+                backends: backends.iter().filter(same_family).copied().collect(),
+                options: ServiceOptions {
+                    affinity: service.session_affinity,
+                    max_flows: service.max_flows,
+                    reset_on_removal: service.rst_on_removal,
+                },
+            });
+        }
+    }
+}
+
+/// The addresses of pods whose interface is there, with it.
+fn present(registry: &Registry) -> impl Iterator<Item = (u32, IpAddr)> {
+    registry.pods().iter().flat_map(|pod| {
+        let addresses = pod.config.addresses.iter();
+        addresses.filter_map(move |&address| Some((pod.ifindex?, address)))
+    })
 }
 
 /// Whether an address can stand for the node in what a pod is told: one that means the same everywhere,
@@ -225,22 +311,17 @@ fn state(conditions: Conditions) -> BackendState {
 
 /// The backends of both families, whatever their state. One whose pod is enrolled and has no interface is none.
 fn backends(
-    service: &config::Service,
+    service: &Service,
     port: &config::ServicePort,
-    config: &Config,
-    registry: &Registry,
-    slots: &HashMap<IpAddr, (u32, SlotRef)>,
+    index: &PodIndex<'_>,
+    pods: &PodSet,
 ) -> Vec<Backend> {
-    let absent = |address: IpAddr| {
-        let mut pods = registry.pods().iter();
-        pods.any(|pod| !pod.is_present() && pod.config.addresses.contains(&address))
-    };
-    let endpoints = service.endpoints_for(port, &config.pods).into_iter();
+    let endpoints = service.endpoints_for(port, index).into_iter();
     endpoints
-        .filter(|endpoint| !absent(endpoint.address))
+        .filter(|endpoint| !pods.absent(&endpoint.address))
         .map(|endpoint| {
-            let (path, slot) = match slots.get(&endpoint.address) {
-                Some(&(ifindex, slot)) => (BackendPath::Pod { ifindex }, slot),
+            let (path, slot) = match pods.reachable(&endpoint.address) {
+                Some((ifindex, slot)) => (BackendPath::Pod { ifindex }, slot),
                 None => (BackendPath::Kernel, SlotRef::FIXED),
             };
             Backend {

@@ -34,6 +34,15 @@ pub trait KernelSide {
     /// # Errors
     /// When the map is full or the kernel refuses.
     fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), weft_xdp::Error>;
+    /// Adds some services, or changes their affinity, and takes others away, of which none is among the former.
+    ///
+    /// # Errors
+    /// When the map is full or the kernel refuses.
+    fn change_services(
+        &mut self,
+        appeared: &[ServiceKey],
+        vanished: &[ServiceKey],
+    ) -> Result<(), weft_xdp::Error>;
     /// Makes the pod addresses that the hooks know exactly these.
     ///
     /// # Errors
@@ -62,6 +71,14 @@ impl KernelSide for Steering {
 
     fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), weft_xdp::Error> {
         Self::sync_services(self, services).map(drop)
+    }
+
+    fn change_services(
+        &mut self,
+        appeared: &[ServiceKey],
+        vanished: &[ServiceKey],
+    ) -> Result<(), weft_xdp::Error> {
+        Self::change_services(self, appeared, vanished)
     }
 
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error> {

@@ -5,26 +5,29 @@
 
 mod compile;
 mod kernel;
+mod pods;
 mod registry;
 mod slots;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weft_datapath::{Address, BuildError, Now, Tables};
+use weft_datapath::{BuildError, Now, Tables};
 
 pub use compile::{Compiled, Names};
 pub use kernel::KernelSide;
+pub use pods::PodSet;
 pub use registry::{Patience, Pod, Registry};
 pub use slots::{Member, Slots};
 
 use thiserror::Error;
-use weft_xdp::netlink;
+use weft_xdp::{PodEntry, netlink};
 
 use crate::config::{self, Config, InterfaceInfo};
 use crate::worker::{Shared, Waker};
@@ -65,48 +68,31 @@ pub struct Change {
 /// The node's desired state and how it got into the kernel and the workers.
 pub struct Control<K> {
     kernel: K,
-    config: Config,
+    /// Whether the kernel's maps are known to hold what `compiled` says, so that the difference is enough.
+    in_step: bool,
     registry: Registry,
     names: Names,
     slots: Slots,
     tables: Arc<ArcSwap<Tables>>,
     compiled: Compiled,
     workers: Vec<WorkerHandle>,
-    /// Replies to these are punted like those to a pod. The workers know them from the start on.
-    hairpins: Vec<Address>,
-    /// Tables that a worker may still look at. They are freed here, never on a data core.
-    retired: Vec<Arc<Tables>>,
+    /// Generations whose tables a worker may still look at. They are freed here, never on a data core.
+    retired: Vec<Compiled>,
 }
 
 impl<K: KernelSide> Control<K> {
     /// Control over an empty node: nothing is enrolled yet, see [`Self::apply`].
     pub fn new(kernel: K, config: &Config) -> Self {
-        let nothing = Config {
-            pods: Vec::new(),
-            services: Vec::new(),
-            ..config.clone()
-        };
-        let compiled = Compiled {
-            tables: Arc::default(),
-            pods: Vec::new(),
-            services: Vec::new(),
-            endpoints: Vec::new(),
-        };
+        let compiled = Compiled::nothing(config);
         Self {
             kernel,
-            config: nothing,
+            in_step: false,
             registry: Registry::default(),
             names: Names::default(),
             slots: Slots::default(),
             tables: Arc::new(ArcSwap::from(Arc::clone(&compiled.tables))),
             compiled,
             workers: Vec::new(),
-            hairpins: config
-                .node
-                .hairpin_ips
-                .iter()
-                .map(|&address| address.into())
-                .collect(),
             retired: Vec::new(),
         }
     }
@@ -127,8 +113,8 @@ impl<K: KernelSide> Control<K> {
     }
 
     /// The configuration in force.
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn config(&self) -> &Arc<Config> {
+        &self.compiled.config
     }
 
     /// The pods in force.
@@ -165,37 +151,29 @@ impl<K: KernelSide> Control<K> {
         interfaces: &[InterfaceInfo],
         now: Now,
     ) -> Result<Change, Error> {
+        let vips = OnceCell::new();
         let registry = self.registry.with_pods(
             &config.pods,
-            |address| {
-                config
-                    .services
-                    .iter()
-                    .any(|service| service.cluster_ips.contains(address))
-            },
-            |name| index_of(interfaces, name),
+            |address| vips.get_or_init(|| config.vips()).contains(address),
+            indices(interfaces),
             Self::patience(&config),
             now,
         );
-        let names = |registry: &Registry, draining: bool| -> Vec<String> {
+        let names = |registry: &'_ Registry, draining: bool| -> BTreeSet<String> {
             let pods = registry.pods().iter();
             pods.filter(|pod| pod.draining_until.is_some() == draining)
                 .map(|pod| pod.config.name.clone())
                 .collect()
         };
-        let (before, after) = (names(&self.registry, false), names(&registry, false));
-        let drained_before = names(&self.registry, true);
-        let change = Change {
-            enrolled: after
-                .into_iter()
-                .filter(|name| !before.contains(name))
-                .collect(),
-            draining: names(&registry, true)
-                .into_iter()
-                .filter(|name| !drained_before.contains(name))
-                .collect(),
+        let new = |draining| {
+            let (before, after) = (names(&self.registry, draining), names(&registry, draining));
+            after.difference(&before).cloned().collect()
         };
-        self.switch(config, registry)?;
+        let change = Change {
+            enrolled: new(false),
+            draining: new(true),
+        };
+        self.switch(Arc::new(config), registry)?;
         Ok(change)
     }
 
@@ -205,7 +183,7 @@ impl<K: KernelSide> Control<K> {
     /// When the kernel refuses; the pods stay, to be tried again.
     pub fn end_drained(&mut self, now: Now) -> Result<(), Error> {
         match self.registry.without_drained(now) {
-            Some(registry) => self.switch(self.config.clone(), registry),
+            Some(registry) => self.switch(Arc::clone(&self.compiled.config), registry),
             None => Ok(()),
         }
     }
@@ -219,15 +197,18 @@ impl<K: KernelSide> Control<K> {
         interfaces: &[InterfaceInfo],
         now: Now,
     ) -> Result<bool, Error> {
-        let patience = Self::patience(&self.config);
-        let index = |name: &str| index_of(interfaces, name);
+        let config = &self.compiled.config;
+        let (index, patience) = (indices(interfaces), Self::patience(config));
         match self.registry.with_interfaces(index, patience, now) {
-            Some(registry) => self.switch(self.config.clone(), registry).map(|()| true),
+            Some(registry) => {
+                let config = Arc::clone(config);
+                self.switch(config, registry).map(|()| true)
+            }
             None => Ok(false),
         }
     }
 
-    /// Frees tables that no worker looks at any more.
+    /// Frees what no worker looks at any more. Not part of a change: it can take longer than that.
     pub fn collect_retired(&mut self) {
         let oldest = self
             .workers
@@ -235,24 +216,29 @@ impl<K: KernelSide> Control<K> {
             .map(|worker| worker.shared.generation())
             .min();
         let oldest = oldest.unwrap_or(u64::MAX);
-        self.retired.retain(|tables| tables.generation >= oldest);
+        self.retired
+            .retain(|retired| retired.tables.generation >= oldest);
     }
 
-    fn switch(&mut self, config: Config, mut registry: Registry) -> Result<(), Error> {
+    fn switch(&mut self, config: Arc<Config>, mut registry: Registry) -> Result<(), Error> {
         let before = self.compiled.clone();
-        let next = match self.compile(&config, &registry) {
+        let next = match before.next(config, &registry, &mut self.names, &mut self.slots, |pod| {
+            self.kernel.source_towards(pod)
+        }) {
             Ok(next) => next,
             Err(error) => {
                 self.slots.put_back();
-                return Err(error);
+                return Err(error.into());
             }
         };
         if let Err(error) = self.switch_to(&before, &next) {
             // The old state under a new generation: nothing was refused of it before.
             registry.put_back(&self.registry);
             self.slots.put_back();
-            let (config, registry) = (self.config.clone(), registry);
-            let back = self.compile(&config, &registry)?;
+            let config = Arc::clone(&before.config);
+            let back = next.next(config, &registry, &mut self.names, &mut self.slots, |pod| {
+                self.kernel.source_towards(pod)
+            })?;
             if let Err(again) = self.switch_to(&next, &back) {
                 tracing::error!(%again, "cannot go back to the state before a failed change");
                 self.publish(&back); // At least the workers decide as before.
@@ -261,29 +247,8 @@ impl<K: KernelSide> Control<K> {
             return Err(error);
         }
         self.slots.keep();
-        self.config = config;
         self.registry = registry;
         Ok(())
-    }
-
-    fn compile(&mut self, config: &Config, registry: &Registry) -> Result<Compiled, Error> {
-        let tables = Arc::clone(&self.compiled.tables);
-        let generation = tables.generation + 1;
-        let mut compiled = Compiled::new(
-            config,
-            registry,
-            &mut self.names,
-            &mut self.slots,
-            |pod| self.kernel.source_towards(pod),
-            Some(&tables),
-            generation,
-        )?;
-        // Without a pod there is nobody to reach itself.
-        if !compiled.pods.is_empty() {
-            let hairpins = self.hairpins.iter().map(|&address| (address, 0));
-            compiled.endpoints.extend(hairpins);
-        }
-        Ok(compiled)
     }
 
     /// The order: the hooks of new pods before the tables, so that a backend's reply is seen from its
@@ -291,8 +256,12 @@ impl<K: KernelSide> Control<K> {
     /// is forgotten. A frame of a pod that the engine does not know goes back to the kernel, so the
     /// steps in between misroute nothing.
     fn switch_to(&mut self, before: &Compiled, next: &Compiled) -> Result<(), Error> {
-        let old: BTreeMap<u32, _> = before.pods.iter().map(|pod| (pod.ifindex, pod)).collect();
-        let new: BTreeMap<u32, _> = next.pods.iter().map(|pod| (pod.ifindex, pod)).collect();
+        let in_step = std::mem::replace(&mut self.in_step, false); // Until it has worked.
+        let by_ifindex = |compiled: &Compiled| -> BTreeMap<u32, PodEntry> {
+            let pods = compiled.pods.entries().iter();
+            pods.map(|pod| (pod.ifindex, pod.clone())).collect()
+        };
+        let (old, new) = (by_ifindex(before), by_ifindex(next));
         for (ifindex, pod) in new.iter().filter(|(ifindex, _)| !old.contains_key(ifindex)) {
             self.kernel.set_pod(pod)?;
             self.kernel.attach_pod(*ifindex)?;
@@ -303,19 +272,27 @@ impl<K: KernelSide> Control<K> {
                 self.kernel.set_pod(pod)?;
             }
         }
-        self.kernel.sync_services(&next.services)?;
-        self.kernel.sync_endpoints(&next.endpoints)?;
+        if in_step {
+            self.kernel
+                .change_services(&next.appeared, &next.vanished)?;
+        } else {
+            self.kernel.sync_services(&next.services())?;
+        }
+        if !in_step || before.pods.endpoints() != next.pods.endpoints() {
+            self.kernel.sync_endpoints(next.pods.endpoints())?;
+        }
         for ifindex in old.keys().filter(|ifindex| !new.contains_key(ifindex)) {
             self.kernel.detach_pod(*ifindex)?;
             self.kernel.remove_pod(*ifindex)?;
         }
+        self.in_step = true;
         Ok(())
     }
 
     fn publish(&mut self, next: &Compiled) {
-        let old = self.tables.swap(Arc::clone(&next.tables));
-        self.retired.push(old);
-        self.compiled = next.clone();
+        self.tables.store(Arc::clone(&next.tables));
+        let before = std::mem::replace(&mut self.compiled, next.clone());
+        self.retired.push(before);
         let generation = next.tables.generation;
         let deadline = Instant::now() + WORKER_PATIENCE;
         for worker in &self.workers {
@@ -325,27 +302,32 @@ impl<K: KernelSide> Control<K> {
                 std::thread::sleep(Duration::from_micros(50));
             }
         }
-        self.collect_retired();
     }
 }
 
-/// The index of a pod's interface. One that became something the pair cannot serve (its MTU was
+/// The indices of pods' interfaces by name. One that became something the pair cannot serve (its MTU was
 /// raised, another kind of device took its name) counts as gone, so its packets are the kernel's.
-fn index_of(interfaces: &[InterfaceInfo], name: &str) -> Option<u32> {
-    let mut interfaces = interfaces.iter();
-    let found = interfaces.find(|interface| interface.name == name)?;
-    (found.is_veth && found.mtu <= netlink::PAIR_MTU).then_some(found.index)
+fn indices(interfaces: &[InterfaceInfo]) -> impl Fn(&str) -> Option<u32> {
+    let usable = interfaces
+        .iter()
+        .filter(|found| found.is_veth && found.mtu <= netlink::PAIR_MTU);
+    let indices: HashMap<&str, u32> = usable
+        .map(|found| (found.name.as_str(), found.index))
+        .collect();
+    move |name| indices.get(name).copied()
 }
 
-/// Checks a configuration against the machine, as `weft check`, `weft run` and a reload do.
+/// Reads a configuration and checks it against the machine, as `weft check`, `weft run` and a reload do. It
+/// shares its services with `earlier`, the one in force, where they are the same.
 ///
 /// # Errors
 /// Every error of the configuration.
 pub fn checked(
     files: &[std::path::PathBuf],
+    earlier: Option<&Config>,
     interfaces: &[InterfaceInfo],
 ) -> Result<Config, config::Errors> {
-    let config = config::load(files)?;
+    let config = config::load(files, earlier)?;
     let cores: Vec<usize> = core_affinity::get_core_ids()
         .map(|cores| cores.into_iter().map(|core| core.id).collect())
         .unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use weft_datapath::{Now, SlotRef};
 
 use crate::config;
@@ -32,15 +32,6 @@ impl Pod {
     /// Whether packets of the pod are ours at all: its interface is there.
     pub fn is_present(&self) -> bool {
         self.ifindex.is_some()
-    }
-
-    fn collides(&self, pod: &config::Pod, ifindex: Option<u32>) -> bool {
-        (ifindex.is_some() && ifindex == self.ifindex)
-            || self
-                .config
-                .addresses
-                .iter()
-                .any(|address| pod.addresses.contains(address))
     }
 }
 
@@ -104,15 +95,16 @@ impl Registry {
             epochs: self.epochs(),
             last_epoch: self.last_epoch,
         };
+        let taken: FxHashSet<u32> = self.pods.iter().map(|pod| pod.slot.slot).collect();
+        let mut free = (FIRST_SLOT..).filter(|slot| !taken.contains(slot));
         let mut old: Vec<Option<Pod>> = self.pods.iter().cloned().map(Some).collect();
+        let known: FxHashMap<_, usize> = (self.pods.iter().enumerate())
+            .map(|(index, pod)| ((pod.ifindex, &pod.config.addresses), index))
+            .collect();
         for pod in pods {
             let ifindex = ifindex_of(&pod.interface);
-            let same = old.iter_mut().find(|slot| {
-                slot.as_ref().is_some_and(|known| {
-                    known.ifindex == ifindex && known.config.addresses == pod.addresses
-                })
-            });
-            let entry = match same.and_then(Option::take) {
+            let same = known.get(&(ifindex, &pod.addresses));
+            let entry = match same.and_then(|&index| old[index].take()) {
                 Some(known) if known.draining_until.is_none() => Pod {
                     config: pod.clone(),
                     ..known
@@ -127,8 +119,7 @@ impl Registry {
                     ..known
                 },
                 None => {
-                    let taken = self.pods.iter().chain(&next.pods).map(|pod| pod.slot.slot);
-                    let slot = next.allocate(&taken.collect());
+                    let slot = next.allocate(&mut free);
                     Pod {
                         config: pod.clone(),
                         ifindex,
@@ -141,12 +132,17 @@ impl Registry {
             };
             next.pods.push(entry);
         }
+        let interfaces: FxHashSet<u32> = next.pods.iter().filter_map(|pod| pod.ifindex).collect();
+        let addresses: FxHashSet<IpAddr> = pods
+            .iter()
+            .flat_map(|pod| pod.addresses.iter().copied())
+            .collect();
         for known in old.into_iter().flatten() {
-            let replaced = next
-                .pods
-                .iter()
-                .any(|pod| known.collides(&pod.config, pod.ifindex))
-                || known.config.addresses.iter().any(&is_vip);
+            let mut own = known.config.addresses.iter();
+            let replaced = known
+                .ifindex
+                .is_some_and(|index| interfaces.contains(&index))
+                || own.any(|address| addresses.contains(address) || is_vip(address));
             if replaced || !known.is_present() {
                 next.end(known.slot);
             } else {
@@ -217,11 +213,10 @@ impl Registry {
         }
     }
 
-    /// A slot that no pod uses, at a new epoch, since flows may still name it under the epoch of its
+    /// The first of the slots that no pod uses, at a new epoch, since flows may still name it under the epoch of its
     /// last user. Slots are reused, so their number stays that of the most pods enrolled at once.
-    fn allocate(&mut self, taken: &FxHashSet<u32>) -> SlotRef {
-        let free = (FIRST_SLOT..).find(|slot| !taken.contains(slot));
-        let slot = free.unwrap_or(FIRST_SLOT);
+    fn allocate(&mut self, free: &mut impl Iterator<Item = u32>) -> SlotRef {
+        let slot = free.next().unwrap_or(FIRST_SLOT);
         if slot as usize >= self.epochs.len() {
             self.epochs.resize(slot as usize + 1, 0);
         }

@@ -56,25 +56,21 @@ impl Slots {
         }
     }
 
-    /// Ends the members of every service port that is not in `kept`.
-    pub fn retain(&mut self, kept: impl Fn(u32) -> bool) {
-        let gone: Vec<u32> = self
-            .places
-            .keys()
-            .copied()
-            .filter(|id| !kept(*id))
-            .collect();
-        for service in gone {
-            self.assign(service, []);
-        }
-    }
-
     /// What flows to a member depend on.
     pub fn of(&self, service: u32, member: &Member) -> SlotRef {
         let place = self.places.get(&service).and_then(|of| of.get(member));
         place.map_or(SlotRef::FIXED, |&place| {
             SlotRef::member(place, self.epochs[place as usize])
         })
+    }
+
+    /// Who has a place, and which.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> FxHashMap<(u32, Member), u32> {
+        let services = self.places.iter();
+        services
+            .flat_map(|(id, of)| of.iter().map(|(member, place)| ((*id, *member), *place)))
+            .collect()
     }
 
     /// The epoch of every place.
@@ -148,7 +144,7 @@ mod tests {
         slots.keep();
         assert_ne!(slots.of(1, &member(1)), one, "it was away");
         assert_eq!(slots.of(2, &member(1)), SlotRef::FIXED, "another service");
-        slots.retain(|_| false);
+        slots.assign(1, []);
         slots.keep();
         slots.assign(7, [member(9)]);
         assert!(slots.epochs().len() <= 4, "places are used again");

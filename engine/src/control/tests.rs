@@ -12,6 +12,7 @@ use super::*;
 use crate::config::{Source, parse};
 
 mod endpoints;
+mod scale;
 
 /// A kernel in memory.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +89,22 @@ impl KernelSide for FakeKernel {
         }
         self.services = services.to_vec();
         Ok(())
+    }
+
+    fn change_services(
+        &mut self,
+        appeared: &[ServiceKey],
+        vanished: &[ServiceKey],
+    ) -> Result<(), KernelError> {
+        let mut services: BTreeSet<ServiceKey> = self.services.iter().copied().collect();
+        for key in appeared {
+            services.remove(&key.with_affinity(!key.affinity));
+            assert!(services.insert(*key), "{key:?} is there already");
+        }
+        for key in vanished {
+            assert!(services.remove(key), "{key:?} is gone already");
+        }
+        self.sync_services(&services.into_iter().collect::<Vec<_>>())
     }
 
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), KernelError> {
@@ -343,7 +360,7 @@ fn xds_04_a_change_that_the_kernel_refuses_leaves_everything_as_it_was() {
     assert_eq!(control.kernel, kernel);
     assert_eq!(control.registry.pods(), registry.pods());
     assert_eq!(control.registry.epochs(), registry.epochs());
-    assert_eq!(control.config, before);
+    assert_eq!(**control.config(), before);
     let tables = control.tables.load();
     assert!(
         tables.vip(&"10.96.0.1".parse().unwrap()),
@@ -361,7 +378,7 @@ fn a_change_that_was_put_back_leaves_no_epoch_to_be_given_again() {
         control.registry.with_pods(
             &two.pods,
             |_| false,
-            |name| index_of(&interfaces(), name),
+            indices(&interfaces()),
             Control::<FakeKernel>::patience(&two),
             at(seconds),
         )

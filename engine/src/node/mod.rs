@@ -5,6 +5,7 @@ mod start;
 mod status;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
@@ -13,9 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
-use crate::admin::{Answer, Call, Listener, Request, view};
+use crate::admin::{Answer, Call, Listener, Request, micros, view};
 use crate::config::{self, Config, InterfaceInfo};
-use crate::control::{self, Control, checked};
+use crate::control::{self, Control};
 use crate::rundir::{self, Lock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
@@ -175,13 +176,15 @@ struct Node {
     launched: Config,
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
+    reloads: view::Reloads,
 }
 
 impl Node {
     async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
         let links = netlink::monitor().await?; // Before the list, so that no change is missed.
         let interfaces = interfaces().await?;
-        let config = checked(files, &interfaces).map_err(Error::Config)?;
+        let (interfaces, config) = start::read(files, None, interfaces).await?;
+        let config = config.map_err(Error::Config)?;
         let count = config.workers.cores.len() as u16;
         weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         if weft_xdp::pair_is_foreign(dir.pins())? {
@@ -210,6 +213,7 @@ impl Node {
                 launched: config,
                 restart_needed: Vec::new(),
                 last_refusal: Vec::new(),
+                reloads: view::Reloads::default(),
             }),
             Err(error) => {
                 clean_up(dir); // Nothing half made stays behind a failed start.
@@ -356,11 +360,17 @@ impl Node {
     }
 
     async fn reload(&mut self) -> Answer {
+        let began = Instant::now();
         let interfaces = match interfaces().await {
             Ok(interfaces) => interfaces,
             Err(error) => return Answer::Failed(chain(&error)),
         };
-        let config = match checked(&self.files, &interfaces) {
+        let earlier = Arc::clone(self.control.config());
+        let (interfaces, config) = match start::read(&self.files, Some(earlier), interfaces).await {
+            Ok(read) => read,
+            Err(error) => return Answer::Failed(chain(&error)),
+        };
+        let config = match config {
             Ok(config) => config,
             Err(errors) => {
                 self.last_refusal = errors.iter().map(ToString::to_string).collect();
@@ -374,13 +384,21 @@ impl Node {
             .into_iter()
             .map(Into::into)
             .collect();
+        let parse = began.elapsed();
+        let accepted = Instant::now();
         match self.control.apply(config, &interfaces, worker::now()) {
             Ok(change) => {
+                let switch = accepted.elapsed();
+                self.reloads.parse.record(parse);
+                self.reloads.switch.record(switch);
+                self.control.collect_retired(); // Now that it is live.
                 self.restart_needed = restart.clone();
                 self.last_refusal.clear();
                 let generation = self.control.tables().load().generation;
                 tracing::info!(
                     generation,
+                    ?parse,
+                    ?switch,
                     enrolled = ?change.enrolled,
                     draining = ?change.draining,
                     waiting_for_restart = ?restart,
@@ -388,6 +406,8 @@ impl Node {
                 );
                 Answer::Reloaded(view::Reloaded {
                     generation,
+                    parse_us: micros(parse),
+                    switch_us: micros(switch),
                     enrolled: change.enrolled,
                     draining: change.draining,
                     restart_needed: restart,

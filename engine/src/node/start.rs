@@ -1,5 +1,6 @@
 //! Start-up: from a checked configuration to running workers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel;
@@ -7,8 +8,8 @@ use weft_datapath::{Ports, State, StateConfig};
 use weft_xdp::{PairInfo, Steering, XskConfig, XskIo, netlink};
 
 use super::{Error, WorkerSide, system};
-use crate::config::{Config, InterfaceInfo};
-use crate::control::{Control, WorkerHandle};
+use crate::config::{self, Config, InterfaceInfo};
+use crate::control::{Control, WorkerHandle, checked};
 use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker, Worker};
 
 /// Questions to one worker that may wait.
@@ -32,6 +33,27 @@ pub async fn interfaces() -> Result<Vec<InterfaceInfo>, Error> {
             mtu: interface.mtu,
         })
         .collect())
+}
+
+/// Reads the configuration on a thread of its own ([`Config::rehomed`] says why) and checks it against this
+/// machine. Gives the interfaces back.
+///
+/// # Errors
+/// When the thread cannot be had. What is wrong with the configuration is inside.
+pub(super) async fn read(
+    files: &[PathBuf],
+    earlier: Option<Arc<Config>>,
+    interfaces: Vec<InterfaceInfo>,
+) -> Result<(Vec<InterfaceInfo>, Result<Config, config::Errors>), Error> {
+    let files = files.to_vec();
+    let reading = tokio::task::spawn_blocking(move || {
+        let read = checked(&files, earlier.as_deref(), &interfaces);
+        (interfaces, read)
+    });
+    let (interfaces, read) = reading
+        .await
+        .map_err(|error| system("cannot read the configuration")(error.into()))?;
+    Ok((interfaces, read.map(|config| config.rehomed())))
 }
 
 /// Takes over the hooks of a former process's pods, and lets go of pods that this configuration does

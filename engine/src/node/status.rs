@@ -1,6 +1,6 @@
 //! What the node process says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const SLICE: usize = 256;
 /// How long a worker may take to answer: it is woken, and looks after every burst. One that is stuck
 /// must not take control, and with it every signal, along.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The pods' names by their addresses.
+type PodNames<'n> = HashMap<IpAddr, &'n str>;
 
 /// Everything of a run directory that is on this node now.
 ///
@@ -69,6 +72,7 @@ impl Node {
             fast_path: config.workers.fast_path.name().into(),
             restart_needed: self.restart_needed.clone(),
             last_refusal: self.last_refusal.clone(),
+            reloads: self.reloads.clone(),
             workers: (0..self.workers.len())
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
@@ -175,13 +179,13 @@ impl Node {
             sum.0 += 1;
             sum.1 += flow.packets().iter().sum::<u64>();
         }
-        let names = self.control.names();
+        let (names, pods) = (self.control.names(), self.pod_names());
         let backend = |port: &weft_datapath::ServicePort, backend: &weft_datapath::Backend| {
             let key = (port.id(), backend.address, backend.port);
             let (flows, packets) = flows.get(&key).copied().unwrap_or_default();
             Backend {
                 address: SocketAddr::new(backend.address.into(), backend.port),
-                pod: self.pod_name(backend.address),
+                pod: pods.get(&backend.address.into()).map(ToString::to_string),
                 state: match backend.state {
                     BackendState::Ready => "ready",
                     BackendState::Terminating => "terminating",
@@ -199,7 +203,7 @@ impl Node {
                 packets,
             }
         };
-        let ports = tables.services().iter();
+        let ports = tables.services().into_iter();
         let mut services: Vec<ServicePort> = ports
             .filter(|port| vip.is_none_or(|vip| IpAddr::from(port.address()) == vip))
             .map(|port| {
@@ -236,13 +240,15 @@ impl Node {
 
     pub(super) fn flows(&self) -> Result<Flows, Error> {
         let now = worker::now();
-        let flows = self.all_flows()?;
+        let (flows, pods) = (self.all_flows()?, self.pod_names());
+        let flows = flows.iter();
         Ok(Flows {
-            flows: flows.iter().map(|flow| self.flow(flow, now)).collect(),
+            flows: flows.map(|flow| self.flow(flow, &pods, now)).collect(),
         })
     }
 
-    fn flow(&self, flow: &weft_datapath::Flow, now: Now) -> Flow {
+    fn flow(&self, flow: &weft_datapath::Flow, pods: &PodNames<'_>, now: Now) -> Flow {
+        let pod_name = |address: Address| pods.get(&address.into()).map(ToString::to_string);
         let (front, back) = (flow.tuple(), flow.backend_tuple());
         let socket = |address: Address, port| SocketAddr::new(address.into(), port);
         let service = self.control.names().service(flow.service()).0;
@@ -260,8 +266,8 @@ impl Node {
             }
             .into(),
             service: (flow.kind() == FlowKind::Service).then(|| service.to_string()),
-            client_pod: self.pod_name(front.src),
-            backend_pod: self.pod_name(back.dst),
+            client_pod: pod_name(front.src),
+            backend_pod: pod_name(back.dst),
             state: flow.state().name().into(),
             packets_out,
             packets_in,
@@ -273,13 +279,11 @@ impl Node {
         }
     }
 
-    fn pod_name(&self, address: Address) -> Option<String> {
-        let address = IpAddr::from(address);
-        let pods = self.control.registry().pods();
-        let pod = pods
-            .iter()
-            .find(|pod| pod.config.addresses.contains(&address))?;
-        Some(pod.config.name.clone())
+    fn pod_names(&self) -> PodNames<'_> {
+        let pods = self.control.registry().pods().iter();
+        pods.map(|pod| &pod.config)
+            .flat_map(|pod| pod.addresses.iter().map(|ip| (*ip, pod.name.as_str())))
+            .collect()
     }
 
     /// All flows of all workers, asked for in slices.

@@ -58,11 +58,19 @@ impl ServiceKey {
         }
     }
 
-    fn flags(self) -> u32 {
-        if self.affinity {
-            abi::SERVICE_AFFINITY
-        } else {
-            0
+    /// What the hooks know of it: that it is one, and whether it has affinity.
+    fn value(self) -> abi::Service {
+        abi::Service {
+            id: 0,
+            flags: if self.affinity {
+                abi::SERVICE_AFFINITY
+            } else {
+                0
+            },
+            generation: 0,
+            maglev_offset: 0,
+            maglev_size: 0,
+            pad: 0,
         }
     }
 
@@ -89,19 +97,27 @@ impl Steering {
     /// Makes the services exactly these. New ones are there before old ones go, so a VIP that
     /// only changes a port is never without an entry.
     pub fn sync_services(&self, wanted: &[ServiceKey]) -> Result<Changes, Error> {
-        let value = |key: &ServiceKey| abi::Service {
-            id: 0,
-            flags: key.flags(),
-            generation: 0,
-            maglev_offset: 0,
-            maglev_size: 0,
-            pad: 0,
-        };
         let wanted = wanted
             .iter()
-            .map(|key| (key.to_abi(), value(key)))
+            .map(|key| (key.to_abi(), key.value()))
             .collect();
         Ok(sync(&self.services, wanted)?)
+    }
+
+    /// Adds services or changes their affinity, then takes others away: the difference, where what is there is
+    /// known. What vanishes must not be among the former, whatever its affinity.
+    pub fn change_services(
+        &self,
+        appeared: &[ServiceKey],
+        vanished: &[ServiceKey],
+    ) -> Result<(), Error> {
+        let appeared: Vec<_> = appeared
+            .iter()
+            .map(|key| (key.to_abi(), key.value()))
+            .collect();
+        let vanished: Vec<_> = vanished.iter().map(|key| key.to_abi()).collect();
+        exchange(&self.services, &appeared, &vanished)?;
+        Ok(())
     }
 
     /// The services there are, in order.
@@ -150,15 +166,42 @@ where
     map.for_each(|key, value| {
         there.insert(key, value);
     })?;
-    let mut changes = Changes::default();
-    for (key, value) in &wanted {
-        if there.get(key) != Some(value) {
+    let different = |(key, value): &(K, V)| there.get(key) != Some(value);
+    let appeared: Vec<(K, V)> = wanted
+        .iter()
+        .map(|(key, value)| (*key, *value))
+        .filter(different)
+        .collect();
+    let mut vanished: Vec<K> = there.keys().copied().collect();
+    vanished.retain(|key| !wanted.contains_key(key));
+    exchange(map, &appeared, &vanished)
+}
+
+/// Inserts, then removes: what is wanted before and after is never missing. Only where not both fit
+/// into the map, what is to go makes room first.
+fn exchange<K: Plain, V: Plain>(
+    map: &TypedMap<K, V>,
+    appeared: &[(K, V)],
+    vanished: &[K],
+) -> Result<Changes, MapError> {
+    let remove_all = || -> Result<usize, MapError> {
+        vanished.iter().try_fold(
+            0,
+            |removed, key| Ok(removed + usize::from(map.remove(key)?)),
+        )
+    };
+    let mut removed = None;
+    for (key, value) in appeared {
+        if let Err(error) = map.insert(key, value) {
+            if removed.is_some() || vanished.is_empty() {
+                return Err(error);
+            }
+            removed = Some(remove_all()?);
             map.insert(key, value)?;
-            changes.inserted += 1;
         }
     }
-    for key in there.keys().filter(|key| !wanted.contains_key(key)) {
-        changes.removed += usize::from(map.remove(key)?);
-    }
-    Ok(changes)
+    Ok(Changes {
+        inserted: appeared.len(),
+        removed: removed.map_or_else(remove_all, Ok)?,
+    })
 }

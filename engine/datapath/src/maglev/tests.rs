@@ -14,7 +14,7 @@ fn backends(count: usize) -> Vec<(Address, u16)> {
 fn shares(table: &MaglevTable, count: usize) -> Vec<usize> {
     let mut shares = vec![0; count];
     for index in table.entries() {
-        shares[usize::from(*index)] += 1;
+        shares[usize::from(index)] += 1;
     }
     shares
 }
@@ -74,9 +74,9 @@ fn svc_43_a_removal_moves_little_more_than_its_share() {
             let after = MaglevTable::build(&rest, size);
             let moved = before
                 .entries()
-                .iter()
+                .into_iter()
                 .zip(after.entries())
-                .filter(|(a, b)| all[usize::from(**a)].0 != rest[usize::from(**b)].0)
+                .filter(|(a, b)| all[usize::from(*a)].0 != rest[usize::from(*b)].0)
                 .count();
             let moved = moved as f64 / size as f64;
             assert!(
@@ -112,7 +112,7 @@ fn the_order_of_the_list_does_not_matter() {
         MaglevTable::build(&forward, 4093),
         MaglevTable::build(&backward, 4093),
     );
-    for (x, y) in a.entries().iter().zip(b.entries()) {
+    for (x, y) in a.entries().iter().zip(&b.entries()) {
         assert_eq!(forward[usize::from(*x)], backward[usize::from(*y)]);
     }
 }
@@ -141,6 +141,26 @@ fn lookup_reaches_both_ends() {
         table.lookup(u64::MAX),
         Some(usize::from(table.entries()[1020]))
     );
+}
+
+/// 256 backends are the last that a byte names.
+#[test]
+fn svc_43_wide_and_narrow_tables_reach_every_backend() {
+    for count in [256, 257, 300] {
+        let table = MaglevTable::build(&backends(count), 131_071);
+        let fair = 131_071 / count;
+        assert!(
+            shares(&table, count)
+                .iter()
+                .all(|share| share.abs_diff(fair) <= 1)
+        );
+        let narrow = matches!(table.entries, Entries::Narrow(_));
+        assert_eq!(narrow, count <= 256);
+        assert_eq!(
+            table.lookup(u64::MAX),
+            table.entries().last().map(|i| usize::from(*i))
+        );
+    }
 }
 
 /// Every node builds the same table, today and after an update: these entries are committed.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::{Algorithm, Backend, BackendState, Pod, ServicePort, ServicePortSpec, Tables};
+use super::{
+    Algorithm, Backend, BackendState, Pod, Pods, PortKey, ServicePort, ServicePortSpec, Tables,
+};
 use crate::{Address, Family, MAX_IFINDEX, MaglevTable, Protocol};
 
 /// What a snapshot cannot hold. The configuration is checked before; this is the last line.
@@ -88,17 +90,19 @@ type TableKey = (Box<[(Address, u16)]>, u32);
 /// Collects services and pods, and compiles them into [`Tables`].
 #[derive(Debug, Default)]
 pub struct TablesBuilder {
+    /// The generation before: a port whose spec did not change is taken from it.
+    previous: Tables,
+    /// What the new generation starts with.
+    base: Tables,
     specs: Vec<ServicePortSpec>,
-    pods: Vec<Pod>,
-    epochs: Vec<u32>,
-    members: Vec<u32>,
-    grace: Duration,
+    pods: Option<Vec<Pod>>,
+    epochs: Option<Vec<u32>>,
+    members: Option<Vec<u32>>,
+    grace: Option<Duration>,
     node: FxHashMap<u32, [Option<Address>; 2]>,
     vip_silent: bool,
-    /// Tables there are: of the previous generation and of ports compiled before.
+    /// Maglev tables there are: of ports of the previous generation, and of ports compiled before.
     shared: FxHashMap<TableKey, Arc<MaglevTable>>,
-    /// Sizes in the previous generation.
-    sizes: FxHashMap<(Address, u16, Protocol), u32>,
 }
 
 impl TablesBuilder {
@@ -107,21 +111,39 @@ impl TablesBuilder {
         Self::default()
     }
 
-    /// A builder of the generation after `previous`: unchanged backend sets keep their Maglev table,
-    /// and a set that shrinks keeps its size, since another size would move nearly every flow.
+    /// A builder of the generation after `previous` that is to be told everything anew: a port keeps
+    /// what was compiled for it as long as its spec is the same, unchanged backend sets keep their
+    /// Maglev table, and a set that shrinks keeps its size, since another size would move nearly every
+    /// flow.
     pub fn following(previous: &Tables) -> Self {
-        let mut builder = Self::new();
-        for port in &previous.ports {
-            let Some(table) = &port.maglev else { continue };
-            let size = table.size() as u32;
-            builder
-                .shared
-                .insert((identities(&port.backends), size), Arc::clone(table));
-            builder
-                .sizes
-                .insert((port.address, port.port, port.proto), size);
+        let mut builder = Self {
+            previous: previous.clone(),
+            base: Tables {
+                pods: Arc::clone(&previous.pods),
+                epochs: Arc::clone(&previous.epochs),
+                members: Arc::clone(&previous.members),
+                ..Tables::default()
+            },
+            pods: Some(Vec::new()),
+            epochs: Some(Vec::new()),
+            members: Some(Vec::new()),
+            ..Self::new()
+        };
+        for (_, port) in previous.ports.iter() {
+            builder.share(port);
         }
         builder
+    }
+
+    /// A builder of the generation after `previous` that has everything of it, to be told what changes:
+    /// the ports that go or are replaced ([`Self::remove_service_port`]), those that come, and whatever
+    /// is set as a whole. Costs time by the change, not by what there is.
+    pub fn editing(previous: &Tables) -> Self {
+        Self {
+            previous: previous.clone(),
+            base: previous.clone(),
+            ..Self::new()
+        }
     }
 
     /// Adds a service port.
@@ -130,27 +152,52 @@ impl TablesBuilder {
         self
     }
 
-    /// Adds an enrolled pod.
+    /// Takes out a service port of the previous generation; one that is to change is added again. What
+    /// is not there is no error.
+    pub fn remove_service_port(&mut self, key: PortKey) -> &mut Self {
+        let Some(port) = self.base.ports.remove(&key) else {
+            return self;
+        };
+        self.share(&port);
+        let ports = self.base.vips.get(&key.0).map_or(0, |ports| ports - 1);
+        match ports {
+            0 => self.base.vips.remove(&key.0),
+            ports => self.base.vips.insert(key.0, ports),
+        };
+        self
+    }
+
+    /// Adds an enrolled pod. The pods are told as a whole: the first one takes the place of all of the
+    /// previous generation.
     pub fn add_pod(&mut self, pod: Pod) -> &mut Self {
-        self.pods.push(pod);
+        self.pods.get_or_insert_default().push(pod);
+        self
+    }
+
+    /// Sets all enrolled pods, which may be none.
+    pub fn set_pods(&mut self, pods: Vec<Pod>) -> &mut Self {
+        self.pods = Some(pods);
         self
     }
 
     /// Sets the epochs by slot. Slot 0 is left at 0, whatever is given.
-    pub fn set_epochs(&mut self, epochs: Vec<u32>) -> &mut Self {
-        self.epochs = epochs;
+    pub fn set_epochs(&mut self, mut epochs: Vec<u32>) -> &mut Self {
+        if let Some(fixed) = epochs.first_mut() {
+            *fixed = 0;
+        }
+        self.epochs = Some(epochs);
         self
     }
 
     /// Sets the epochs of the backends' places ([`SlotRef::member`](crate::SlotRef::member)).
     pub fn set_members(&mut self, epochs: Vec<u32>) -> &mut Self {
-        self.members = epochs;
+        self.members = Some(epochs);
         self
     }
 
     /// Sets how long an unknown flow may be one that the kernel opened; zero unless set.
     pub fn set_grace(&mut self, grace: Duration) -> &mut Self {
-        self.grace = grace;
+        self.grace = Some(grace);
         self
     }
 
@@ -173,70 +220,62 @@ impl TablesBuilder {
     }
 
     /// Compiles the snapshot. Costs time in proportion to the Maglev tables that are new.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
     pub fn build(mut self, generation: u64) -> Result<Tables, BuildError> {
-        let mut tables = Tables {
-            generation,
-            grace: self.grace,
-            node: std::mem::take(&mut self.node),
-            vip_silent: self.vip_silent,
-            ..Tables::default()
-        };
-        if let Some(fixed) = self.epochs.first_mut() {
-            *fixed = 0;
+        let mut tables = std::mem::take(&mut self.base);
+        tables.generation = generation;
+        tables.grace = self.grace.unwrap_or(tables.grace);
+        tables.node = std::mem::take(&mut self.node);
+        tables.vip_silent = self.vip_silent;
+        // Equal parts stay the same memory, which the workers have in their caches.
+        if let Some(epochs) = self.epochs.take().filter(|new| **new != *tables.epochs) {
+            tables.epochs = epochs.into();
         }
-        tables.epochs = std::mem::take(&mut self.epochs).into();
-        tables.members = std::mem::take(&mut self.members).into();
+        if let Some(members) = self.members.take().filter(|new| **new != *tables.members) {
+            tables.members = members.into();
+        }
+        if let Some(pods) = self.pods.take() {
+            let pods = index(pods)?;
+            if pods != *tables.pods {
+                tables.pods = Arc::new(pods);
+            }
+        }
+        // In one order, so that equal input makes the same tables shared, and the same error.
         self.specs
             .sort_by_key(|spec| (spec.address, spec.port, spec.proto));
         for spec in std::mem::take(&mut self.specs) {
+            let key = (spec.address, spec.port, spec.proto);
             let port = self.compile(spec)?;
-            let key = (port.address, port.port, port.proto);
-            if tables
-                .by_key
-                .insert(key, tables.ports.len() as u32)
-                .is_some()
-            {
+            if tables.ports.insert(key, port).is_some() {
                 return Err(BuildError::DuplicateService {
                     address: key.0,
                     port: key.1,
                     proto: key.2,
                 });
             }
-            tables.vips.insert(port.address);
-            tables.ports.push(port);
+            let ports = tables.vips.get(&key.0).map_or(1, |ports| ports + 1);
+            tables.vips.insert(key.0, ports);
         }
-        self.pods.sort_by_key(|pod| pod.ifindex);
-        for pod in self.pods {
-            let ifindex = pod.ifindex;
-            if ifindex == 0 || ifindex > MAX_IFINDEX {
-                return Err(BuildError::InterfaceRange { ifindex });
-            }
-            let index = tables.pods.len() as u32;
-            if tables.by_ifindex.insert(ifindex, index).is_some() {
-                return Err(BuildError::DuplicateInterface { ifindex });
-            }
-            for &address in &pod.addresses {
-                if tables.by_address.insert(address, index).is_some()
-                    || tables.vips.contains(&address)
-                {
-                    return Err(BuildError::DuplicateAddress { address });
-                }
-            }
-            tables.pods.push(pod);
+        let mut addresses = tables.pods.by_address.keys();
+        match addresses.find(|address| tables.vip(address)) {
+            Some(&address) => Err(BuildError::DuplicateAddress { address }),
+            None => Ok(tables),
         }
-        Ok(tables)
     }
 
-    fn compile(&mut self, spec: ServicePortSpec) -> Result<ServicePort, BuildError> {
-        let ServicePortSpec {
-            id,
-            address,
-            port,
-            proto,
-            algorithm,
-            mut backends,
-            options,
-        } = spec;
+    /// Offers a port's Maglev table to other ports.
+    fn share(&mut self, port: &ServicePort) {
+        if let Some(table) = &port.maglev {
+            let key = (identities(&port.spec.backends), table.size() as u32);
+            self.shared.insert(key, Arc::clone(table));
+        }
+    }
+
+    fn compile(&mut self, mut spec: ServicePortSpec) -> Result<Arc<ServicePort>, BuildError> {
+        let (address, port) = (spec.address, spec.port);
+        let backends = &mut spec.backends;
         if port == 0 {
             return Err(BuildError::PortZero { address });
         }
@@ -271,34 +310,62 @@ impl TablesBuilder {
                 backend_port,
             });
         }
-        give_new_flows(&mut backends);
+        give_new_flows(backends);
+        let previous = self.previous.ports.get(&(address, port, spec.proto));
+        if let Some(same) = previous.filter(|previous| previous.spec == spec) {
+            return Ok(Arc::clone(same));
+        }
+        spec.backends.shrink_to_fit(); // It may live long.
+        let backends = &spec.backends;
         let serves = backends.iter().any(|backend| backend.weight > 0);
-        let maglev = (serves && algorithm == Algorithm::Maglev)
-            .then(|| self.table(&backends, self.sizes.get(&(address, port, proto)).copied()));
-        let schedule = if serves && algorithm != Algorithm::Maglev {
-            schedule(&backends)
+        let size = previous.and_then(|previous| Some(previous.maglev.as_ref()?.size() as u32));
+        let maglev = (serves && spec.algorithm == Algorithm::Maglev)
+            .then(|| table(&mut self.shared, backends, size));
+        let schedule = if serves && spec.algorithm != Algorithm::Maglev {
+            schedule(backends)
         } else {
             Box::default()
         };
-        Ok(ServicePort {
-            id,
-            address,
-            port,
-            proto,
-            algorithm,
-            backends: backends.into(),
+        Ok(Arc::new(ServicePort {
+            spec,
             maglev,
             schedule,
-            options,
-        })
+        }))
     }
+}
 
-    fn table(&mut self, backends: &[Backend], previous: Option<u32>) -> Arc<MaglevTable> {
-        let size = MaglevTable::default_size(backends.len()).max(previous.unwrap_or(0));
-        let key = (identities(backends), size);
-        let build = || Arc::new(MaglevTable::build(&identities(backends), size));
-        Arc::clone(self.shared.entry(key).or_insert_with(build))
+/// The table of these backends, at least as large as the port's table before.
+fn table(
+    shared: &mut FxHashMap<TableKey, Arc<MaglevTable>>,
+    backends: &[Backend],
+    previous: Option<u32>,
+) -> Arc<MaglevTable> {
+    let size = MaglevTable::default_size(backends.len()).max(previous.unwrap_or(0));
+    let entry = shared.entry((identities(backends), size));
+    let build = |key: &TableKey| Arc::new(MaglevTable::build(&key.0, size));
+    Arc::clone(entry.or_insert_with_key(build))
+}
+
+/// Sorts the pods by interface and makes them findable.
+fn index(mut pods: Vec<Pod>) -> Result<Pods, BuildError> {
+    pods.sort_by_key(|pod| pod.ifindex);
+    let mut indexed = Pods::default();
+    for (index, pod) in (0u32..).zip(&pods) {
+        let ifindex = pod.ifindex;
+        if ifindex == 0 || ifindex > MAX_IFINDEX {
+            return Err(BuildError::InterfaceRange { ifindex });
+        }
+        if indexed.by_ifindex.insert(ifindex, index).is_some() {
+            return Err(BuildError::DuplicateInterface { ifindex });
+        }
+        for &address in &pod.addresses {
+            if indexed.by_address.insert(address, index).is_some() {
+                return Err(BuildError::DuplicateAddress { address });
+            }
+        }
     }
+    indexed.list = pods;
+    Ok(indexed)
 }
 
 /// Takes the weight of backends that get no new flows (KEP-1669): of all but the ready ones, or of all but

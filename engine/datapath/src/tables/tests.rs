@@ -85,7 +85,9 @@ fn ports_with_the_same_backends_share_one_maglev_table() {
         vec![],
     )
     .unwrap();
-    let [a, b] = tables.services() else { panic!() };
+    let [a, b] = tables.services()[..] else {
+        panic!()
+    };
     assert!(Arc::ptr_eq(a.maglev().unwrap(), b.maglev().unwrap()));
 }
 

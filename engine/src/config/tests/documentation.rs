@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
 
-use super::super::{ACCEPTED, RESTART_KEYS, Reason};
+use super::super::{ACCEPTED, PodIndex, RESTART_KEYS, Reason};
 use super::cases::CASES;
 use super::{parse_one, valid};
 
@@ -57,8 +57,10 @@ fn documented_errors() -> HashSet<&'static str> {
 }
 
 /// Errors of files, of the machine and of long lists, whose texts are tested with their checks.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 11] = [
     "node.toml:2: workers.cores: 65 elements, and there may be 64",
+    "node.toml:16385: pod[4096]: up to here there are 4097 pods, and there may be 4096",
+    "node.toml:13: service[2]: up to here there are 65538 cluster IPs and ports of cluster IPs, and there may be 65536",
     "node.toml:2: workers.cores: core 7 is not available on this machine, which has 0, 1",
     "node.toml:10: pod[1].interface: interface \"eth0\" is not a veth",
     "node.toml:4: pod[0].interface: interface \"weft0\" is a veth whose other end is in this network namespace, not in a pod",
@@ -109,7 +111,7 @@ fn the_quickstart_is_valid() {
     let config = valid(QUICKSTART);
     assert_eq!(config.pods.len(), 3);
     let service = &config.services[0];
-    let backends = service.endpoints_for(&service.ports[0], &config.pods);
+    let backends = service.endpoints_for(&service.ports[0], &PodIndex::new(&config.pods));
     let shown: Vec<String> = backends
         .iter()
         .map(|backend| format!("{} {}", backend.address, backend.port))

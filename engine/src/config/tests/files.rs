@@ -28,7 +28,7 @@ fn several_files_are_one_configuration() {
             b"[[pod]]\nname = \"y\"\nip = \"10.0.0.2\"\ninterface = \"veth2\"\n",
         ),
     ]);
-    let config = load(&paths).unwrap();
+    let config = load(&paths, None).unwrap();
     let names: Vec<&str> = config.pods.iter().map(|pod| pod.name.as_str()).collect();
     assert_eq!(names, ["x", "y"]);
     assert_eq!(config.pods[1].at.key, "pod[0]");
@@ -43,7 +43,7 @@ fn a_file_that_cannot_be_read_hides_no_errors_of_others() {
         ("c.toml", b"# fine\n# \xff\n"),
     ]);
     paths.insert(0, directory.path().join("a.toml"));
-    let errors = load(&paths).unwrap_err().to_string();
+    let errors = load(&paths, None).unwrap_err().to_string();
     let errors = errors.replace(&format!("{}/", directory.path().display()), "");
     assert_eq!(
         errors,

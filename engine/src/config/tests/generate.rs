@@ -47,7 +47,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
                 node,
                 workers,
                 pods,
-                services,
+                services: services.into_iter().map(Arc::new).collect(),
             }
         },
     )
@@ -58,9 +58,6 @@ pub(crate) fn without_places(mut config: Config) -> Config {
     config.workers.cores_at = nowhere();
     for pod in &mut config.pods {
         (pod.at, pod.interface_at) = (nowhere(), nowhere());
-    }
-    for service in &mut config.services {
-        service.at = nowhere();
     }
     config
 }
@@ -207,7 +204,6 @@ fn service() -> impl Strategy<Value = Service> {
                 rst_on_removal: rst,
                 session_affinity: affinity.map(Duration::from_secs),
                 max_flows,
-                at: nowhere(),
             },
         )
 }

@@ -42,6 +42,46 @@ fn deep_nesting_is_refused_and_not_followed() {
     assert!(parse(&[source("node.toml", &text)]).is_err());
 }
 
+/// What the hooks' maps have room for, and not one more.
+#[test]
+fn the_first_pod_or_service_too_many_is_named() {
+    let ports = |count: u32| {
+        let port = |n| format!("{{ name = \"p{n}\", port = {n} }}");
+        (1..=count).map(port).collect::<Vec<_>>().join(", ")
+    };
+    let service = |number: u32, ports: &str| {
+        format!(
+            "[[service]]\nname = \"s{number}\"\ncluster_ip = \"10.96.0.{number}\"\nports = [{ports}]\nendpoints = []\n"
+        )
+    };
+    let full = format!(
+        "[node]\nname = \"a\"\n{}{}",
+        service(1, &ports(40_000)),
+        service(2, &ports(65_536 - 2 - 40_000)),
+    );
+    assert!(parse_one(&full).is_ok());
+    let more = format!("{full}{}{}", service(3, &ports(1)), service(4, &ports(1)));
+    assert_eq!(
+        parse_one(&more).unwrap_err().to_string(),
+        "node.toml:13: service[2]: up to here there are 65538 cluster IPs and ports of cluster IPs, and there may be 65536"
+    );
+    let pods: String = (0..4_098)
+        .map(|n| {
+            format!(
+                "[[pod]]\nname = \"p{n}\"\nip = \"10.1.{}.{}\"\ninterface = \"v{n}\"\n",
+                n / 250,
+                n % 250
+            )
+        })
+        .collect();
+    assert_eq!(
+        parse_one(&format!("{pods}[node]\nname = \"a\"\n"))
+            .unwrap_err()
+            .to_string(),
+        "node.toml:16385: pod[4096]: up to here there are 4097 pods, and there may be 4096"
+    );
+}
+
 fn services(services: usize, endpoints: usize) -> String {
     let mut text = String::from("[node]\nname = \"a\"\n");
     for service in 0..services {

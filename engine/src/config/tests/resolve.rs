@@ -1,12 +1,12 @@
 //! Which backends a service port has.
 
-use super::super::{Config, ResolvedEndpoint};
+use super::super::{Config, PodIndex, ResolvedEndpoint};
 use super::valid;
 
 /// `address:port weight ready pod` of every backend of the first service's port.
 fn backends(config: &Config, port: usize) -> Vec<String> {
     let service = &config.services[0];
-    let resolved = service.endpoints_for(&service.ports[port], &config.pods);
+    let resolved = service.endpoints_for(&service.ports[port], &PodIndex::new(&config.pods));
     let shown = |endpoint: ResolvedEndpoint| {
         let ResolvedEndpoint {
             address,

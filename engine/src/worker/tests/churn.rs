@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use weft_datapath::{
     Address, BURST_MAX, DropReason, Egress, FlowKey, Hook, Ingress, Inject, Now, PacketIo,
-    Protocol, Tuple,
+    Protocol, Tables, Tuple,
 };
 
 use super::super::testing::{Bench, Coin, Trace, bench_for};
@@ -19,7 +19,6 @@ use super::configured::{
     Configured, PODS, SERVED, SERVERS, SERVICES, TARGET, UNSERVED, address, ifindex, vip,
 };
 use super::wire::{ACK, FIN, L3, Payload, SYN, Sent, Steering, aim, packet, sound, v4};
-use crate::control::Compiled;
 
 const WORKERS: u16 = 4;
 /// Packets that a client sends on a connection, each when the one before was answered, and how often each.
@@ -107,14 +106,13 @@ impl Node {
     }
 
     fn change(&mut self) {
-        let old = self.bench.tables.load_full();
-        let next = self.configured.change(&mut self.coin, self.now, &old);
-        self.publish(&next);
+        let next = self.configured.change(&mut self.coin, self.now);
+        self.publish(next);
     }
 
-    fn publish(&mut self, next: &Compiled) {
-        self.hooks = next.pods.iter().map(|pod| pod.ifindex).collect();
-        self.bench.tables.store(Arc::clone(&next.tables));
+    fn publish(&mut self, next: Arc<Tables>) {
+        self.hooks = next.pods().iter().map(|pod| pod.ifindex).collect();
+        self.bench.tables.store(next);
     }
 
     fn at(&mut self, after: usize, event: Event) {
@@ -276,9 +274,8 @@ impl Node {
         if self.tick.is_multiple_of(CHANGE_EVERY) {
             self.change();
         }
-        let old = self.bench.tables.load_full();
-        if let Some(next) = self.configured.end_drained(self.now, &old) {
-            self.publish(&next);
+        if let Some(next) = self.configured.end_drained(self.now) {
+            self.publish(next);
         }
         self.work();
     }

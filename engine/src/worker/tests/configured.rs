@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use weft_datapath::{Address, Now, Tables};
 
@@ -40,6 +41,7 @@ pub fn vip(service: u32) -> Ipv4Addr {
 /// A node's configuration over time.
 pub struct Configured {
     config: Config,
+    compiled: Compiled,
     registry: Registry,
     names: Names,
     slots: Slots,
@@ -48,8 +50,10 @@ pub struct Configured {
 
 impl Configured {
     pub fn new() -> Self {
+        let config = parse("[node]\nname = \"empty\"\n");
         Self {
-            config: parse("[node]\nname = \"empty\"\n"),
+            compiled: Compiled::nothing(&config),
+            config,
             registry: Registry::default(),
             names: Names::default(),
             slots: Slots::default(),
@@ -58,7 +62,7 @@ impl Configured {
     }
 
     /// The next configuration: some pods go and some come back, endpoints become ready and not.
-    pub fn change(&mut self, coin: &mut Coin, now: Now, old: &Tables) -> Compiled {
+    pub fn change(&mut self, coin: &mut Coin, now: Now) -> Arc<Tables> {
         if self.gone.len() == GO * AWAY {
             self.gone.drain(..GO);
         }
@@ -75,35 +79,25 @@ impl Configured {
         self.registry = self
             .registry
             .with_pods(&self.config.pods, is_vip, index, patience, now);
-        self.compile(old)
+        self.compile()
     }
 
     /// The node without the pods whose draining is over; `None` if there are none.
-    pub fn end_drained(&mut self, now: Now, old: &Tables) -> Option<Compiled> {
+    pub fn end_drained(&mut self, now: Now) -> Option<Arc<Tables>> {
         self.registry = self.registry.without_drained(now)?;
-        Some(self.compile(old))
+        Some(self.compile())
     }
 
-    fn compile(&mut self, old: &Tables) -> Compiled {
-        let Self {
-            config,
-            registry,
-            names,
-            slots,
-            ..
-        } = self;
-        let compiled = Compiled::new(
-            config,
-            registry,
-            names,
-            slots,
-            |_| None,
-            Some(old),
-            old.generation + 1,
-        )
-        .expect("XDS-04: an accepted configuration compiles");
+    fn compile(&mut self) -> Arc<Tables> {
+        let config = Arc::new(self.config.clone());
+        let (names, slots) = (&mut self.names, &mut self.slots);
+        let next = self
+            .compiled
+            .next(config, &self.registry, names, slots, |_| None)
+            .expect("XDS-04: an accepted configuration compiles");
         slots.keep();
-        compiled
+        self.compiled = next;
+        Arc::clone(&self.compiled.tables)
     }
 
     fn text(&self, coin: &mut Coin) -> String {

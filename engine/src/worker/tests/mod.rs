@@ -3,6 +3,7 @@
 mod churn;
 mod configured;
 mod fragments;
+mod generations;
 mod simulation;
 mod wire;
 
