@@ -40,6 +40,10 @@ pub enum InsertError {
 /// the table, *n* greedy ones together all but `1 / (4n + 1)`, so that none can shut the others out.
 const SHARE: usize = 4;
 
+/// A service may hold as many times what a pod may, or one pod that fills its share would shut the others out of
+/// the service that it floods.
+const SERVICE_SHARE: usize = 4;
+
 /// Pods that are counted apart, as many as can be enrolled; slots equal modulo this share a count.
 const HOLDERS: usize = 4096;
 
@@ -131,9 +135,9 @@ impl FlowTable {
         }
         let served = (new.kind == FlowKind::Service).then_some(new.service as usize % SERVICES);
         if let Some(served) = served {
-            let limit = new
-                .max_flows
-                .map_or(share, |limit| share.min(limit as usize));
+            let limit = new.max_flows.map_or(SERVICE_SHARE * share, |limit| {
+                (SERVICE_SHARE * share).min(limit as usize)
+            });
             if self.served[served] as usize >= limit {
                 return Err(InsertError::ServiceShare);
             }

@@ -96,22 +96,18 @@ fn k22_a_service_has_no_more_flows_than_its_max_flows() {
     assert_eq!((established(&state), state.evicted()), (11, 1));
 }
 
-/// The flood of one service by many pods takes its share; another service still gets flows.
+/// The flood of one service by two pods ends at their shares; a third pod still gets flows to it and to others.
 #[test]
 fn k22_a_flood_of_one_service_leaves_room_for_the_others() {
     let (tables, mut state) = (tables(None), small(1000));
-    let mut refused = 0;
     for flow in 0..3000u16 {
-        let host = 1 + (flow % 3) as u8;
-        let verdict = send((host, 1000 + flow, SERVED), SYN, START, &tables, &mut state);
-        if verdict != Verdict::Deliver {
-            assert_eq!(verdict, Verdict::Drop(DropReason::ServiceFlowShare));
-            refused += 1;
-        }
+        let host = 1 + (flow % 2) as u8;
+        let _ = send((host, 1000 + flow, SERVED), SYN, START, &tables, &mut state);
     }
-    assert_eq!((state.flows.len(), refused), (800, 2200));
-    for port in 0..100 {
-        establish((1, 10_000 + port, BY_KERNEL), START, &tables, &mut state);
+    assert!((850..950).contains(&state.flows.len()));
+    for port in 0..20 {
+        establish((3, 10_000 + port, SERVED), START, &tables, &mut state);
+        establish((3, 10_000 + port, BY_KERNEL), START, &tables, &mut state);
     }
     assert_eq!(state.evicted(), 0, "there was room");
 }
