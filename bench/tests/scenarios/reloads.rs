@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use weft_lab::client::Talk;
 use weft_lab::config::{Config, Port, Service, TargetPort};
+use weft_lab::lab::Lab;
 use weft_lab::load::{Load, Request};
 use weft_lab::servers::PEER_PORT;
 use weft_lab::weft::Weft;
@@ -21,30 +22,38 @@ const TALKS: usize = 50;
 /// A load has a limit of its own on its time, so a long run takes several.
 const RELOADS_A_LOAD: usize = 100;
 
+/// Most that a node of 1,000 services with 10 endpoints each may hold beyond its packet buffers, in KiB.
+const RESIDENT: u64 = 64 << 10;
+/// The packet buffers of one worker by default: 8,192 frames of 4 KiB.
+const UMEM: u64 = 32 << 10;
+
 fn vip(number: usize) -> SocketAddr {
     let address = IpAddr::from([10, 97, (number / 250) as u8, (number % 250) as u8 + 1]);
     (address, PEER_PORT).into()
 }
 
+/// TCP services on the peer port.
+fn services(count: usize) -> impl Iterator<Item = Service> {
+    (0..count).map(|number| Service {
+        name: format!("lab/many-{number}"),
+        cluster_ips: vec![vip(number).ip()],
+        algorithm: None,
+        ports: vec![Port {
+            name: "peer".into(),
+            protocol: "tcp".into(),
+            port: PEER_PORT,
+            target_port: TargetPort::Number(PEER_PORT),
+        }],
+        selector: None,
+        endpoints: None,
+        session_affinity: None,
+        rst_on_removal: None,
+    })
+}
+
 fn config(fixture: &Fixture) -> Config {
     let mut config = fixture.config();
-    config.services = (0..SERVICES)
-        .map(|number| Service {
-            name: format!("lab/many-{number}"),
-            cluster_ips: vec![vip(number).ip()],
-            algorithm: None,
-            ports: vec![Port {
-                name: "peer".into(),
-                protocol: "tcp".into(),
-                port: PEER_PORT,
-                target_port: TargetPort::Number(PEER_PORT),
-            }],
-            selector: None,
-            endpoints: None,
-            session_affinity: None,
-            rst_on_removal: None,
-        })
-        .collect();
+    config.services = services(SERVICES).collect();
     for service in &mut config.services {
         service.serve_at(fixture.backends.iter().map(|pod| pod.ips[0]));
     }
@@ -110,5 +119,32 @@ fn svc45_reloads_under_connections_lose_and_move_none() -> Result<()> {
             ensure!(worker["generation"] == generation, "{status}");
         }
         weft.audit().map(drop)
+    })
+}
+
+/// What a node holds is bounded by its configuration, not by how often that was read.
+#[test]
+fn a4_a_node_of_10_000_endpoints_stays_small_over_reloads() -> Result<()> {
+    with_weft(|| {
+        let lab = Lab::new()?;
+        let mut full = Config::new();
+        full.services = services(1_000).collect();
+        for (number, service) in full.services.iter_mut().enumerate() {
+            let [high, low] = (number as u16).to_be_bytes();
+            service.serve_at((1..=10).map(|last| IpAddr::from([10, 128 + high, low, last])));
+        }
+        let weft = Weft::start(&lab, &full)?;
+        for number in 0..20 {
+            let mut config = full.clone();
+            let endpoints = config.services[number * 50].endpoints.as_mut();
+            endpoints.context("no endpoints")?.pop();
+            weft.reload(&config)?;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", weft.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib: u64 = kib.context("no VmRSS")?.parse()?;
+        ensure!(kib <= RESIDENT + UMEM, "{kib} KiB are resident");
+        Ok(())
     })
 }
