@@ -134,7 +134,7 @@ impl Compiled {
         builder.set_grace(config.node.enrolment_grace);
         builder.set_vip_echo(config.node.vip_echo);
         for (ifindex, pod) in present(registry) {
-            if let Some(node) = source_towards(pod).filter(|&node| usable(node, &config)) {
+            if let Some(node) = source_towards(pod).filter(usable) {
                 builder.set_node_address(ifindex, node.into());
             }
         }
@@ -274,18 +274,13 @@ fn present(registry: &Registry) -> impl Iterator<Item = (u32, IpAddr)> {
     })
 }
 
-/// Whether an address can stand for the node in what a pod is told: one that means the same everywhere,
-/// and no service's, which kube-proxy in IPVS mode has on an interface of the node.
-fn usable(node: IpAddr, config: &Config) -> bool {
+/// Whether an address can stand for the node in what a pod is told: one that means the same everywhere.
+fn usable(node: &IpAddr) -> bool {
     let narrow = match node {
         IpAddr::V4(node) => node.is_link_local(),
         IpAddr::V6(node) => node.is_unicast_link_local(),
     };
-    let mut services = config.services.iter();
-    !narrow
-        && !node.is_loopback()
-        && !node.is_unspecified()
-        && !services.any(|service| service.cluster_ips.contains(&node))
+    !narrow && !node.is_loopback() && !node.is_unspecified()
 }
 
 fn member(backend: &Backend) -> Member {

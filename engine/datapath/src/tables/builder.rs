@@ -202,7 +202,7 @@ impl TablesBuilder {
     }
 
     /// Sets an address of the node from which the pod behind `ifindex` hears of packets that went no further;
-    /// one a family, the last one counts. Without one, the pod does not hear of them.
+    /// one a family, the last one counts. Without one, or with a VIP, the pod does not hear of them.
     pub fn set_node_address(&mut self, ifindex: u32, address: Address) -> &mut Self {
         let family = if address.is_v4() {
             Family::V4
@@ -227,7 +227,6 @@ impl TablesBuilder {
         let mut tables = std::mem::take(&mut self.base);
         tables.generation = generation;
         tables.grace = self.grace.unwrap_or(tables.grace);
-        tables.node = std::mem::take(&mut self.node);
         tables.vip_silent = self.vip_silent;
         // Equal parts stay the same memory, which the workers have in their caches.
         if let Some(epochs) = self.epochs.take().filter(|new| **new != *tables.epochs) {
@@ -258,6 +257,11 @@ impl TablesBuilder {
             let ports = tables.vips.get(&key.0).map_or(1, |ports| ports + 1);
             tables.vips.insert(key.0, ports);
         }
+        // kube-proxy in IPVS mode has the VIPs on an interface of the node; none of them stands for it.
+        for address in self.node.values_mut().flatten() {
+            *address = address.filter(|address| !tables.vip(address));
+        }
+        tables.node = self.node;
         let mut addresses = tables.pods.by_address.keys();
         match addresses.find(|address| tables.vip(address)) {
             Some(&address) => Err(BuildError::DuplicateAddress { address }),
