@@ -40,6 +40,13 @@ pub(crate) fn open_service(
         let at = service.position(last)?;
         (service.spec.backends[at].weight > 0).then_some(at)
     });
+    // A clash sends one flow elsewhere, not the client.
+    let note = |at: usize, state: &mut State| {
+        if affinity.is_some() && last.is_none_or(|last| last == at) {
+            let Backend { address, port, .. } = service.spec.backends[at];
+            (state.affinity).note(&key.tuple.src, service.spec.id, (address, port), now);
+        }
+    };
     let count = service.spec.backends.len();
     let mut first = None;
     let mut at = 0;
@@ -68,11 +75,7 @@ pub(crate) fn open_service(
         };
         match add(flow.clone(), now, tables, state) {
             Ok(id) => {
-                // A clash sends one flow elsewhere, not the client.
-                if affinity.is_some() && last.is_none_or(|last| last == at) {
-                    let backend = (backend.address, backend.port);
-                    (state.affinity).note(&key.tuple.src, service.spec.id, backend, now);
-                }
+                note(at, state);
                 return Ok(id);
             }
             Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash, at)),
@@ -80,11 +83,8 @@ pub(crate) fn open_service(
         }
     }
     let (flow, clash, at) = first.ok_or(DropReason::Hairpin)?;
-    let backend = (flow.end.address, flow.end.port);
     let id = with_other_port(flow, clash, now, tables, state).map_err(refusal)?;
-    if affinity.is_some() && last.is_none_or(|last| last == at) {
-        (state.affinity).note(&key.tuple.src, service.spec.id, backend, now);
-    }
+    note(at, state);
     Ok(id)
 }
 

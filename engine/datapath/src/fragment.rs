@@ -22,6 +22,8 @@ use table::{PacketId, PacketKey, Route};
 /// were the packet, or handed to the worker that owns the flow. The others follow it; those that come before
 /// it are held. Nothing is put together here: overlaps and gaps are the receiver's affair (RFC 5722), and
 /// cannot change what was decided, because no other fragment reaches the ports.
+#[cold]
+#[inline(never)]
 pub(crate) fn fragment(
     frame: &mut FrameBuf<'_>,
     ingress: Ingress,
@@ -183,14 +185,8 @@ fn whole(
         tuple: *tuple,
         ifindex: ingress.ifindex,
     };
-    match state.flows.find(&key) {
-        Some((id, direction))
-            if state.flows.at(id).is_some_and(|flow| {
-                flow.hook(direction) == ingress.hook && flow.valid(now, tables)
-            }) =>
-        {
-            known_flow(frame, packet, id, direction, now, state)
-        }
+    match state.known(&key, ingress.hook, now, tables) {
+        Some((id, direction)) => known_flow(frame, packet, id, direction, now, state),
         // Nobody but Weft knows where that leads.
         _ if to == Receiver::Hairpin => Verdict::Drop(DropReason::UnknownFlow),
         _ => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),

@@ -2,7 +2,7 @@
 
 use crate::extension;
 use crate::parse::Family;
-use crate::wire::{be16, ethernet, icmp, ipv4, ipv6, tcp, udp};
+use crate::wire::{be16, ethernet, icmp, ipv4, ipv6, ipv6_fragment, tcp, udp};
 use crate::{Address, DropReason, Protocol, Tuple};
 
 #[cfg(test)]
@@ -189,16 +189,14 @@ fn quoted_ipv6(l3: &[u8]) -> Result<Option<Found>, DropReason> {
     let (next, at) = match chain.next {
         // A first fragment has its ports behind the fragment header.
         ipv6::FRAGMENT => {
-            let header: &[u8; ipv6::EXTENSION_UNIT] = l3[chain.at..length]
+            let header: &[u8; ipv6_fragment::LEN] = l3[chain.at..length]
                 .first_chunk()
                 .ok_or(DropReason::IcmpError)?;
-            if be16(header, ipv6::FRAGMENT_OFFSET) & ipv6::OFFSET_MASK != 0 {
+            if be16(header, ipv6_fragment::OFFSET) & ipv6_fragment::OFFSET_MASK != 0 {
                 return Ok(None);
             }
-            (
-                header[ipv6::EXTENSION_NEXT],
-                chain.at + ipv6::EXTENSION_UNIT,
-            )
+            let next = header[ipv6_fragment::NEXT_HEADER];
+            (next, chain.at + ipv6_fragment::LEN)
         }
         next => (next, chain.at),
     };

@@ -9,7 +9,7 @@ use crate::rewrite::translate;
 use crate::tables::Pod;
 use crate::wire::ethernet;
 use crate::{
-    Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now,
+    Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now,
     PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables,
 };
 
@@ -173,25 +173,15 @@ pub(crate) fn pass(
     let Some(flow) = state.flows.at_mut(id) else {
         return Verdict::Drop(DropReason::UnknownFlow);
     };
-    let hook = flow.hook(direction);
     let bytes = part.end - ethernet::LEN;
-    if flow.kind() == FlowKind::Kernel {
-        let _ = flow.seen(direction, part.flags, bytes, now); // No backend of ours counts it.
-        let sender = match direction {
-            Direction::Forward => flow.client_ifindex(),
-            Direction::Reply => flow.server_ifindex().unwrap_or(flow.client_ifindex()),
-        };
-        Egress::reingress(sender).write(frame.bytes_mut(), &ports);
-        return Verdict::Kernel(KernelReason::OlderThanEnrolment);
-    }
-    let egress = match direction {
-        Direction::Forward => flow
-            .server_ifindex()
-            .map_or(Egress::reingress(flow.client_ifindex()), Egress::peer),
-        Direction::Reply => Egress::peer(flow.client_ifindex()),
+    let (egress, hop) = match way_on(flow, direction) {
+        Way::Ours { egress, hop } => (egress, hop),
+        Way::Kernel(egress) => {
+            let _ = flow.seen(direction, part.flags, bytes, now); // No backend of ours counts it.
+            egress.write(frame.bytes_mut(), &ports);
+            return Verdict::Kernel(KernelReason::OlderThanEnrolment);
+        }
     };
-    // Who forwards counts the hop: Weft between two pods, else the kernel, after or before us.
-    let hop = hook == Hook::FromPod && egress.inject == crate::Inject::Peer;
     if hop && part.hops <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
@@ -202,6 +192,32 @@ pub(crate) fn pass(
         state.flows.settle(id);
     }
     Verdict::Deliver
+}
+
+/// Where what travels with a flow goes on.
+enum Way {
+    /// Translated, to there. `hop`: who forwards counts the hop, Weft between two pods, else the kernel, after
+    /// or before us.
+    Ours { egress: Egress, hop: bool },
+    /// Back to where it came from, untouched: the flow is the kernel's.
+    Kernel(Egress),
+}
+
+#[inline]
+fn way_on(flow: &Flow, direction: Direction) -> Way {
+    let (client, server) = (flow.client_ifindex(), flow.server_ifindex());
+    if flow.kind() == FlowKind::Kernel {
+        return Way::Kernel(Egress::reingress(match direction {
+            Direction::Forward => client,
+            Direction::Reply => server.unwrap_or(client),
+        }));
+    }
+    let egress = match direction {
+        Direction::Forward => server.map_or(Egress::reingress(client), Egress::peer),
+        Direction::Reply => Egress::peer(client),
+    };
+    let hop = flow.hook(direction) == Hook::FromPod && egress.inject == Inject::Peer;
+    Way::Ours { egress, hop }
 }
 
 /// A packet of a flow whose backend has left the service. UDP and every SYN get a new backend: `None`. Other
@@ -223,13 +239,12 @@ fn removed(
     match direction {
         Direction::Reply if !packet.flags().opens() => Some(Verdict::Drop(DropReason::UnknownFlow)),
         Direction::Forward if flow.resets() && !packet.opens() => {
-            if let Err(reason) = reject(frame, packet, (now, &mut state.icmp_errors)) {
-                return Some(Verdict::Drop(reason));
+            let rejected = reject(frame, packet, (now, &mut state.icmp_errors));
+            if rejected.is_ok() {
+                flow.close(now);
+                state.flows.settle(id);
             }
-            flow.close(now);
-            state.flows.settle(id);
-            Egress::peer(key.ifindex).write(frame.bytes_mut(), &state.ports);
-            Some(Verdict::Reply)
+            Some(replied(frame, rejected, key.ifindex, state))
         }
         Direction::Forward | Direction::Reply => None,
     }
@@ -320,13 +335,8 @@ fn to_vip(
         .service(&tuple.dst, tuple.dport, tuple.proto)
         .filter(|service| service.serves());
     let Some(service) = service else {
-        return match reject(frame, packet, (now, &mut state.icmp_errors)) {
-            Ok(()) => {
-                Egress::peer(ifindex).write(frame.bytes_mut(), &state.ports);
-                Verdict::Reply
-            }
-            Err(reason) => Verdict::Drop(reason),
-        };
+        let rejected = reject(frame, packet, (now, &mut state.icmp_errors));
+        return replied(frame, rejected, ifindex, state);
     };
     match open_service(service, key, pod, packet.hops(), now, tables, state) {
         Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
@@ -446,6 +456,8 @@ fn unserved(
 }
 
 /// A well-formed packet that has no ports to find a flow by.
+#[cold]
+#[inline(never)]
 fn without_ports(
     frame: &mut FrameBuf<'_>,
     ingress: Ingress,
@@ -481,6 +493,22 @@ pub(crate) fn way_back(ingress: Ingress) -> Egress {
     match ingress.hook {
         Hook::FromPod => Egress::reingress(ingress.ifindex),
         Hook::ToPod => Egress::peer(ingress.ifindex),
+    }
+}
+
+/// Sends an answer back into the pod at `ifindex`.
+fn replied(
+    frame: &mut FrameBuf<'_>,
+    answered: Result<(), DropReason>,
+    ifindex: u32,
+    state: &State,
+) -> Verdict {
+    match answered {
+        Ok(()) => {
+            Egress::peer(ifindex).write(frame.bytes_mut(), &state.ports);
+            Verdict::Reply
+        }
+        Err(reason) => Verdict::Drop(reason),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::flow::{Direction, Flow};
+use crate::icmp::{address_fields, octets};
 use crate::parse::{Family, Packet};
 use crate::wire::{ethernet, ipv4, ipv6, tcp, udp};
 use crate::{Address, Delta, Protocol};
@@ -72,12 +73,12 @@ fn ip_header(l3: &mut [u8], family: Family, flow: &Flow, direction: Direction, h
 /// Rewrites the client's address; the deltas account for it. Few flows need it.
 #[cold]
 fn near_address(l3: &mut [u8], family: Family, direction: Direction, address: &Address) {
-    match (family, direction) {
-        (Family::V4, Direction::Forward) => l3[ipv4::SRC].copy_from_slice(&address.v4_octets()),
-        (Family::V4, Direction::Reply) => l3[ipv4::DST].copy_from_slice(&address.v4_octets()),
-        (Family::V6, Direction::Forward) => l3[ipv6::SRC].copy_from_slice(&address.0),
-        (Family::V6, Direction::Reply) => l3[ipv6::DST].copy_from_slice(&address.0),
-    }
+    let [src, dst] = address_fields(family);
+    let at = match direction {
+        Direction::Forward => src,
+        Direction::Reply => dst,
+    };
+    l3[at].copy_from_slice(octets(address, family));
 }
 
 /// Where the source port is in a transport header, or the destination port.

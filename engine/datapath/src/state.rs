@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
 use crate::{
-    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, RateLimit,
+    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, RateLimit, Tables,
 };
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
@@ -162,6 +162,19 @@ impl State {
     /// Whether an unknown flow of this pod may be one that the kernel knows.
     pub(crate) fn grace(&self, pod: &Pod, now: Now) -> bool {
         now < self.away_until || pod.grace(now)
+    }
+
+    /// The flow that a packet with this key is of at this hook, and which way it goes.
+    pub(crate) fn known(
+        &self,
+        key: &FlowKey,
+        hook: Hook,
+        now: Now,
+        tables: &Tables,
+    ) -> Option<(FlowId, Direction)> {
+        let (id, direction) = self.flows.find(key)?;
+        let flow = self.flows.at(id)?;
+        (flow.hook(direction) == hook && flow.valid(now, tables)).then_some((id, direction))
     }
 
     /// The hairpin address of that address's family.

@@ -72,10 +72,6 @@ pub mod ipv6 {
     pub const DST: Range<usize> = 24..40;
     /// Length of the header.
     pub const LEN: usize = 40;
-    /// In a fragment header: offset and flags.
-    pub const FRAGMENT_OFFSET: Range<usize> = 2..4;
-    /// In [`FRAGMENT_OFFSET`]: the offset.
-    pub const OFFSET_MASK: u16 = 0xfff8;
     /// Next header: fragment.
     pub const FRAGMENT: u8 = 44;
     /// Next header: hop-by-hop options, which only follow the IPv6 header itself.

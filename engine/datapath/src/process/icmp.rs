@@ -1,16 +1,18 @@
 //! What becomes of ICMP, of other protocols to a VIP, and of packets whose hop count is used up.
 
-use super::{ingress, sender, to_kernel, way_back};
+use super::{Way, ingress, replied, sender, to_kernel, way_back, way_on};
 use crate::answer::{self, ErrorKind};
-use crate::flow::{Direction, FlowId, FlowKind};
+use crate::flow::{Direction, FlowId};
 use crate::icmp::{IcmpMessage, Kind, Quoted, translate_error};
 use crate::parse::{Family, Parsed, parse};
 use crate::{
-    Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now, Pod,
-    State, Tables, Verdict,
+    Address, DropReason, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now, Pod, State, Tables,
+    Verdict,
 };
 
 /// An ICMP message. The slow way: errors are rare, and pings of a VIP are nobody's load.
+#[cold]
+#[inline(never)]
 pub(super) fn icmp(
     frame: &mut FrameBuf<'_>,
     message: &IcmpMessage,
@@ -86,9 +88,7 @@ fn known(
         tuple: quoted.tuple.reversed(),
         ifindex: ingress.ifindex,
     };
-    let (id, direction) = state.flows.find(&key)?;
-    let flow = state.flows.at(id)?;
-    (flow.hook(direction) == ingress.hook && flow.valid(now, tables)).then_some((id, direction))
+    state.known(&key, ingress.hook, now, tables)
 }
 
 /// An error of a flow that we know. It is no packet of that flow: neither its timeout nor its phase moves.
@@ -107,28 +107,16 @@ fn known_error(
     if message.dst != quoted.tuple.src {
         return Verdict::Drop(DropReason::IcmpError);
     }
-    let server = flow.server_ifindex();
-    if flow.kind() == FlowKind::Kernel {
-        let sender = match direction {
-            Direction::Forward => flow.client_ifindex(),
-            Direction::Reply => server.unwrap_or(flow.client_ifindex()),
-        };
-        let back = Egress::reingress(sender);
-        return to_kernel(frame, back, KernelReason::OlderThanEnrolment, state);
-    }
-    let (seen, other, egress) = match direction {
-        Direction::Forward => (
-            flow.tuple(),
-            flow.backend_tuple(),
-            server.map_or(Egress::reingress(flow.client_ifindex()), Egress::peer),
-        ),
-        Direction::Reply => (
-            flow.backend_tuple().reversed(),
-            flow.tuple().reversed(),
-            Egress::peer(flow.client_ifindex()),
-        ),
+    let (egress, hop) = match way_on(flow, direction) {
+        Way::Ours { egress, hop } => (egress, hop),
+        Way::Kernel(back) => {
+            return to_kernel(frame, back, KernelReason::OlderThanEnrolment, state);
+        }
     };
-    let hop = flow.hook(direction) == Hook::FromPod && egress.inject == Inject::Peer;
+    let (seen, other) = match direction {
+        Direction::Forward => (flow.tuple(), flow.backend_tuple()),
+        Direction::Reply => (flow.backend_tuple().reversed(), flow.tuple().reversed()),
+    };
     if hop && message.hops <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
     }
@@ -193,20 +181,4 @@ pub(super) fn time_exceeded(
         limit,
     );
     replied(frame, answered, ingress.ifindex, state)
-}
-
-/// Sends an answer back into the pod at `ifindex`.
-fn replied(
-    frame: &mut FrameBuf<'_>,
-    answered: Result<(), DropReason>,
-    ifindex: u32,
-    state: &State,
-) -> Verdict {
-    match answered {
-        Ok(()) => {
-            Egress::peer(ifindex).write(frame.bytes_mut(), &state.ports);
-            Verdict::Reply
-        }
-        Err(reason) => Verdict::Drop(reason),
-    }
 }
