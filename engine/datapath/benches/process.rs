@@ -25,10 +25,6 @@ fn big_state() -> State {
     })
 }
 
-fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
-}
-
 /// The frame arrives anew each time, as from a ring: 64 bytes of headers copied in.
 fn decide(frame: &[u8], memory: &mut [u8; 2048], tables: &Tables, state: &mut State) -> Verdict {
     memory[..frame.len()].copy_from_slice(frame);

@@ -1,7 +1,6 @@
 //! Real sockets through the hooks, with a worker that decides nothing.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use super::support::{Node, PodNamespace, ip, monotonic_ns, node};
 
 /// What the worker does with every frame.
 #[derive(Copy, Clone, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Back to the kernel.
     Reingress,
     /// Into the pod of this list that has the destination address.
@@ -25,15 +24,15 @@ enum Way {
 
 /// What a worker saw.
 #[derive(Debug, Default)]
-struct Seen {
-    frames: u64,
-    to_pod: u64,
-    longest: usize,
-    wrong_checksums: u64,
+pub(super) struct Seen {
+    pub(super) frames: u64,
+    pub(super) to_pod: u64,
+    pub(super) longest: usize,
+    pub(super) wrong_checksums: u64,
 }
 
 /// Runs `traffic` while a worker takes what is punted to queue 0.
-fn with_worker(
+pub(super) fn with_worker(
     steering: &Steering,
     way: Way,
     pods: &[&PodNamespace],
@@ -169,7 +168,7 @@ fn ping(client: &PodNamespace, server: &PodNamespace, v6: bool, count: usize) {
 }
 
 /// Two enrolled pods behind a router with strict reverse path filters.
-fn two_pods(node: &Node) -> (Steering, PodNamespace, PodNamespace) {
+pub(super) fn two_pods(node: &Node) -> (Steering, PodNamespace, PodNamespace) {
     node.forward();
     let (a, b) = (node.pod(1), node.pod(2));
     ping(&a, &b, false, 1); // The kernel's own way works, and neighbours are known.
@@ -239,62 +238,6 @@ fn without_user_space_the_kernel_takes_over() {
         let counters = steering.counters().unwrap().since(&before);
         assert_eq!(counters[Counter::Stale], 100);
         assert_eq!(counters[Counter::FromPodPunted], 0);
-    });
-}
-
-const BULK: usize = 4 << 20;
-
-/// Sends [`BULK`] bytes over one connection.
-fn bulk(client: &PodNamespace, server: &PodNamespace) {
-    let listener = server.inside(|| TcpListener::bind((server.v4, 80)).unwrap());
-    let mut client = client.inside(|| TcpStream::connect((server.v4, 80)).unwrap());
-    let (mut server, _) = listener.accept().unwrap();
-    thread::scope(|scope| {
-        scope.spawn(move || client.write_all(&vec![0x5a; BULK]).unwrap());
-        let mut all = Vec::new();
-        server.read_to_end(&mut all).unwrap();
-        assert!(all.len() == BULK && all.iter().all(|byte| *byte == 0x5a));
-    });
-}
-
-#[test]
-fn bulk_tcp_arrives_in_segments_with_whole_checksums() {
-    node(|node| {
-        let (steering, a, b) = two_pods(node);
-        let before = steering.counters().unwrap();
-        let seen = with_worker(&steering, Way::Peer, &[&a, &b], || bulk(&a, &b));
-        assert_eq!(seen.wrong_checksums, 0, "{seen:?}");
-        assert!(seen.longest <= 1514, "{seen:?}");
-        let counters = steering.counters().unwrap().since(&before);
-        // A GSO packet counts as what the wire sees: the sum is exact. The connection's last packets
-        // may come when the worker has closed its socket already.
-        assert_eq!(
-            counters[Counter::FromPodPunted],
-            counters[Counter::XskRedirected] + counters[Counter::XskAbsent]
-        );
-        assert!(counters[Counter::XskAbsent] < 10);
-        assert!(counters[Counter::FromPodPunted] as usize > BULK / 1460);
-    });
-}
-
-/// The same where the worker has just died: whatever GRO does on the way, the sums are exact.
-#[test]
-fn bulk_tcp_survives_an_empty_socket_slot() {
-    node(|node| {
-        let (steering, a, b) = two_pods(node);
-        steering.heartbeat(0).unwrap().beat(monotonic_ns());
-        let before = steering.counters().unwrap();
-        bulk(&a, &b);
-        let counters = steering.counters().unwrap().since(&before);
-        let punted = counters[Counter::FromPodPunted];
-        assert!(punted as usize > BULK / 1460);
-        for same in [
-            Counter::XskAbsent,
-            Counter::FailopenReingress,
-            Counter::Reingressed,
-        ] {
-            assert_eq!(counters[same], punted, "{}", same.name());
-        }
     });
 }
 

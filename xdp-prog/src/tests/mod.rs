@@ -1,6 +1,7 @@
 //! Tests against the running kernel, each in network namespaces of its own. They need root; without
 //! it they say so and pass, except in CI.
 
+mod bulk;
 mod extensions;
 mod hooks;
 mod icmp;
@@ -9,6 +10,8 @@ mod lifecycle;
 mod netlink;
 mod packets;
 mod pins;
+mod punt;
 mod sockets;
 mod support;
 mod table;
+mod targets;

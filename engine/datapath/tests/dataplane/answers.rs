@@ -6,10 +6,6 @@ use weft_datapath::*;
 use crate::support::icmp::{Header, Message, port_unreachable, quote};
 use crate::support::*;
 
-fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
-}
-
 /// The node's address towards every pod is known.
 fn with_node() -> Tables {
     let pods = [CLIENT, BACKEND_1, BACKEND_2].map(|ifindex| (ifindex, Stage::Settled));

@@ -6,10 +6,6 @@ use weft_datapath::*;
 
 use crate::support::*;
 
-fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
-}
-
 fn to_vip(flags: u8) -> Vec<u8> {
     Spec::tcp(Net::V4.pod(1), 40000, Net::V4.vip(80), SERVED, flags).punted(CLIENT, Hook::FromPod)
 }

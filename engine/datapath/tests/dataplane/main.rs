@@ -13,6 +13,7 @@ mod flows;
 mod fragment_bounds;
 mod fragments;
 mod icmp;
+mod icmp_refused;
 mod midflow;
 mod properties;
 mod quotas;

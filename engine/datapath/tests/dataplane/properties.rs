@@ -5,10 +5,6 @@ use weft_datapath::*;
 
 use crate::support::*;
 
-fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
-}
-
 fn net() -> impl Strategy<Value = Net> {
     prop_oneof![Just(Net::V4), Just(Net::V6)]
 }

@@ -6,11 +6,11 @@ use weft_datapath::*;
 
 use crate::support::*;
 
-/// Two services, 1 on port 80 and 2 on port 82, each with a backend by the kernel; pods 1 to 3.
+/// Two services, 1 on port 80 and 2 on port 82, each with a backend by the kernel; pods 1 to 8.
 fn tables(max_flows: Option<u32>) -> Tables {
     let net = Net::V4;
     let mut builder = TablesBuilder::new();
-    for host in 1..4 {
+    for host in 1..9 {
         builder.add_pod(pod(10 + host, Stage::Settled));
     }
     builder.set_epochs(epochs());
@@ -98,16 +98,41 @@ fn k22_a_service_has_no_more_flows_than_its_max_flows() {
 
 /// The flood of one service by two pods ends at their shares; a third pod still gets flows to it and to others.
 #[test]
-fn k22_a_flood_of_one_service_leaves_room_for_the_others() {
+fn k22_a_flood_of_one_service_by_two_pods_leaves_room_in_it_for_the_others() {
     let (tables, mut state) = (tables(None), small(1000));
+    let mut refused = 0;
     for flow in 0..3000u16 {
         let host = 1 + (flow % 2) as u8;
-        let _ = send((host, 1000 + flow, SERVED), SYN, START, &tables, &mut state);
+        let verdict = send((host, 1000 + flow, SERVED), SYN, START, &tables, &mut state);
+        if verdict != Verdict::Deliver {
+            assert_eq!(verdict, Verdict::Drop(DropReason::FlowShare));
+            refused += 1;
+        }
     }
-    assert!((850..950).contains(&state.flows.len()));
+    assert_eq!((state.flows.len(), refused), (889, 2111));
     for port in 0..20 {
         establish((3, 10_000 + port, SERVED), START, &tables, &mut state);
         establish((3, 10_000 + port, BY_KERNEL), START, &tables, &mut state);
+    }
+    assert_eq!(state.evicted(), 0, "there was room");
+}
+
+/// The flood of one service by many pods takes its share; another service still gets flows.
+#[test]
+fn k22_a_flood_of_one_service_leaves_room_for_the_others() {
+    let (tables, mut state) = (tables(None), small(1000));
+    let mut refused = 0;
+    for flow in 0..3000u16 {
+        let host = 1 + (flow % 8) as u8;
+        let verdict = send((host, 1000 + flow, SERVED), SYN, START, &tables, &mut state);
+        if verdict != Verdict::Deliver {
+            assert_eq!(verdict, Verdict::Drop(DropReason::ServiceFlowShare));
+            refused += 1;
+        }
+    }
+    assert_eq!((state.flows.len(), refused), (942, 2058));
+    for port in 0..20 {
+        establish((1, 10_000 + port, BY_KERNEL), START, &tables, &mut state);
     }
     assert_eq!(state.evicted(), 0, "there was room");
 }

@@ -4,17 +4,6 @@ use weft_datapath::*;
 
 use crate::support::*;
 
-fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
-}
-
-fn open(net: Net, proto: Protocol, port: u16) -> Spec {
-    match proto {
-        Protocol::Tcp => Spec::tcp(net.pod(1), 40000, net.vip(80), port, SYN),
-        Protocol::Udp => Spec::udp(net.pod(1), 40000, net.vip(80), port),
-    }
-}
-
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// SVC-01, SVC-02, SVC-32, AMB-08: the backend sees the client's address and port, the client sees the

@@ -6,10 +6,6 @@ use weft_datapath::*;
 
 use crate::support::*;
 
-fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
-}
-
 /// One packet from `ifindex`, and what the edge transmits of it.
 fn send(spec: &Spec, ifindex: u32, tables: &Tables, state: &mut State) -> (Verdict, Vec<u8>) {
     let mut frame = spec.punted(ifindex, Hook::FromPod);

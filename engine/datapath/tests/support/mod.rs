@@ -204,6 +204,11 @@ pub fn tables(client: Stage, others: Stage) -> Tables {
     .unwrap()
 }
 
+/// Every pod enrolled for long.
+pub fn settled() -> Tables {
+    tables(Stage::Settled, Stage::Settled)
+}
+
 pub fn state(workers: u16) -> State {
     State::new(StateConfig {
         max_flows: 4096,
@@ -324,6 +329,14 @@ impl Spec {
                 .unwrap(),
         }
         frame
+    }
+}
+
+/// The client's first packet to a port of the VIP 80.
+pub fn open(net: Net, proto: Protocol, port: u16) -> Spec {
+    match proto {
+        Protocol::Tcp => Spec::tcp(net.pod(1), 40000, net.vip(80), port, SYN),
+        Protocol::Udp => Spec::udp(net.pod(1), 40000, net.vip(80), port),
     }
 }
 

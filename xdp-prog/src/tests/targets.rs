@@ -1,0 +1,121 @@
+//! Which worker a packet is punted to.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use weft_datapath::{Hook, Protocol, source_hash};
+
+use super::packets::{Context, L4, NEXT, frame, run};
+use super::support::node;
+use super::table::*;
+
+/// Flows that nobody owns spread over the workers by their source alone.
+#[test]
+fn unowned_flows_spread_evenly_and_stay_where_they_are() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let from_pod = &steering.skel.progs.weft_from_pod;
+        for family in families() {
+            let target = |l4, dst| {
+                let context = Context {
+                    ifindex,
+                    ..Context::default()
+                };
+                let data = run(from_pod, &frame(family.pod, dst, l4), context).data;
+                u16::from_be_bytes([data[10], data[11]])
+            };
+            let mut hits = [0_usize; 4];
+            for port in 1024..3072 {
+                hits[usize::from(target(L4::Syn(port, SERVICE_PORT), family.vip) % 4)] += 1;
+            }
+            assert!(
+                hits.iter().all(|hits| (430..600).contains(hits)),
+                "{hits:?}"
+            );
+            let syn = target(L4::Syn(4000, SERVICE_PORT), family.vip);
+            assert_eq!(syn, target(L4::Ack(4000, SERVICE_PORT), family.vip));
+            assert_eq!(syn, target(L4::Syn(4000, 5000), family.enrolled));
+        }
+    });
+}
+
+/// SVC-11: the flows of one client to services with session affinity meet on one worker, whatever their
+/// ports and VIP, and only those.
+#[test]
+fn svc11_flows_to_services_with_affinity_go_by_the_client_alone() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let from_pod = &steering.skel.progs.weft_from_pod;
+        for affinity in [true, false] {
+            let mut services = steering.services().unwrap();
+            for service in services.iter_mut().filter(|service| service.port.is_some()) {
+                *service = service.with_affinity(affinity);
+            }
+            steering.sync_services(&services).unwrap();
+            assert_eq!(steering.services().unwrap(), services);
+            for family in families() {
+                let targets: BTreeSet<[u8; 2]> = (0..64)
+                    .flat_map(|port| {
+                        [SERVICE_PORT, EMPTY_SERVICE_PORT]
+                            .map(|service| L4::Syn(10_000 + port, service))
+                    })
+                    .map(|l4| {
+                        let context = Context {
+                            ifindex,
+                            ..Context::default()
+                        };
+                        let data = run(from_pod, &frame(family.pod, family.vip, l4), context).data;
+                        [data[10], data[11]]
+                    })
+                    .collect();
+                if affinity {
+                    assert_eq!(targets.len(), 1);
+                } else {
+                    assert!(targets.len() > 32, "{}", targets.len());
+                }
+            }
+        }
+    });
+}
+
+/// The engine computes the same hash where it looks for the worker of a first fragment's flow; all fragments of
+/// a sender come to one worker, at either hook.
+#[test]
+fn svc_35_the_engine_and_the_programs_hash_alike() {
+    node(|node| {
+        let (steering, ifindex) = bench(node);
+        enrol(&steering, ifindex, false);
+        let target = |hook, src, dst, l4| {
+            let program = match hook {
+                Hook::FromPod => &steering.skel.progs.weft_from_pod,
+                Hook::ToPod => &steering.skel.progs.weft_to_pod,
+            };
+            let context = Context {
+                ifindex,
+                ..Context::default()
+            };
+            let outcome = run(program, &frame(src, dst, l4), context);
+            assert_ne!(outcome.action, NEXT, "{l4:?}");
+            u16::from_be_bytes([outcome.data[10], outcome.data[11]])
+        };
+        for family in families() {
+            let (pod, vip) = (family.pod, family.vip);
+            let hash = |src: IpAddr, port, proto| source_hash(&src.into(), port, proto);
+            for port in [1, 53, 80, 255, 256, 4000, 40001, u16::MAX] {
+                let syn = target(Hook::FromPod, pod, vip, L4::Syn(port, SERVICE_PORT));
+                assert_eq!(syn, hash(pod, port, Protocol::Tcp));
+                let udp = target(Hook::FromPod, pod, vip, L4::Udp(port, SERVICE_PORT));
+                assert_eq!(udp, hash(pod, port, Protocol::Udp));
+                for l4 in [L4::Fragment(port, 53), L4::LaterFragment(port, 7)] {
+                    let meet = hash(pod, 0, Protocol::Udp);
+                    assert_eq!(target(Hook::FromPod, pod, vip, l4), meet);
+                    assert_eq!(target(Hook::FromPod, pod, family.enrolled, l4), meet);
+                    let back = target(Hook::ToPod, family.other_pod, pod, l4);
+                    assert_eq!(back, hash(family.other_pod, 0, Protocol::Udp));
+                }
+            }
+        }
+    });
+}
