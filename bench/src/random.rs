@@ -23,6 +23,11 @@ impl Random {
         (self.word() % end as u64) as usize
     }
 
+    /// A number in 0..1.
+    pub fn unit(&mut self) -> f64 {
+        (self.word() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// One of `choices`, of which there is at least one.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len())]

@@ -4,6 +4,7 @@
 //! Measured is the whole decision: parse, steering, service, backend, the new flow's entry, rewrite. Not
 //! measured are rings and system calls, and the flow's expiry later on.
 
+use crate::random::Random;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use rustix::time::{ClockId, clock_gettime};
@@ -64,7 +65,7 @@ pub fn decisions(services: usize, popularity: Popularity, flows: usize) -> Resul
         ports: Ports::default(),
         hairpin: Default::default(),
     });
-    let mut random = Random(services as u64);
+    let mut random = Random::new(services as u64);
     let draw = Draw::new(services, popularity, &mut random);
     let mut now = Now::from_nanos(0) + LATER;
     let mut measured = None;
@@ -246,29 +247,6 @@ impl Draw {
     }
 }
 
-/// The same numbers in every run (SplitMix64).
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// A number below `limit`.
-    fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
-
-    /// A number in 0..1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,7 +266,7 @@ mod tests {
     fn popularity_is_as_it_says() {
         let draws = 100_000;
         let count = |popularity| {
-            let mut random = Random(1);
+            let mut random = Random::new(1);
             let draw = Draw::new(1000, popularity, &mut random);
             let mut counts = vec![0; 1000];
             for _ in 0..draws {

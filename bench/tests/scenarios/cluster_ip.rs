@@ -47,9 +47,7 @@ fn svc02_target_ports_map_and_endpoints_without_the_port_are_skipped() -> Result
     with_weft(|| {
         let fixture = Fixture::new()?;
         let mut config = fixture.config();
-        let [a, b, _] = &fixture.backends[..] else {
-            anyhow::bail!("three backends")
-        };
+        let [a, b, _] = &fixture.backends;
         let service = config.service("named", 11, &[("tcp", 80, 0), ("tcp", 7000, 0)]);
         service.ports[0].target_port = TargetPort::Name("http".into());
         service.ports[1].target_port = TargetPort::Name("peer".into());

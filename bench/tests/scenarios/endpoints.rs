@@ -33,9 +33,7 @@ fn with_first(fixture: &Fixture, pods: &[&Pod], change: impl Fn(&mut Endpoint)) 
 fn svc23_a_connection_survives_its_endpoint_unready_and_terminating() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;
-        let [a, b, _] = &fixture.backends[..] else {
-            anyhow::bail!("three backends")
-        };
+        let [a, b, _] = &fixture.backends;
         let weft = Weft::start(&fixture.lab, &on(&fixture, &[a]))?;
         let client = &fixture.client.namespace;
         let mut talks = Family::BOTH
@@ -77,9 +75,7 @@ fn svc23_a_connection_survives_its_endpoint_unready_and_terminating() -> Result<
 fn svc24_a_removed_endpoint_is_left_alone_or_reset_as_the_service_says() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;
-        let [a, b, _] = &fixture.backends[..] else {
-            anyhow::bail!("three backends")
-        };
+        let [a, b, _] = &fixture.backends;
         let client = &fixture.client.namespace;
         let weft = Weft::start(&fixture.lab, &on(&fixture, &[a]))?;
         for rst in [false, true] {
@@ -127,9 +123,7 @@ fn greeted(to: SocketAddr) -> Result<TcpStream> {
 fn svc27_a_udp_client_with_a_fixed_port_follows_the_endpoints() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;
-        let [a, b, _] = &fixture.backends[..] else {
-            anyhow::bail!("three backends")
-        };
+        let [a, b, _] = &fixture.backends;
         let client = &fixture.client.namespace;
         let weft = Weft::start(&fixture.lab, &on(&fixture, &[a]))?;
         // Bound to any address, an IPv6 socket takes the port of IPv4 too.
@@ -168,9 +162,7 @@ fn svc27_a_udp_client_with_a_fixed_port_follows_the_endpoints() -> Result<()> {
 fn svc11_with_two_workers_a_client_keeps_its_backend() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;
-        let [a, b, c] = &fixture.backends[..] else {
-            anyhow::bail!("three backends")
-        };
+        let [a, b, c] = &fixture.backends;
         let client = &fixture.client.namespace;
         let affine = |pods: &[&Pod], affinity: &str| {
             let mut config = on(&fixture, pods);

@@ -90,9 +90,7 @@ fn amb06_a_spoofing_pod_is_dropped_and_counted_before_any_lookup() -> Result<()>
     with_weft(|| {
         let fixture = Fixture::new()?;
         let weft = fixture.weft()?;
-        let [victim, bystander, _] = &fixture.backends[..] else {
-            anyhow::bail!("three backends")
-        };
+        let [victim, bystander, _] = &fixture.backends;
         let [v4, v6] = victim.ips;
         // The client claims the victim's addresses.
         fixture.client.namespace.ip(&format!(

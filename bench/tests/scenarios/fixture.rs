@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use weft_lab::binaries;
+use weft_lab::capture::Capture;
 use weft_lab::config::Config;
 use weft_lab::kubeproxy::{self, Rule};
 use weft_lab::lab::{self, Family, Lab, Pod, PodOptions, pick, vips};
@@ -20,7 +21,7 @@ pub const WEB: u8 = 10;
 /// A client and three backends that are enrolled, one pod that is not, servers running.
 pub struct Fixture {
     pub client: Pod,
-    pub backends: Vec<Pod>,
+    pub backends: [Pod; 3],
     /// The pod that is not enrolled. It has servers too.
     pub outsider: Pod,
     pub lab: Lab,
@@ -44,7 +45,7 @@ impl Fixture {
             )
         };
         let client = pod("client")?;
-        let backends = vec![pod("a")?, pod("b")?, pod("c")?];
+        let backends = [pod("a")?, pod("b")?, pod("c")?];
         let outsider = pod("outsider")?;
         for pod in backends.iter().chain([&outsider]) {
             servers::nginx(&mut lab, &pod.namespace, &pod.name)?;
@@ -114,6 +115,13 @@ impl Fixture {
     pub fn punted(&self) -> Result<u64> {
         let packets = self.lab.node.packets("weft0")?;
         Ok(packets.sent + packets.received)
+    }
+
+    /// Watches what leaves the node for the outside with a service's address in it.
+    pub fn watch(&self) -> Result<Capture> {
+        let filter = "net 10.96.0.0/16 or net fd00:96::/32";
+        let directory = self.lab.directory();
+        Capture::start(&self.lab.outside, "eth0", filter, &directory, "outside")
     }
 
     /// Packets that have left the node for the outside, where nothing of a lab belongs.

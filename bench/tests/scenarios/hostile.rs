@@ -106,6 +106,33 @@ fn config(fixture: &Fixture) -> Config {
     config
 }
 
+/// A node with one attacker, whose frames go out by `wire`, and the connections of the well-behaved pod.
+struct Siege {
+    attacker: Pod,
+    wire: Wire,
+    talks: Vec<Talk>,
+    weft: Weft,
+    fixture: Fixture,
+}
+
+impl Siege {
+    fn new(change: impl FnOnce(&mut Config)) -> Result<Self> {
+        let mut fixture = Fixture::new()?;
+        let attacker = fixture.lab.pod("x")?;
+        let mut config = config(&fixture);
+        config.enrol(&attacker, "attacker");
+        change(&mut config);
+        let weft = Weft::start(&fixture.lab, &config)?;
+        Ok(Self {
+            talks: talks(&fixture)?,
+            wire: Wire::open(&attacker.namespace, "eth0")?,
+            attacker,
+            weft,
+            fixture,
+        })
+    }
+}
+
 /// Connections of the well-behaved pod to the web service, one a family.
 fn talks(fixture: &Fixture) -> Result<Vec<Talk>> {
     Family::BOTH
@@ -193,13 +220,13 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
 #[test]
 fn amb06_hostile_pods_cannot_use_the_tuples_of_another_pods_flows() -> Result<()> {
     with_weft(|| {
-        let mut fixture = Fixture::new()?;
-        let attacker = fixture.lab.pod("x")?;
-        let mut config = config(&fixture);
-        config.enrol(&attacker, "attacker");
-        let weft = Weft::start(&fixture.lab, &config)?;
-        let mut talks = talks(&fixture)?;
-        let wire = Wire::open(&attacker.namespace, "eth0")?;
+        let Siege {
+            wire,
+            mut talks,
+            weft,
+            fixture,
+            ..
+        } = Siege::new(|_| {})?;
         let mut sent = 0;
         for (talk, family) in talks.iter().zip(Family::BOTH) {
             // The client's own packet, and its backend's reply to it, both as resets.
@@ -238,14 +265,13 @@ fn amb06_hostile_pods_cannot_use_the_tuples_of_another_pods_flows() -> Result<()
 fn hostile_pods_that_open_flows_without_end_leave_room_for_others() -> Result<()> {
     const FLOWS: u64 = 1024;
     with_weft(|| {
-        let mut fixture = Fixture::new()?;
-        let attacker = fixture.lab.pod("x")?;
-        let mut config = config(&fixture);
-        config.workers.max_flows = Some(FLOWS);
-        config.enrol(&attacker, "attacker");
-        let weft = Weft::start(&fixture.lab, &config)?;
-        let mut talks = talks(&fixture)?;
-        let wire = Wire::open(&attacker.namespace, "eth0")?;
+        let Siege {
+            attacker,
+            wire,
+            mut talks,
+            weft,
+            fixture,
+        } = Siege::new(|config| config.workers.max_flows = Some(FLOWS))?;
         for port in 0..4 * FLOWS as u16 {
             let ip = Ip::new(attacker.ip(Family::V4), pick(&vips(WEB), Family::V4));
             let packet = packet::udp(&ip, 10_000 + port, PEER_PORT, b"?");
@@ -276,14 +302,14 @@ fn hostile_pods_that_open_flows_without_end_leave_room_for_others() -> Result<()
 fn hostile_floods_of_icmp_errors_end_no_flow() -> Result<()> {
     const ERRORS: usize = 20_000;
     with_weft(|| {
-        let mut fixture = Fixture::new()?;
-        let attacker = fixture.lab.pod("x")?;
-        let mut config = config(&fixture);
-        config.enrol(&attacker, "attacker");
-        let weft = Weft::start(&fixture.lab, &config)?;
-        let mut talks = talks(&fixture)?;
+        let Siege {
+            attacker,
+            wire,
+            mut talks,
+            weft,
+            fixture,
+        } = Siege::new(|_| {})?;
         let loads = fixture.loads(Duration::from_millis(5));
-        let wire = Wire::open(&attacker.namespace, "eth0")?;
         let (targets, mut random) = (targets(&fixture), Random::new(3));
         for number in 0..ERRORS {
             let talk = random.below(talks.len());

@@ -10,7 +10,7 @@ use std::io::{IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
-use weft_lab::capture::{Capture, packets};
+use weft_lab::capture::packets;
 use weft_lab::client::{ANSWER_LIMIT, Refusal, udp_refusal};
 use weft_lab::config::Endpoint;
 use weft_lab::lab::{Family, NODE_IPS, pick, vips};
@@ -51,13 +51,6 @@ fn connected(
     Ok(socket)
 }
 
-/// Watches what leaves the node with a service's address in it.
-fn watch(fixture: &Fixture) -> Result<Capture> {
-    let filter = "net 10.96.0.0/16 or net fd00:96::/32";
-    let directory = fixture.lab.directory();
-    Capture::start(&fixture.lab.outside, "eth0", filter, &directory, "outside")
-}
-
 /// Pings `to` with `size` bytes, through a socket whose kernel matches answers and checks their checksums.
 fn ping(namespace: &Namespace, to: IpAddr, size: usize) -> Result<()> {
     namespace.sysctl(&["net.ipv4.ping_group_range=0 0"])?;
@@ -87,7 +80,7 @@ fn svc44_k17_a_vip_answers_pings_unless_told_not_to() -> Result<()> {
         let fixture = Fixture::new()?;
         let weft = fixture.weft()?;
         let client = &fixture.client.namespace;
-        let outside = watch(&fixture)?;
+        let outside = fixture.watch()?;
         for family in Family::BOTH {
             let largest = match family {
                 Family::V4 => 1500 - 28,
@@ -115,7 +108,7 @@ fn svc03_a_protocol_that_nobody_serves_is_refused() -> Result<()> {
         const EXPERIMENTAL: u32 = 253; // RFC 3692.
         let fixture = Fixture::new()?;
         let weft = fixture.weft()?;
-        let outside = watch(&fixture)?;
+        let outside = fixture.watch()?;
         let number = std::num::NonZero::new(EXPERIMENTAL).context("a number")?;
         for (family, refused) in [
             (Family::V4, rustix::io::Errno::NOPROTOOPT),

@@ -7,6 +7,11 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_main};
 use weft_datapath::*;
 
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use support::kernel_backend;
+
 /// Keys that are looked up in turn: enough that no branch predictor knows them all.
 const KEYS: usize = 1 << 16;
 
@@ -18,23 +23,13 @@ fn numbered(base: [u8; 4], number: usize) -> Address {
 fn services(count: usize) -> Tables {
     let mut builder = TablesBuilder::new();
     for number in 0..count {
-        let backend = Backend {
-            address: numbered([10, 128, 0, 1], 0),
-            port: 8080,
-            path: BackendPath::Kernel,
-            slot: SlotRef::FIXED,
-            member: SlotRef::FIXED,
-            state: BackendState::Ready,
-            weight: 1,
-            name: None,
-        };
         builder.add_service_port(ServicePortSpec {
             id: number as u32,
             address: numbered([10, 96, 0, 1], number),
             port: 80,
             proto: Protocol::Tcp,
             algorithm: Algorithm::Maglev,
-            backends: vec![backend],
+            backends: vec![kernel_backend(numbered([10, 128, 0, 1], 0), 8080)],
             options: ServiceOptions::default(),
         });
     }

@@ -73,10 +73,7 @@ fn the_programs_walk_as_the_engine_does() {
             cookie: 1,
         }]);
         let from_pod = &steering.skel.progs.weft_from_pod;
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         let small = |number: u8| (number, vec![0; 6]);
         let undone = (43, vec![0, 1, 0, 0, 0, 0]);
         let cases: [(&str, Headers); 13] = [

@@ -78,14 +78,7 @@ fn a_punt_says_where_from_and_remembers_the_mac() {
         let (steering, ifindex) = bench(node);
         let from_pod = &steering.skel.progs.weft_from_pod;
         for packet in [syn4(), syn6()] {
-            let outcome = run(
-                from_pod,
-                &packet,
-                Context {
-                    ifindex,
-                    ..Context::default()
-                },
-            );
+            let outcome = run(from_pod, &packet, Context::at(ifindex));
             assert!(
                 is_punted(&outcome, &packet, FROM_POD, ifindex),
                 "{outcome:?}"
@@ -110,14 +103,7 @@ fn every_truncation_is_malformed() {
             let ip = if packet[12] == 0x08 { 20 } else { 40 };
             for length in 14 + ip..packet.len() {
                 let cut = &packet[..length];
-                let outcome = run(
-                    from_pod,
-                    cut,
-                    Context {
-                        ifindex,
-                        ..Context::default()
-                    },
-                );
+                let outcome = run(from_pod, cut, Context::at(ifindex));
                 assert_eq!(outcome.action, DROP, "{length} of {} bytes", packet.len());
                 assert_eq!(outcome.data, cut, "a dropped packet is not touched");
                 expected += 1;
@@ -143,37 +129,16 @@ fn contradictory_headers_are_malformed() {
         for (what, offset, value) in broken4 {
             let mut packet = syn4();
             packet[offset] = value;
-            let outcome = run(
-                from_pod,
-                &packet,
-                Context {
-                    ifindex,
-                    ..Context::default()
-                },
-            );
+            let outcome = run(from_pod, &packet, Context::at(ifindex));
             assert_eq!(outcome.action, DROP, "{what}");
         }
         let mut packet = syn4();
         packet[16..18].copy_from_slice(&[0, 30]); // Ends within the TCP header.
-        let outcome = run(
-            from_pod,
-            &packet,
-            Context {
-                ifindex,
-                ..Context::default()
-            },
-        );
+        let outcome = run(from_pod, &packet, Context::at(ifindex));
         assert_eq!(outcome.action, DROP, "a total length that cuts TCP");
         let mut packet = syn6();
         packet[18] = 0xff;
-        let outcome = run(
-            from_pod,
-            &packet,
-            Context {
-                ifindex,
-                ..Context::default()
-            },
-        );
+        let outcome = run(from_pod, &packet, Context::at(ifindex));
         assert_eq!(outcome.action, DROP, "a payload length beyond the frame");
         assert_eq!(steering.counters().unwrap()[Counter::Malformed], 6);
     });
@@ -192,14 +157,7 @@ fn ethernet_padding_and_ip_options_are_no_fault() {
         options[16..18].copy_from_slice(&total.to_be_bytes());
         options.splice(34..34, [1, 1, 1, 0]);
         for packet in [padded, options] {
-            let outcome = run(
-                from_pod,
-                &packet,
-                Context {
-                    ifindex,
-                    ..Context::default()
-                },
-            );
+            let outcome = run(from_pod, &packet, Context::at(ifindex));
             assert!(
                 is_punted(&outcome, &packet, FROM_POD, ifindex),
                 "{outcome:?}"
@@ -246,10 +204,7 @@ fn amb_06_a_source_that_is_not_the_pods_is_dropped_before_any_lookup() {
     node(|node| {
         let (steering, ifindex) = bench(node);
         let from_pod = &steering.skel.progs.weft_from_pod;
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         let drops = [
             frame(at(OTHER4), at(VIP4), L4::Syn(1, 80)),
             frame(at(OTHER4), at("192.0.2.1"), L4::Udp(1, 80)),
@@ -306,10 +261,7 @@ fn other_ethertypes_tags_and_interfaces_are_the_kernels() {
         let from_pod = &steering.skel.progs.weft_from_pod;
         let mut arp = syn4();
         arp[12..14].copy_from_slice(&[0x08, 0x06]);
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         assert_eq!(run(from_pod, &arp, context).action, NEXT);
         let elsewhere = Context {
             ifindex: 1,
@@ -336,14 +288,7 @@ fn a_mapped_address_in_ipv6_does_not_alias_ipv4() {
         let (steering, ifindex) = bench(node);
         let from_pod = &steering.skel.progs.weft_from_pod;
         let packet = frame(at(POD6), at(&format!("::ffff:{VIP4}")), L4::Syn(1, 80));
-        let outcome = run(
-            from_pod,
-            &packet,
-            Context {
-                ifindex,
-                ..Context::default()
-            },
-        );
+        let outcome = run(from_pod, &packet, Context::at(ifindex));
         assert_eq!((outcome.action, outcome.data), (NEXT, packet));
     });
 }
@@ -354,14 +299,7 @@ fn weft0_takes_only_what_user_space_encoded() {
         let (steering, ifindex) = bench(node);
         let injected = &steering.skel.progs.weft_injected;
         let from_pod = &steering.skel.progs.weft_from_pod;
-        run(
-            from_pod,
-            &syn4(),
-            Context {
-                ifindex,
-                ..Context::default()
-            },
-        ); // Teaches the MAC.
+        run(from_pod, &syn4(), Context::at(ifindex)); // Teaches the MAC.
         let with_source = |mac: [u8; 6]| {
             let mut packet = syn4();
             packet[6..12].copy_from_slice(&mac);

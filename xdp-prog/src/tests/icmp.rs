@@ -104,10 +104,7 @@ fn svc_34_k_01_an_error_goes_to_the_owner_of_the_quoted_flow() {
             steering.heartbeat(worker).unwrap().beat(monotonic_ns());
         }
         let mut pins = steering.pin_writer().unwrap();
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         let programs = &steering.skel.progs;
         for (pod, server, router) in families {
             let key = |from: (IpAddr, u16), to: (IpAddr, u16)| FlowKey {

@@ -128,6 +128,16 @@ pub(super) struct Context {
     pub(super) gso_size: u32,
 }
 
+impl Context {
+    /// A plain packet at that interface.
+    pub(super) fn at(ifindex: u32) -> Self {
+        Self {
+            ifindex,
+            ..Self::default()
+        }
+    }
+}
+
 /// Runs a program on `bytes`. The context goes as zeroed bytes with fields at their offsets in
 /// `struct __sk_buff`: the kernel refuses what libbpf's own struct leaves in the gaps.
 pub(super) fn run(program: &ProgramMut<'_>, bytes: &[u8], context: Context) -> Outcome {

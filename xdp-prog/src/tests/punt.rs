@@ -20,14 +20,7 @@ fn a_stale_or_silent_worker_leaves_its_packets_to_the_kernel() {
         let from_pod = &steering.skel.progs.weft_from_pod;
         let packet = syn4();
         let punted = || {
-            let outcome = run(
-                from_pod,
-                &packet,
-                Context {
-                    ifindex,
-                    ..Context::default()
-                },
-            );
+            let outcome = run(from_pod, &packet, Context::at(ifindex));
             assert!(
                 outcome.action == REDIRECT || outcome.data == packet,
                 "untouched"
@@ -64,10 +57,7 @@ fn a_pod_above_its_rate_is_cut_to_its_burst() {
         steering.set_pod(&limit).unwrap();
         assert_eq!(steering.pods().unwrap(), [limit]);
         let from_pod = &steering.skel.progs.weft_from_pod;
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         let actions: Vec<i32> = (0..20)
             .map(|_| run(from_pod, &ack4(), context).action)
             .collect();
@@ -91,10 +81,7 @@ fn a_syn_costs_as_much_as_sixteen_packets_and_counts_as_one() {
         };
         steering.set_pod(&limit).unwrap();
         let from_pod = &steering.skel.progs.weft_from_pod;
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         // 16 and 16 and 8 make 40: a burst of 39 and the one that is due.
         let packets = [vec![syn4(); 2], vec![ack4(); 9], vec![syn4()]].concat();
         let actions: Vec<i32> = packets

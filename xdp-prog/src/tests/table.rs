@@ -349,14 +349,7 @@ fn no_pod_hits_anothers_entry() {
         }]);
         let packet = frame(family.pod, family.outside, l4);
         let from_pod = &steering.skel.progs.weft_from_pod;
-        let outcome = run(
-            from_pod,
-            &packet,
-            Context {
-                ifindex,
-                ..Context::default()
-            },
-        );
+        let outcome = run(from_pod, &packet, Context::at(ifindex));
         assert_eq!((outcome.action, outcome.data), (NEXT, packet));
     });
 }
@@ -367,10 +360,7 @@ fn svc_35_other_fragments_are_left_alone() {
     node(|node| {
         let (steering, ifindex) = bench(node);
         enrol(&steering, ifindex, false);
-        let context = Context {
-            ifindex,
-            ..Context::default()
-        };
+        let context = Context::at(ifindex);
         for family in families() {
             for link in family.link {
                 let packet = frame(family.other_pod, link, L4::Fragment(5353, 5353));

@@ -18,10 +18,7 @@ fn unowned_flows_spread_evenly_and_stay_where_they_are() {
         let from_pod = &steering.skel.progs.weft_from_pod;
         for family in families() {
             let target = |l4, dst| {
-                let context = Context {
-                    ifindex,
-                    ..Context::default()
-                };
+                let context = Context::at(ifindex);
                 let data = run(from_pod, &frame(family.pod, dst, l4), context).data;
                 u16::from_be_bytes([data[10], data[11]])
             };
@@ -62,10 +59,7 @@ fn svc11_flows_to_services_with_affinity_go_by_the_client_alone() {
                             .map(|service| L4::Syn(10_000 + port, service))
                     })
                     .map(|l4| {
-                        let context = Context {
-                            ifindex,
-                            ..Context::default()
-                        };
+                        let context = Context::at(ifindex);
                         let data = run(from_pod, &frame(family.pod, family.vip, l4), context).data;
                         [data[10], data[11]]
                     })
@@ -92,10 +86,7 @@ fn svc_35_the_engine_and_the_programs_hash_alike() {
                 Hook::FromPod => &steering.skel.progs.weft_from_pod,
                 Hook::ToPod => &steering.skel.progs.weft_to_pod,
             };
-            let context = Context {
-                ifindex,
-                ..Context::default()
-            };
+            let context = Context::at(ifindex);
             let outcome = run(program, &frame(src, dst, l4), context);
             assert_ne!(outcome.action, NEXT, "{l4:?}");
             u16::from_be_bytes([outcome.data[10], outcome.data[11]])
