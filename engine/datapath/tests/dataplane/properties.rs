@@ -139,7 +139,7 @@ proptest! {
         }
     }
 
-    /// Any two workers with any seeds choose the same backend by Maglev, whatever they served before.
+    /// Any two workers with any seeds choose the same backend by Maglev, whatever they served before from other ports.
     #[test]
     fn svc_43_maglev_chooses_alike_everywhere(spec in spec(), seeds: [u64; 2], before in 0u16..40) {
         let tables = settled();
@@ -153,7 +153,8 @@ proptest! {
                 hairpin: Default::default(),
             });
             let source = Ingress { ifindex: CLIENT, hook: Hook::FromPod, target: worker };
-            for port in 0..before {
+            // From its own source port, the flow would clash with one to the same backend, and take another.
+            for port in (0..before).filter(|port| *port != spec.tuple.sport) {
                 let earlier = Spec::udp(spec.tuple.src, port, spec.tuple.dst, ONE_BACKEND);
                 let _ = run(&mut earlier.frame(source.encode()), START, &tables, &mut state);
             }
