@@ -9,6 +9,7 @@
 
 mod address;
 mod affinity;
+mod ahead;
 mod answer;
 mod checksum;
 mod choice;
@@ -39,6 +40,7 @@ pub mod wire;
 
 pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
 pub use affinity::AffinityTable;
+pub use ahead::LookAhead;
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use counters::Counters;
 pub use flow::{

@@ -2,6 +2,8 @@
 //! section 3.4), with weights.
 
 use std::fmt;
+use std::hint::black_box;
+use std::sync::Arc;
 
 use crate::Address;
 use crate::hash::{finish, mix, reduce};
@@ -22,26 +24,26 @@ const ENTRIES_PER_BACKEND: usize = 400;
 /// A table that gives each backend a share of the hash space in proportion to its weight.
 ///
 /// It depends on the backends' addresses, their weights and the size alone, so every node builds the
-/// same one, and the removal of one backend moves little more than its own share.
-#[derive(PartialEq, Eq)]
+/// same one, and the removal of one backend moves little more than its own share. A clone shares its entries.
+#[derive(Clone, PartialEq, Eq)]
 pub struct MaglevTable {
     entries: Entries,
 }
 
 /// The index of the backend in each entry. Nearly every service has few backends, and tables are the most
 /// of what 10,000 services hold: a byte an entry, where that names them all.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Entries {
-    Narrow(Box<[u8]>),
-    Wide(Box<[u16]>),
+    Narrow(Arc<[u8]>),
+    Wide(Arc<[u16]>),
 }
 
 impl Entries {
     /// As narrow as can be.
-    fn new(wide: Box<[u16]>) -> Self {
+    fn new(wide: &[u16]) -> Self {
         match wide.iter().map(|index| u8::try_from(*index)).collect() {
             Ok(narrow) => Self::Narrow(narrow),
-            Err(_) => Self::Wide(wide),
+            Err(_) => Self::Wide(wide.into()),
         }
     }
 
@@ -92,7 +94,7 @@ impl MaglevTable {
             .unwrap_or(0);
         if heaviest == 0 || size < 2 {
             return Self {
-                entries: Entries::Narrow(Box::default()),
+                entries: Entries::Narrow(Arc::default()),
             };
         }
         let mut walks: Vec<Walk> = Vec::with_capacity(backends.len());
@@ -106,7 +108,7 @@ impl MaglevTable {
         // Turns are taken in an order that does not depend on how the backends are listed.
         walks.sort_by_key(|walk| (walk.offset, walk.skip, walk.index));
         Self {
-            entries: Entries::new(fill(&mut walks, heaviest, size)),
+            entries: Entries::new(&fill(&mut walks, heaviest, size)),
         }
     }
 
@@ -114,14 +116,43 @@ impl MaglevTable {
     /// times the size, shifted right by 32.
     #[inline]
     pub fn lookup(&self, hash: u64) -> Option<usize> {
-        self.entries
-            .at(reduce(hash, self.entries.len() as u32) as usize)
+        self.at(self.entry(hash))
+    }
+
+    /// The entry of a hash.
+    #[inline]
+    pub(crate) fn entry(&self, hash: u64) -> usize {
+        reduce(hash, self.entries.len() as u32) as usize
+    }
+
+    /// The index of the backend in an entry.
+    #[inline]
+    pub(crate) fn at(&self, entry: usize) -> Option<usize> {
+        self.entries.at(entry)
+    }
+
+    /// Reads an entry.
+    #[inline]
+    pub(crate) fn touch(&self, entry: usize) {
+        match &self.entries {
+            Entries::Narrow(entries) => _ = black_box(entries.get(entry).copied()),
+            Entries::Wide(entries) => _ = black_box(entries.get(entry).copied()),
+        }
     }
 
     /// The index of the backend in each entry.
     pub fn entries(&self) -> Vec<u16> {
         let entries = (0..self.size()).filter_map(|entry| self.entries.at(entry));
         entries.map(|index| index as u16).collect()
+    }
+
+    /// Whether both are one table in memory.
+    pub fn shares(&self, other: &Self) -> bool {
+        match (&self.entries, &other.entries) {
+            (Entries::Narrow(a), Entries::Narrow(b)) => Arc::ptr_eq(a, b),
+            (Entries::Wide(a), Entries::Wide(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 
     /// Entries in the table.

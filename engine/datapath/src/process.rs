@@ -6,7 +6,7 @@ use crate::fragment::fragment;
 use crate::parse::{Packet, Parsed, TcpFlags, Unflowed, parse};
 use crate::reject::reject;
 use crate::rewrite::translate;
-use crate::tables::Pod;
+use crate::tables::{Pod, ServicePort};
 use crate::wire::ethernet;
 use crate::{
     Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now,
@@ -267,8 +267,9 @@ fn from_pod(
         }
         Err(verdict) => return verdict,
     };
-    if tables.vip(&tuple.dst) {
-        to_vip(frame, packet, key, pod, now, tables, state)
+    let service = tables.service(&tuple.dst, tuple.dport, tuple.proto);
+    if service.is_some() || tables.vip(&tuple.dst) {
+        to_vip(frame, packet, key, (pod, service), now, tables, state)
     } else if let Some(peer) = tables.pod_by_address(&tuple.dst) {
         to_pod(frame, packet, key, [pod, peer], now, tables, state)
     } else if state.hairpin(&tuple.src) == Some(tuple.dst) {
@@ -295,12 +296,12 @@ pub(crate) fn sender<'t>(
     }
 }
 
-/// To a service's address, no flow known.
+/// To a service's address and perhaps one of its ports, no flow known.
 fn to_vip(
     frame: &mut FrameBuf<'_>,
     packet: &Packet,
     key: FlowKey,
-    pod: &Pod,
+    (pod, service): (&Pod, Option<&ServicePort>),
     now: Now,
     tables: &Tables,
     state: &mut State,
@@ -331,10 +332,7 @@ fn to_vip(
             state,
         );
     }
-    let service = tables
-        .service(&tuple.dst, tuple.dport, tuple.proto)
-        .filter(|service| service.serves());
-    let Some(service) = service else {
+    let Some(service) = service.filter(|service| service.serves()) else {
         let rejected = reject(frame, packet, (now, &mut state.icmp_errors));
         return replied(frame, rejected, ifindex, state);
     };

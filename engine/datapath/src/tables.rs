@@ -1,5 +1,6 @@
 //! One generation of what the control side wants: services, backends, pods, epochs. Immutable.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,14 +151,19 @@ pub struct ServicePortSpec {
 }
 
 /// A service port as compiled. Generations share it for as long as its spec stays the same.
+///
+/// Two lines of memory side by side, which processors read as a pair.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(align(128))]
 pub struct ServicePort {
     /// What it was compiled from, its backends by address and port.
     pub(crate) spec: ServicePortSpec,
-    pub(crate) maglev: Option<Arc<MaglevTable>>,
+    pub(crate) maglev: Option<MaglevTable>,
     /// One turn of the round robin, by index: each backend as often as its weight says. Empty for Maglev.
     pub(crate) schedule: Box<[u16]>,
 }
+
+const _: () = assert!(size_of::<ServicePort>() == 128);
 
 impl ServicePort {
     /// What it was compiled from.
@@ -197,7 +203,7 @@ impl ServicePort {
 
     /// The Maglev table, shared with every port of the same backend addresses and weights. `None` for
     /// other algorithms and without backends.
-    pub fn maglev(&self) -> Option<&Arc<MaglevTable>> {
+    pub fn maglev(&self) -> Option<&MaglevTable> {
         self.maglev.as_ref()
     }
 
@@ -221,7 +227,21 @@ impl ServicePort {
 
     /// Whether any backend takes new flows.
     pub fn serves(&self) -> bool {
-        self.spec.backends.iter().any(|backend| backend.weight > 0)
+        self.maglev.is_some() || !self.schedule.is_empty()
+    }
+
+    /// Reads what a new flow needs of it.
+    #[inline]
+    pub(crate) fn touch(&self) {
+        let ServicePortSpec {
+            id,
+            algorithm,
+            options,
+            backends,
+            ..
+        } = &self.spec;
+        black_box((backends.len(), *id, *algorithm, options.max_flows));
+        black_box((options.affinity, self.schedule.len()));
     }
 }
 
@@ -263,7 +283,7 @@ impl Pod {
 }
 
 /// VIP, port and protocol.
-type PortKey = (Address, u16, Protocol);
+pub(crate) type PortKey = (Address, u16, Protocol);
 
 /// The enrolled pods.
 #[derive(PartialEq, Eq, Debug, Default)]
@@ -307,6 +327,24 @@ impl Tables {
     /// The service port at this VIP, port and protocol.
     pub fn service(&self, address: &Address, port: u16, proto: Protocol) -> Option<&ServicePort> {
         self.ports.get(&(*address, port, proto)).map(Arc::as_ref)
+    }
+
+    /// The hash that a service port is found by.
+    #[inline]
+    pub(crate) fn port_hash(port: &PortKey) -> u64 {
+        sharded::hash(port)
+    }
+
+    /// Reads where the search for a service port starts.
+    #[inline]
+    pub(crate) fn touch_service(&self, hash: u64) {
+        self.ports.touch(hash);
+    }
+
+    /// As [`service`](Self::service), for a hash that is known.
+    #[inline]
+    pub(crate) fn service_hashed(&self, port: &PortKey, hash: u64) -> Option<&ServicePort> {
+        self.ports.get_hashed(port, hash).map(Arc::as_ref)
     }
 
     /// Whether any service has this address.

@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 use weft_datapath::{
-    BURST_MAX, DropReason, Flow, Now, PacketIo, PinOp, State, Tables, Verdict, process,
+    BURST_MAX, DropReason, Flow, LookAhead, Now, PacketIo, PinOp, State, Tables, Verdict, process,
 };
 
 use weft_xdp::{PinOutcome, PinWriter};
@@ -75,6 +75,7 @@ pub struct Worker<IO: PacketIo, P: PinSink> {
     io: IO,
     pins: P,
     burst: ArrayVec<IO::Frame, BURST_MAX>,
+    ahead: LookAhead,
     outgoing: ArrayVec<(IO::Frame, Verdict), BURST_MAX>,
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     state: State,
@@ -125,6 +126,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             io,
             pins,
             burst: ArrayVec::new(),
+            ahead: LookAhead::default(),
             outgoing: ArrayVec::new(),
             tables: Cache::new(tables),
             state,
@@ -162,6 +164,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
         self.local.totals.received += received as u64;
+        self.look_ahead(&tables);
         for frame in std::mem::take(&mut self.burst) {
             self.decide(frame, now, &tables);
         }
@@ -218,6 +221,18 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let [heard_of, last] = self.stepped_at;
         self.stepped_at = [last, now];
         now.since(heard_of) > self.heartbeat_limit
+    }
+
+    /// Fetches what deciding about the burst will read, if it is large enough for that to pay.
+    fn look_ahead(&mut self, tables: &Tables) {
+        if self.burst.len() < LookAhead::LEAST {
+            return;
+        }
+        let Self { io, state, .. } = self;
+        for frame in &mut self.burst {
+            io.with_frame(frame, |buf| self.ahead.note(buf.bytes(), state));
+        }
+        self.ahead.fetch(tables, state);
     }
 
     /// Decides one frame and puts it where its verdict says.

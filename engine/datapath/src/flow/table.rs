@@ -1,6 +1,8 @@
 //! The flow table: a slab of records and an index over both directions' keys. All memory is taken at
 //! the start.
 
+use std::hint::black_box;
+
 use super::index::{Index, KeyHash};
 use super::record::{Flow, FlowKind, NewFlow};
 use crate::{FlowKey, SlotRef};
@@ -121,6 +123,36 @@ impl FlowTable {
             self.slots[id.0 as usize].is(direction, key)
         })?;
         Some(unpack(reference))
+    }
+
+    /// The hash that a key is found by.
+    #[inline]
+    pub(crate) fn hash(&self, key: &FlowKey) -> u32 {
+        self.hash.hash(key)
+    }
+
+    /// Reads where the search for a hash starts.
+    #[inline]
+    pub(crate) fn touch_index(&self, hash: u32) {
+        self.index.touch(hash);
+    }
+
+    /// Reads what every packet of the flow with this hash needs of its record, and says whether there is one.
+    #[inline]
+    pub(crate) fn touch_flow(&self, hash: u32) -> bool {
+        let Some(reference) = self.index.find(hash, |_| true) else {
+            return false;
+        };
+        if let Some(flow) = self.slots.get(unpack(reference).0.0 as usize) {
+            flow.touch();
+        }
+        true
+    }
+
+    /// Reads the count of the service port's flows.
+    #[inline]
+    pub(crate) fn touch_served(&self, service: u32) {
+        black_box(self.served[service as usize % SERVICES]);
     }
 
     /// Adds a flow under its forward key and, where it has one, its reply key.

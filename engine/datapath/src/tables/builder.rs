@@ -102,7 +102,7 @@ pub struct TablesBuilder {
     node: FxHashMap<u32, [Option<Address>; 2]>,
     vip_silent: bool,
     /// Maglev tables there are: of ports of the previous generation, and of ports compiled before.
-    shared: FxHashMap<TableKey, Arc<MaglevTable>>,
+    shared: FxHashMap<TableKey, MaglevTable>,
 }
 
 impl TablesBuilder {
@@ -273,7 +273,7 @@ impl TablesBuilder {
     fn share(&mut self, port: &ServicePort) {
         if let Some(table) = &port.maglev {
             let key = (identities(&port.spec.backends), table.size() as u32);
-            self.shared.insert(key, Arc::clone(table));
+            self.shared.insert(key, table.clone());
         }
     }
 
@@ -340,14 +340,14 @@ impl TablesBuilder {
 
 /// The table of these backends, at least as large as the port's table before.
 fn table(
-    shared: &mut FxHashMap<TableKey, Arc<MaglevTable>>,
+    shared: &mut FxHashMap<TableKey, MaglevTable>,
     backends: &[Backend],
     previous: Option<u32>,
-) -> Arc<MaglevTable> {
+) -> MaglevTable {
     let size = MaglevTable::default_size(backends.len()).max(previous.unwrap_or(0));
     let entry = shared.entry((identities(backends), size));
-    let build = |key: &TableKey| Arc::new(MaglevTable::build(&key.0, size));
-    Arc::clone(entry.or_insert_with_key(build))
+    let build = |key: &TableKey| MaglevTable::build(&key.0, size);
+    entry.or_insert_with_key(build).clone()
 }
 
 /// Sorts the pods by interface and makes them findable.

@@ -1,9 +1,10 @@
 //! A hash map in parts, so that a generation shares with the one before it all that did not change.
 
 use std::hash::{BuildHasher, Hash};
+use std::hint::black_box;
 use std::sync::Arc;
 
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxBuildHasher;
 
 use crate::hash::{finish, reduce};
 
@@ -12,13 +13,21 @@ use crate::hash::{finish, reduce};
 const ENTRIES_PER_PART: usize = 64;
 /// How many times too full or too empty the parts may be before they are made anew.
 const SLACK: usize = 4;
+/// Places of the smallest part.
+const LEAST_PLACES: usize = 8;
 
 /// A map whose clones share their entries until one of them changes.
+///
+/// A search reads two lines of memory: where the part is, and the entry. The parts are open-addressed tables,
+/// at most three quarters full.
 #[derive(Clone, Debug)]
 pub(super) struct Sharded<K, V> {
-    parts: Vec<Arc<FxHashMap<K, V>>>,
+    parts: Vec<Part<K, V>>,
     len: usize,
 }
+
+/// Places of entries, as many as a power of two: an entry stands at its hash's, or behind it before any free one.
+type Part<K, V> = Arc<[Option<(K, V)>]>;
 
 impl<K, V> Default for Sharded<K, V> {
     fn default() -> Self {
@@ -32,14 +41,30 @@ impl<K, V> Default for Sharded<K, V> {
 impl<K, V> Sharded<K, V> {
     /// The entries, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.parts.iter().flat_map(|part| part.iter())
+        let places = self.parts.iter().flat_map(|part| part.iter());
+        places.flatten().map(|(key, value)| (key, value))
     }
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> Sharded<K, V> {
     #[inline]
     pub(super) fn get(&self, key: &K) -> Option<&V> {
-        self.parts.get(self.part_of(key))?.get(key)
+        self.get_hashed(key, hash(key))
+    }
+
+    #[inline]
+    pub(super) fn get_hashed(&self, key: &K, hash: u64) -> Option<&V> {
+        let part = self.parts.get(part_of(hash, self.parts.len()))?;
+        let (_, value) = part[place(part, hash, key)].as_ref()?;
+        Some(value)
+    }
+
+    /// Reads where the search for a hash starts.
+    #[inline]
+    pub(super) fn touch(&self, hash: u64) {
+        if let Some(part) = self.parts.get(part_of(hash, self.parts.len())) {
+            black_box(part[hash as usize & (part.len() - 1)].is_some());
+        }
     }
 
     /// Puts an entry in and returns the one that it replaces.
@@ -47,41 +72,98 @@ impl<K: Clone + Eq + Hash, V: Clone> Sharded<K, V> {
         if self.len >= self.parts.len() * ENTRIES_PER_PART * SLACK {
             self.spread(self.len + 1);
         }
-        let part = self.part_of(&key);
-        let before = Arc::make_mut(&mut self.parts[part]).insert(key, value);
+        let hash = hash(&key);
+        let count = self.parts.len();
+        let before = put(&mut self.parts[part_of(hash, count)], hash, key, value);
         self.len += usize::from(before.is_none());
         before
     }
 
     /// Takes an entry out.
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        let part = self.part_of(key);
-        self.parts.get(part)?.get(key)?; // Nothing is copied for what is not there.
-        let before = Arc::make_mut(&mut self.parts[part]).remove(key);
-        self.len -= usize::from(before.is_some());
+        let hash = hash(key);
+        let index = part_of(hash, self.parts.len());
+        let part = self.parts.get_mut(index)?;
+        let (_, before) = part[place(part, hash, key)].clone()?;
+        // Made anew, so that nothing behind it is lost to a search.
+        let entries = part.iter().flatten().filter(|(other, _)| other != key);
+        *part = collect(part.len(), entries.cloned());
+        self.len -= 1;
         if self.parts.len() > 1 && self.len * SLACK < self.parts.len() * ENTRIES_PER_PART {
             self.spread(self.len);
         }
-        before
+        Some(before)
     }
 
     /// Makes the parts anew, for so many entries.
     fn spread(&mut self, entries: usize) {
-        let parts = entries.div_ceil(ENTRIES_PER_PART).next_power_of_two();
-        let before = std::mem::replace(&mut self.parts, vec![Arc::default(); parts]);
-        for part in before {
-            for (key, value) in Arc::unwrap_or_clone(part) {
-                let part = self.part_of(&key);
-                Arc::make_mut(&mut self.parts[part]).insert(key, value);
-            }
+        let count = entries.div_ceil(ENTRIES_PER_PART).next_power_of_two();
+        let mut parts = vec![collect(LEAST_PLACES, []); count];
+        for (key, value) in self.iter() {
+            let hash = hash(key);
+            put(
+                &mut parts[part_of(hash, count)],
+                hash,
+                key.clone(),
+                value.clone(),
+            );
         }
+        self.parts = parts;
     }
+}
 
-    /// The part of a key; 0 while there are none. The maps inside use the other bits of the hash.
-    #[inline]
-    fn part_of(&self, key: &K) -> usize {
-        reduce(finish(FxBuildHasher.hash_one(key)), self.parts.len() as u32) as usize
+#[inline]
+pub(super) fn hash<K: Hash>(key: &K) -> u64 {
+    finish(FxBuildHasher.hash_one(key))
+}
+
+/// The part of a hash, by its upper half; 0 while there are none.
+#[inline]
+fn part_of(hash: u64, parts: usize) -> usize {
+    reduce(hash, parts as u32) as usize
+}
+
+/// Where the key is, or the free place where it would be, by the lower half of its hash.
+///
+/// Bound: at least a quarter of the places are free, so one ends the search.
+#[inline]
+fn place<K: Eq, V>(part: &[Option<(K, V)>], hash: u64, key: &K) -> usize {
+    let mask = part.len() - 1;
+    let mut at = hash as usize & mask;
+    while part[at].as_ref().is_some_and(|(other, _)| other != key) {
+        at = (at + 1) & mask;
     }
+    at
+}
+
+/// Puts an entry into a part, which grows where it must, and returns the one that it replaces.
+fn put<K: Clone + Eq + Hash, V: Clone>(
+    part: &mut Part<K, V>,
+    hash: u64,
+    key: K,
+    value: V,
+) -> Option<V> {
+    let mut at = place(part, hash, &key);
+    let used = part.iter().flatten().count();
+    if part[at].is_none() && (used + 1) * 4 > part.len() * 3 {
+        *part = collect(2 * part.len(), part.iter().flatten().cloned());
+        at = place(part, hash, &key);
+    }
+    let before = Arc::make_mut(part)[at].replace((key, value));
+    before.map(|(_, value)| value)
+}
+
+/// A part of so many places, more than there are entries.
+fn collect<K: Clone + Eq + Hash, V: Clone>(
+    places: usize,
+    entries: impl IntoIterator<Item = (K, V)>,
+) -> Part<K, V> {
+    let mut part = vec![None; places];
+    for (key, value) in entries {
+        let at = place(&part, hash(&key), &key);
+        part[at] = Some((key, value));
+    }
+    part.into()
 }
 
 #[cfg(test)]
@@ -130,10 +212,11 @@ mod tests {
         });
         let before = map.clone();
         map.insert(17, 0);
-        let shared = |(a, b): &(&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b);
+        let shared = |(a, b): &(&Part<_, _>, &Part<_, _>)| Arc::ptr_eq(a, b);
         let parts = map.parts.iter().zip(&before.parts);
         assert_eq!(parts.filter(shared).count(), map.parts.len() - 1);
-        let largest = map.parts.iter().map(|part| part.len()).max();
+        let entries = |part: &Part<_, _>| part.iter().flatten().count();
+        let largest = map.parts.iter().map(entries).max();
         assert!(largest < Some(8 * ENTRIES_PER_PART), "{largest:?}");
     }
 
