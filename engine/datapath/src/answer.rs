@@ -3,8 +3,9 @@
 use crate::checksum::Checksum;
 use crate::icmp::{IcmpMessage, L3, octets};
 use crate::parse::Family;
+use crate::rate::Allowance;
 use crate::wire::{be16, icmp, ipv4, ipv6};
-use crate::{Address, DropReason, FrameBuf, Now, RateLimit};
+use crate::{Address, DropReason, FrameBuf};
 
 /// TTL and hop limit of what we send ourselves (RFC 1700).
 const HOPS: u8 = 64;
@@ -41,14 +42,14 @@ impl ErrorKind {
 /// with as much of it as an error may carry. The MACs are the caller's.
 ///
 /// Nothing is written on an error: [`DropReason::BadChecksum`] where the IPv4 header is damaged,
-/// [`DropReason::IcmpRate`] above the rate (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f),
+/// [`DropReason::IcmpRate`] above the rate of the pod or of all (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f),
 /// [`DropReason::FrameRoom`] where it does not fit.
 pub(crate) fn error(
     frame: &mut FrameBuf<'_>,
     kind: ErrorKind,
     (src, dst): (&Address, &Address),
     end: usize,
-    (now, limit): (Now, &mut RateLimit),
+    limit: Allowance<'_>,
 ) -> Result<(), DropReason> {
     let family = if src.is_v4() { Family::V4 } else { Family::V6 };
     verify_ipv4(frame.bytes(), family)?;
@@ -69,7 +70,7 @@ pub(crate) fn error(
     if length > frame.capacity() {
         return Err(DropReason::FrameRoom);
     }
-    if !limit.take(now) {
+    if !limit.take() {
         return Err(DropReason::IcmpRate);
     }
     frame.resize(length)?;

@@ -239,7 +239,7 @@ fn removed(
     match direction {
         Direction::Reply if !packet.flags().opens() => Some(Verdict::Drop(DropReason::UnknownFlow)),
         Direction::Forward if flow.resets() && !packet.opens() => {
-            let rejected = reject(frame, packet, (now, &mut state.icmp_errors));
+            let rejected = reject(frame, packet, state.icmp_errors.about(key.ifindex, now));
             if rejected.is_ok() {
                 flow.close(now);
                 state.flows.settle(id);
@@ -333,7 +333,7 @@ fn to_vip(
         );
     }
     let Some(service) = service.filter(|service| service.serves()) else {
-        let rejected = reject(frame, packet, (now, &mut state.icmp_errors));
+        let rejected = reject(frame, packet, state.icmp_errors.about(ifindex, now));
         return replied(frame, rejected, ifindex, state);
     };
     match open_service(service, key, pod, packet.hops(), now, tables, state) {

@@ -59,7 +59,7 @@ reasons! {
         /// An ICMP error that quotes too little of a packet, a contradictory one, or one whose sender is not who
         /// the error goes to.
         IcmpError = "icmp_error",
-        /// An ICMP error that Weft would have sent, above the limit on them.
+        /// An ICMP error that Weft would have sent, above the limit on them, the pod's or the worker's.
         IcmpRate = "icmp_rate",
         /// IPv6 extension headers to a VIP that are not followed: too many, too long, or a routing header
         /// with segments left.

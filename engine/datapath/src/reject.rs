@@ -3,8 +3,9 @@
 use crate::answer::{self, ErrorKind, ip_header, ip_len};
 use crate::checksum::{Checksum, l4_checksum};
 use crate::parse::{Family, Packet};
+use crate::rate::Allowance;
 use crate::wire::{be16, be32, ethernet, tcp, udp};
-use crate::{DropReason, FrameBuf, Now, Protocol, RateLimit};
+use crate::{DropReason, FrameBuf, Protocol};
 
 /// Turns the packet into its rejection, from the address it was sent to. The MACs are the caller's.
 ///
@@ -13,7 +14,7 @@ use crate::{DropReason, FrameBuf, Now, Protocol, RateLimit};
 pub(crate) fn reject(
     frame: &mut FrameBuf<'_>,
     packet: &Packet,
-    limit: (Now, &mut RateLimit),
+    limit: Allowance<'_>,
 ) -> Result<(), DropReason> {
     verify(frame.bytes(), packet)?;
     let tuple = packet.tuple();

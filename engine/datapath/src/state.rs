@@ -4,9 +4,8 @@ use arrayvec::ArrayVec;
 
 use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
-use crate::{
-    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, RateLimit, Tables,
-};
+use crate::rate::IcmpErrors;
+use crate::{Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, Tables};
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
 /// one in the way of the new one's reply removed, and a new one written, each in both directions.
@@ -111,7 +110,7 @@ pub struct State {
     pub(crate) ports: Ports,
     hairpin: ArrayVec<Address, 2>,
     /// On the ICMP errors that the worker sends itself.
-    pub(crate) icmp_errors: RateLimit,
+    pub(crate) icmp_errors: IcmpErrors,
     /// Where `expire` goes on.
     pub(crate) hand: usize,
     /// Where `make_room` goes on.
@@ -136,7 +135,7 @@ impl State {
             workers: config.workers.max(1),
             ports: config.ports,
             hairpin: config.hairpin,
-            icmp_errors: RateLimit::ICMP_ERRORS,
+            icmp_errors: IcmpErrors::new(),
             hand: 0,
             probe: 0,
             evicted: 0,

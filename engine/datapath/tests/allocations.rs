@@ -79,7 +79,7 @@ fn new_flows_refusals_full_tables_and_expiry_do_not_allocate() {
                     counters.record(verdict(frame, now, &tables, &mut state));
                     counters.record(verdict(&refused, now, &tables, &mut state));
                     state.pin_ops.clear();
-                    now = now + Duration::from_micros(100); // As fast as ICMP errors may go.
+                    now = now + Duration::from_millis(1); // As fast as ICMP errors to one pod may go.
                 }
                 now = now + Duration::from_secs(3600);
                 while !state.flows.is_empty() {

@@ -141,7 +141,7 @@ pub(super) fn other_protocol(
         return Verdict::Drop(DropReason::VipProtocol);
     }
     let end = answer::packet_end(frame.bytes(), family);
-    let limit = (now, &mut state.icmp_errors);
+    let limit = state.icmp_errors.about(ingress.ifindex, now);
     let answered = answer::error(
         frame,
         ErrorKind::ProtocolUnreachable,
@@ -172,7 +172,7 @@ pub(super) fn time_exceeded(
     let Some(node) = tables.node_address(ingress.ifindex, packet.family()) else {
         return UNANSWERED;
     };
-    let limit = (now, &mut state.icmp_errors);
+    let limit = state.icmp_errors.about(ingress.ifindex, now);
     let answered = answer::error(
         frame,
         ErrorKind::TimeExceeded,
