@@ -143,7 +143,6 @@ pub(super) fn workers(
             core,
             poll: config.workers.poll,
             heartbeat: heartbeat.clone(),
-            heartbeat_limit: config.workers.heartbeat,
             waker,
         };
         let running = worker::spawn(worker, spawn).map_err(system("cannot start a worker"))?;

@@ -1,6 +1,7 @@
 //! The data core: one worker, run to completion, the same under AF_XDP, in memory and from a pcap.
 
 mod handover;
+mod idle;
 mod stats;
 #[cfg(test)]
 mod testing;
@@ -27,9 +28,6 @@ pub use thread::{Running, Spawn, now, spawn};
 /// How often at most a worker does what no packet asks for: it moves the clock hand of the flow table
 /// and publishes where its frames are.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_millis(1);
-/// Places of the flow table that the clock hand moves over: with traffic, each of 262,144 flows is
-/// looked at within 5 s, for 64 cache misses (under 5 us) a millisecond.
-const EXPIRE_BUDGET: usize = 64;
 
 /// Places of the table of packets in fragments that are looked at as often: with traffic, all 4,096 within
 /// 16 ms; idle, within 400 ms at the default heartbeat limit.
@@ -84,6 +82,8 @@ pub struct Worker<IO: PacketIo, P: PinSink> {
     shared: Arc<Shared>,
     local: Snapshot,
     kept_house_at: Now,
+    /// The last look at the flow table found some whose time was over.
+    forgetting: bool,
     heartbeat_limit: Duration,
     /// When the step before the last one began, and when the last one did.
     stepped_at: [Now; 2],
@@ -135,6 +135,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             shared,
             local: Snapshot::default(),
             kept_house_at: Now::default(),
+            forgetting: false,
             heartbeat_limit,
             stepped_at: [Now::default(); 2],
         };
@@ -172,10 +173,11 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let released = self.take_released(now, &tables);
         self.transmit();
         let handed = self.take_strays(now, &tables);
-        let housekeeping = now.since(self.kept_house_at) >= HOUSEKEEPING_EVERY;
+        let since = now.since(self.kept_house_at);
+        let housekeeping = since >= HOUSEKEEPING_EVERY;
         if housekeeping {
             self.kept_house_at = now;
-            self.state.expire(now, &tables, EXPIRE_BUDGET);
+            self.forget_flows(now, since, &tables);
             self.state.fragments.expire(now, FRAGMENTS_BUDGET);
         }
         self.transmit();

@@ -37,8 +37,6 @@ pub struct Spawn {
     pub poll: Poll,
     /// Where to say that it is alive.
     pub heartbeat: Heartbeat,
-    /// After what time without a heartbeat the kernel takes over.
-    pub heartbeat_limit: Duration,
     /// How others wake it.
     pub waker: Waker,
 }
@@ -125,8 +123,6 @@ impl Drop for LastBeat<'_> {
 
 fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBool) {
     let _last = LastBeat(&spawn.heartbeat);
-    // Four wake-ups within the limit, so that one late wake-up does not look like death.
-    let nap = spawn.heartbeat_limit / 4;
     let mut last_frame = now();
     // Bound: until control stops the worker; each turn is one bounded step.
     while !stop.load(Ordering::Acquire) {
@@ -143,7 +139,7 @@ fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBo
             Poll::Sleep => true,
         };
         if wait {
-            sleep(worker, spawn, nap);
+            sleep(worker, spawn);
         } else {
             worker.flush();
             if handled == 0 {
@@ -154,11 +150,12 @@ fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBo
 }
 
 /// Waits for frames or for work, and sends what the last step left to be sent.
-fn sleep<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, nap: Duration) {
+fn sleep<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn) {
     worker.shared().set_sleeping(true);
     if worker.has_work() {
         worker.flush();
     } else {
+        let nap = worker.nap();
         let woken = worker.io_mut().wait(nap, &[spawn.waker.fd().as_fd()]);
         // An interrupted or failed wait only means one more empty step.
         if woken.is_ok_and(|ready| ready.waker) {

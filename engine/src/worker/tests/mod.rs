@@ -4,6 +4,7 @@ mod churn;
 mod configured;
 mod fragments;
 mod generations;
+mod idle;
 mod simulation;
 mod wire;
 
