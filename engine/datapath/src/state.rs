@@ -3,7 +3,8 @@
 use arrayvec::ArrayVec;
 
 use crate::affinity::AffinityTable;
-use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
+use crate::flow::{FlowId, FlowKind, FlowTable, InsertError, NewFlow};
+use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
 use crate::{Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, Tables};
 
@@ -36,6 +37,9 @@ pub enum PinOp {
     Remove {
         /// The packets.
         key: FlowKey,
+        /// The number of the flow that is gone, where another worker may have written the entry since: then it
+        /// is that worker's, and stays. `None`: nobody else can have.
+        cookie: Option<u64>,
     },
 }
 
@@ -207,7 +211,7 @@ impl State {
     pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
-        for key in self.pinned(id).into_iter().flatten() {
+        for (key, _) in self.pinned(id).into_iter().flatten() {
             self.pin_ops.push(PinOp::Insert { key, owner, cookie });
         }
         Ok(id)
@@ -215,21 +219,35 @@ impl State {
 
     /// Removes a flow and its owner entries.
     pub(crate) fn remove(&mut self, id: FlowId) {
-        for key in self.pinned(id).into_iter().flatten() {
-            self.pin_ops.push(PinOp::Remove { key });
+        for (key, cookie) in self.pinned(id).into_iter().flatten() {
+            self.pin_ops.push(PinOp::Remove { key, cookie });
         }
         self.flows.remove(id);
     }
 
     /// The keys of a flow that steering must know: all where there are several workers; with one,
-    /// replies that come by the kernel, which would reach the pod untranslated.
-    fn pinned(&self, id: FlowId) -> [Option<FlowKey>; 2] {
+    /// replies that come by the kernel, which would reach the pod untranslated. Each with the flow's number, if
+    /// another worker may write over its entry.
+    fn pinned(&self, id: FlowId) -> [Option<(FlowKey, Option<u64>)>; 2] {
         let Some(flow) = self.flows.at(id) else {
             return [None, None];
         };
         [Direction::Forward, Direction::Reply].map(|direction| {
-            flow.key(direction)
-                .filter(|_| self.workers > 1 || flow.hook(direction) == Hook::ToPod)
+            let key = flow
+                .key(direction)
+                .filter(|_| self.workers > 1 || flow.hook(direction) == Hook::ToPod)?;
+            let to_vip = flow.kind() == FlowKind::Service && direction == Direction::Forward;
+            let shared = !to_vip && self.contested(&key);
+            Some((key, shared.then_some(flow.cookie())))
         })
+    }
+
+    /// Whether another worker may open a flow with this key: as that of the packets that open it, or of the
+    /// replies to those. It opens what comes to it by the hash of a source, and a VIP is the source of nothing.
+    fn contested(&self, key: &FlowKey) -> bool {
+        let tuple = &key.tuple;
+        [(&tuple.src, tuple.sport), (&tuple.dst, tuple.dport)]
+            .into_iter()
+            .any(|(end, port)| source_hash(end, port, tuple.proto) % self.workers != self.worker)
     }
 }

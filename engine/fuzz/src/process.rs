@@ -350,9 +350,13 @@ impl Node {
                     let before = self.pins.insert(key, cookie);
                     assert_eq!(before, None, "{key:?} was somebody's");
                 }
-                PinOp::Remove { key } => {
+                PinOp::Remove { key, cookie } => {
                     let before = self.pins.remove(&key);
                     assert!(before.is_some(), "{key:?} was nobody's already");
+                    assert!(
+                        cookie.is_none() || cookie == before,
+                        "{key:?} was another's"
+                    );
                 }
             }
         }

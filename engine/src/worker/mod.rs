@@ -274,7 +274,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     fn transmit(&mut self) {
         if !self.state.pin_ops.is_empty() {
             let outcome = self.pins.apply(self.state.pin_ops.as_slice());
-            self.local.pins = (self.local.pins + outcome.inserted).saturating_sub(outcome.removed);
+            self.local.pins = (self.local.pins + outcome.inserted)
+                .saturating_sub(outcome.removed + outcome.foreign);
             self.local.pin_errors += outcome.full + outcome.failed;
             self.state.pin_ops.clear();
         }

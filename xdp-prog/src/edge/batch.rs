@@ -87,6 +87,31 @@ impl<'fd> SizedMap<'fd> {
         (done(count, keys.len(), code), result(code))
     }
 
+    /// Reads one element into `value`, without the allocation of libbpf-rs.
+    ///
+    /// # Errors
+    /// ENOENT where it is not there. `value` is as it was.
+    pub(crate) fn lookup<K, V>(&self, key: &K, value: &mut V) -> io::Result<()>
+    where
+        K: IntoBytes + Immutable,
+        V: FromBytes + IntoBytes,
+    {
+        if size_of::<K>() != self.key || size_of::<V>() != self.value {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // Why: libbpf-rs allocates the answer, and this is for a worker.
+        // SAFETY: both are of exactly the map's sizes (checked above), and any bytes are valid for the value
+        // (FromBytes).
+        let code = unsafe {
+            libbpf_sys::bpf_map_lookup_elem(
+                self.fd.as_raw_fd(),
+                ptr::from_ref(key).cast(),
+                ptr::from_mut(value).cast(),
+            )
+        };
+        result(code)
+    }
+
     /// Calls `element` for every element of a hash map. Elements that come or go meanwhile may or
     /// may not be seen.
     pub(crate) fn scan<K, V>(&self, mut element: impl FnMut(K, V)) -> io::Result<()>

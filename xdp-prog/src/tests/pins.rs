@@ -29,6 +29,50 @@ fn insert(n: u16, owner: u16) -> PinOp {
     }
 }
 
+fn remove(n: u16, cookie: Option<u64>) -> PinOp {
+    PinOp::Remove {
+        key: key(n),
+        cookie,
+    }
+}
+
+/// Two workers, one key: the entry is the later one's, whichever of the flows ends first.
+#[test]
+fn a_flow_that_ends_leaves_the_entry_to_whoever_wrote_it_last() {
+    node(|node| {
+        let steering = node.steering(2);
+        let mut writers = [0, 1].map(|_| steering.pin_writer().unwrap());
+        let ours = |n: u16| u64::from(n) << 32;
+        let theirs = |n: u16| 1 << 48 | ours(n);
+        let inserts: Vec<PinOp> = (0..300).map(|n| insert(n, 0)).collect();
+        writers[0].apply(&inserts);
+        let again: Vec<PinOp> = (0..300)
+            .step_by(3)
+            .map(|n| PinOp::Insert {
+                key: key(n),
+                owner: 1,
+                cookie: theirs(n),
+            })
+            .collect();
+        writers[1].apply(&again);
+        let removals: Vec<PinOp> = (0..330).map(|n| remove(n, Some(ours(n)))).collect();
+        let expected = PinOutcome {
+            removed: 200,
+            foreign: 100,
+            absent: 30,
+            ..Default::default()
+        };
+        assert_eq!(writers[0].apply(&removals), expected);
+        let pins = steering.pins().unwrap();
+        assert_eq!(pins.len(), 100);
+        assert!(pins.iter().all(|pin| pin.owner == 1), "{pins:?}");
+        let removals = (0..300).step_by(3).map(|n| remove(n, Some(theirs(n))));
+        let removals: Vec<PinOp> = removals.collect();
+        assert_eq!(writers[1].apply(&removals).removed, 100);
+        assert_eq!(steering.pins().unwrap(), []);
+    });
+}
+
 #[test]
 fn a_thousand_pins_come_and_go_in_batches() {
     node(|node| {
@@ -55,7 +99,7 @@ fn a_thousand_pins_come_and_go_in_batches() {
         }
 
         // One in three is not there: the kernel stops a batch at each, and we go on behind it.
-        let removals: Vec<PinOp> = (0..1500).map(|n| PinOp::Remove { key: key(n) }).collect();
+        let removals: Vec<PinOp> = (0..1500).map(|n| remove(n, None)).collect();
         let outcome = writer.apply(&removals);
         assert_eq!(
             outcome,
@@ -74,13 +118,12 @@ fn the_last_operation_on_a_key_wins() {
     node(|node| {
         let steering = node.steering(1);
         let mut writer = steering.pin_writer().unwrap();
-        let remove = |n| PinOp::Remove { key: key(n) };
         writer.apply(&[
             insert(1, 0),
-            remove(1),
+            remove(1, None),
             insert(1, 3),
             insert(2, 1),
-            remove(2),
+            remove(2, Some(2 << 32)),
         ]);
         let pins = steering.pins().unwrap();
         assert_eq!(pins.len(), 1);

@@ -322,7 +322,7 @@ fn every_row_holds_in_both_families() {
                         }
                         check(&steering, row, (src, dst, l4), ifindex, key.is_some());
                         if let Some(key) = key {
-                            writer.apply([&PinOp::Remove { key }]);
+                            writer.apply([&PinOp::Remove { key, cookie: None }]);
                         }
                         checked.insert(row.line);
                     }

@@ -99,7 +99,10 @@ fn a_million_flows_through_a_small_table_leak_nothing() {
             for op in state.pin_ops.as_slice() {
                 match *op {
                     PinOp::Insert { key, cookie, .. } => assert_eq!(pins.insert(key, cookie), None),
-                    PinOp::Remove { key } => assert!(pins.remove(&key).is_some()),
+                    PinOp::Remove { key, cookie } => {
+                        let before = pins.remove(&key);
+                        assert!(before.is_some() && (cookie.is_none() || cookie == before));
+                    }
                 }
             }
             state.pin_ops.clear();
@@ -119,7 +122,7 @@ fn a_million_flows_through_a_small_table_leak_nothing() {
         now = now + Duration::from_secs(3600);
         while state.expire(now, &generations[0], MAX_FLOWS) > 0 {
             for op in state.pin_ops.as_slice() {
-                let PinOp::Remove { key } = op else {
+                let PinOp::Remove { key, .. } = op else {
                     panic!("{op:?}")
                 };
                 assert!(pins.remove(key).is_some());

@@ -392,10 +392,10 @@ impl Node {
             inserted,
             removed,
             raced,
-            absent,
+            lost,
             ..
         } = self.steering;
-        assert_eq!((inserted, raced), (removed, absent));
+        assert_eq!((inserted, raced), (removed, lost));
         assert!(
             raced <= u64::from(flows) / 10_000,
             "{raced} flows had two owners"

@@ -5,6 +5,7 @@ mod configured;
 mod fragments;
 mod generations;
 mod idle;
+mod owners;
 mod simulation;
 mod wire;
 

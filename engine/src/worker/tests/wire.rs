@@ -1,12 +1,12 @@
 //! What lies around the workers of a simulation: packets as pods send them, and the map that steers them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::PacketBuilder;
 use weft_datapath::{
     Address, Checksum, FlowKey, Hook, Ingress, Packet, Parsed, PinOp, Protocol, Tuple, l4_checksum,
-    parse,
+    parse, source_hash,
 };
 
 use super::super::testing::Pins;
@@ -136,14 +136,17 @@ pub fn sound(frame: &[u8], packet: &Packet) -> bool {
 /// The kernel's `pins` map: a worker never writes an entry twice, and never removes one that it has not written.
 #[derive(Default)]
 pub struct Steering {
-    pub pins: HashMap<FlowKey, u16>,
+    /// Owner and cookie.
+    pub pins: HashMap<FlowKey, (u16, u64)>,
     pub inserted: u64,
     pub removed: u64,
     /// Entries written over by another worker. When a pod is enrolled while both ends of a flow send, one
     /// packet each way can be on its way to two workers before either has written.
     pub raced: u64,
-    /// Removals that found nothing: the other worker of a race came first.
-    pub absent: u64,
+    /// Removals of what the other worker of a race had written or removed.
+    pub lost: u64,
+    /// Entries that were written over and are there yet.
+    contested: HashSet<FlowKey>,
 }
 
 impl Steering {
@@ -151,16 +154,32 @@ impl Steering {
     pub fn apply(&mut self, asked: &Pins) {
         for op in asked.0.lock().unwrap().drain(..) {
             match op {
-                PinOp::Insert { key, owner, .. } => {
+                PinOp::Insert { key, owner, cookie } => {
                     self.inserted += 1;
-                    let before = self.pins.insert(key, owner);
-                    assert_ne!(before, Some(owner), "{key:?} written twice");
-                    self.raced += u64::from(before.is_some());
+                    let Some((before, _)) = self.pins.insert(key, (owner, cookie)) else {
+                        continue;
+                    };
+                    assert_ne!(before, owner, "{key:?} written twice");
+                    self.raced += 1;
+                    self.contested.insert(key);
                 }
-                PinOp::Remove { key } => {
+                PinOp::Remove { key, cookie } => {
                     self.removed += 1;
-                    self.absent += u64::from(self.pins.remove(&key).is_none());
-                    assert!(self.absent <= self.raced, "{key:?} was nobody's already");
+                    let entry = self.pins.get(&key).map(|(_, cookie)| *cookie);
+                    match cookie {
+                        None => assert!(
+                            entry.is_some() && !self.contested.contains(&key),
+                            "{key:?} can be another's"
+                        ),
+                        Some(_) if entry != cookie => {
+                            self.lost += 1;
+                            assert!(self.lost <= self.raced, "{key:?} was nobody's already");
+                            continue;
+                        }
+                        Some(_) => {}
+                    }
+                    self.pins.remove(&key);
+                    self.contested.remove(&key);
                 }
             }
         }
@@ -170,8 +189,8 @@ impl Steering {
     pub fn target(&self, key: &FlowKey) -> u16 {
         let FlowKey { tuple, .. } = key;
         match self.pins.get(key) {
-            Some(owner) => *owner,
-            None => tuple.sport ^ u16::from(tuple.src.v4_octets()[3]),
+            Some((owner, _)) => *owner,
+            None => source_hash(&tuple.src, tuple.sport, tuple.proto),
         }
     }
 }
