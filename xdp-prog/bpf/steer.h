@@ -94,10 +94,13 @@ static __always_inline struct weft_flow_value *pin(const struct packet *packet, 
 
 /* Spreads the flows that nobody owns yet. By the source alone, so that a flow's fragments of
  * knowledge (its SYN, its retransmissions, its sibling to another VIP) meet on one worker; and so do
- * the fragments of a packet, whose port counts as 0 here, first or not. The engine computes the same
+ * the fragments of a packet, whose port counts as 0 here, first or not. The same for every service, or two
+ * workers could give a backend one tuple for two flows. The engine computes the same
  * (weft_datapath::source_hash) where it looks for the worker of a first fragment's flow. */
-static __always_inline __u16 hash_source(const struct packet *packet, __u32 hash)
+static __always_inline __u16 source_hash(const struct packet *packet)
 {
+	__u32 hash = ((__u32)packet->sport << 8) | packet->proto;
+
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
 		hash = (hash ^ packet->src.words[i]) * 0x9e3779b1;
@@ -105,17 +108,6 @@ static __always_inline __u16 hash_source(const struct packet *packet, __u32 hash
 	}
 	hash *= 0x85ebca6b;
 	return hash >> 16;
-}
-
-static __always_inline __u16 source_hash(const struct packet *packet)
-{
-	return hash_source(packet, ((__u32)packet->sport << 8) | packet->proto);
-}
-
-/* Where the flows of one client have to meet: whoever remembers its backend. */
-static __always_inline __u16 client_hash(const struct packet *packet)
-{
-	return hash_source(packet, 0);
 }
 
 /*
@@ -139,7 +131,6 @@ static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
 						    __u16 *target)
 {
 	struct weft_flow_value *flow;
-	struct weft_service *service;
 
 	if (!own_source(packet, pod)) {
 		if (is_link_local(packet, &packet->src) || is_unspecified(packet, &packet->src))
@@ -156,10 +147,7 @@ static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
 		*target = flow->owner;
 		return STEER_PUNT;
 	}
-	service = service_port(packet);
-	if (service && (service->flags & WEFT_SERVICE_AFFINITY))
-		*target = client_hash(packet);
-	if (service || is_vip(&packet->dst))
+	if (service_port(packet) || is_vip(&packet->dst))
 		return STEER_PUNT;
 	/* Other protocols: only where a VIP must not leak. Fragments may be of a service's reply: only the
 	 * engine knows, once it has the first one. */

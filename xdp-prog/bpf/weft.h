@@ -65,7 +65,7 @@ WEFT_CONST(POD_HAS6, 2)
 WEFT_CONST(POD_DRAINING, 4)
 
 /* Bits of weft_service.flags. */
-/* Session affinity: a client's flows to it go to one worker, by its address alone. */
+/* Session affinity: only user space knows which backend a client has. */
 WEFT_CONST(SERVICE_AFFINITY, 1)
 
 /* weft_flow_value.mode: the flow belongs to a worker in user space. Others come with tier 0. */
@@ -124,7 +124,7 @@ struct weft_service_key {
 	__u8 pad;
 };
 
-/* All but its presence and the affinity flag is for the compiled choice, and zero until then. */
+/* All but its presence is for the compiled choice, and zero but for the affinity flag until then. */
 struct weft_service {
 	__u32 id;
 	__u32 flags;

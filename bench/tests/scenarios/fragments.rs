@@ -17,6 +17,8 @@ use weft_lab::weft::{Weft, sum_of};
 /// Served by an enrolled pod, and by one that is not.
 const NEAR: u8 = 14;
 const FAR: u8 = 15;
+/// Sockets that send to each service.
+const SOCKETS: usize = 6;
 /// Bytes of payload in a fragment at an MTU of 1500, less than in IPv6 too.
 const PIECE: usize = 1400;
 
@@ -52,7 +54,7 @@ fn text(seed: usize, length: usize) -> Vec<u8> {
 /// Datagrams of every length from several sockets; each must come back as it was sent.
 fn echoes(namespace: &Namespace, family: Family, to: SocketAddr) -> Result<()> {
     namespace.enter(|| -> Result<()> {
-        for seed in 0..6 {
+        for seed in 0..SOCKETS {
             let socket = UdpSocket::bind(any(family))?;
             socket.connect(to)?;
             socket.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -76,9 +78,14 @@ fn echoes(namespace: &Namespace, family: Family, to: SocketAddr) -> Result<()> {
 #[test]
 fn svc35_large_datagrams_cross_a_vip_and_come_back() -> Result<()> {
     with_weft(|| {
-        for cores in [vec![0], vec![0, 1]] {
+        for (cores, affinity) in [(vec![0], false), (vec![0, 1], false), (vec![0, 1], true)] {
             let (fixture, mut config) = echo_fixture()?;
             config.workers.cores = cores;
+            if affinity {
+                for service in &mut config.services {
+                    service.session_affinity = Some("client_ip".into());
+                }
+            }
             let weft = Weft::start(&fixture.lab, &config)?;
             let outside = fixture.watch()?;
             for family in Family::BOTH {
@@ -89,6 +96,8 @@ fn svc35_large_datagrams_cross_a_vip_and_come_back() -> Result<()> {
             }
             assert_eq!(packets(&outside.stop()?)?, [""; 0], "left the node");
             assert_eq!(by_workers(&weft, "unknown_flow")?, 0);
+            // Whole or in fragments, a socket has one flow.
+            assert_eq!(by_workers(&weft, "flows")?, 2 * 2 * SOCKETS as u64);
             weft.audit()?;
         }
         Ok(())

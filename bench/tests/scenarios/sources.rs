@@ -4,6 +4,7 @@ use crate::fixture::{Fixture, WEB, web, with_weft};
 use anyhow::Result;
 use std::net::{IpAddr, SocketAddr};
 use weft_lab::client::{Datagrams, Talk, ask_tcp, ask_udp, curl_answer};
+use weft_lab::config::Config;
 use weft_lab::lab::{Family, pick, vips};
 use weft_lab::servers::{HTTP_PORT, PEER_PORT};
 use weft_lab::weft::Weft;
@@ -67,6 +68,23 @@ fn svc31_a_pod_reaches_itself_through_its_service_with_two_workers() -> Result<(
 /// Two VIPs over one backend, and the backend itself, from one source port at the same time.
 #[test]
 fn amb08_one_source_port_serves_two_vips_and_the_backend_they_share() -> Result<()> {
+    one_port_to_three_ends(|_| {})
+}
+
+/// The same with two workers, where the flows of one client to a service with affinity are on both.
+#[test]
+fn svc11_svc33_one_source_port_serves_two_vips_with_affinity_and_two_workers() -> Result<()> {
+    one_port_to_three_ends(|config| {
+        config.workers.cores = vec![0, 1];
+        for service in &mut config.services {
+            if service.name == "lab/two" {
+                service.session_affinity = Some("client_ip".into());
+            }
+        }
+    })
+}
+
+fn one_port_to_three_ends(change: impl Fn(&mut Config)) -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;
         let mut config = fixture.config();
@@ -76,6 +94,7 @@ fn amb08_one_source_port_serves_two_vips_and_the_backend_they_share() -> Result<
         let ports = [("tcp", 70, PEER_PORT), ("udp", 70, PEER_PORT)];
         config.service("one", WEB + 1, &ports).serve_at(backend.ips);
         config.service("two", WEB + 2, &ports).serve_at(backend.ips);
+        change(&mut config);
         let weft = Weft::start(&fixture.lab, &config)?;
         let client = &fixture.client.namespace;
         for family in Family::BOTH {

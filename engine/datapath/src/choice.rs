@@ -35,23 +35,20 @@ pub(crate) fn open_service(
         Some(_) => client_hash(&key.tuple),
         None => flow_hash(&key.tuple),
     };
-    let last = affinity.and_then(|timeout| {
-        let last = (state.affinity).find(&key.tuple.src, service.spec.id, timeout, now)?;
-        let at = service.position(last)?;
+    let of = (&key.tuple.src, service.spec.id);
+    let found = affinity.and_then(|timeout| state.affinity.find(of.0, of.1, timeout, now));
+    let usable = |backend| {
+        let at = service.position(backend)?;
         (service.spec.backends[at].weight > 0).then_some(at)
-    });
-    // A clash sends one flow elsewhere, not the client.
-    let note = |at: usize, state: &mut State| {
-        if affinity.is_some() && last.is_none_or(|last| last == at) {
-            let Backend { address, port, .. } = service.spec.backends[at];
-            (state.affinity).note(&key.tuple.src, service.spec.id, (address, port), now);
-        }
     };
+    // The client's backend, and while that is to be taken, too.
+    let mut last = found.and_then(usable);
+    let mut taken = last;
     let count = service.spec.backends.len();
     let mut first = None;
     let mut at = 0;
     for attempt in 0..TRIES + count.min(SCAN) {
-        at = if let (0, Some(last)) = (attempt, last) {
+        at = if let Some(last) = taken.take() {
             last
         } else if attempt < TRIES {
             pick(service, hash, attempt as u64, state)
@@ -73,19 +70,29 @@ pub(crate) fn open_service(
         let Some(flow) = service_flow(service, backend, key, client, now, state) else {
             continue;
         };
-        match add(flow.clone(), now, tables, state) {
-            Ok(id) => {
-                note(at, state);
-                return Ok(id);
+        // A clash sends one flow elsewhere, not the client.
+        if let Some(timeout) = affinity
+            && last.is_none_or(|last| last == at)
+        {
+            last = Some(at);
+            let backend = (backend.address, backend.port);
+            // Another worker may just have given the client a backend.
+            if let Err(other) = (state.affinity).settle(of, found, backend, timeout, now) {
+                if let Some(other) = usable(other) {
+                    (last, taken) = (Some(other), Some(other));
+                    continue;
+                }
+                _ = (state.affinity).settle(of, Some(other), backend, timeout, now);
             }
-            Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash, at)),
+        }
+        match add(flow.clone(), now, tables, state) {
+            Ok(id) => return Ok(id),
+            Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash)),
             Err(full) => return Err(refusal(full)),
         }
     }
-    let (flow, clash, at) = first.ok_or(DropReason::Hairpin)?;
-    let id = with_other_port(flow, clash, now, tables, state).map_err(refusal)?;
-    note(at, state);
-    Ok(id)
+    let (flow, clash) = first.ok_or(DropReason::Hairpin)?;
+    with_other_port(flow, clash, now, tables, state).map_err(refusal)
 }
 
 /// The flow to `backend`; `None` if that is the client itself and there is no hairpin address.

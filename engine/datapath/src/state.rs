@@ -18,9 +18,6 @@ pub const PIN_OPS_MAX: usize = 2 * PIN_OPS_PER_FRAME * BURST_MAX;
 /// Round-robin cursors; services whose numbers are equal modulo this share one.
 const CURSORS: usize = 1 << 16;
 
-/// There is room for one client of a service with affinity for so many flows that there may be.
-const FLOWS_PER_CLIENT: usize = 4;
-
 /// A change of the `pins` map that the edge makes before it transmits the burst.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum PinOp {
@@ -98,7 +95,7 @@ pub struct StateConfig {
     pub hairpin: ArrayVec<Address, 2>,
 }
 
-/// What one worker owns. Nothing in it is shared.
+/// What one worker owns. Nothing in it is shared but the memory of `affinity`.
 #[derive(Debug)]
 pub struct State {
     /// The flows.
@@ -107,7 +104,8 @@ pub struct State {
     pub fragments: FragmentTable,
     /// Owner entries to be written before the burst is transmitted.
     pub pin_ops: PinOps,
-    /// Clients of services with session affinity, and their backends.
+    /// Clients of services with session affinity, and their backends. Of several workers each has the same
+    /// ([`AffinityTable::shared`]).
     pub affinity: AffinityTable,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
@@ -134,7 +132,7 @@ impl State {
             flows: FlowTable::new(config.max_flows, config.seed),
             fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
-            affinity: AffinityTable::new(config.max_flows / FLOWS_PER_CLIENT, config.seed),
+            affinity: AffinityTable::for_flows(config.max_flows, config.seed),
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel;
-use weft_datapath::{Ports, State, StateConfig};
+use weft_datapath::{AffinityTable, Ports, State, StateConfig};
 use weft_xdp::{PairInfo, Steering, XskConfig, XskIo, netlink};
 
 use super::{Error, WorkerSide, system};
@@ -98,6 +98,7 @@ pub(super) fn workers(
     }
     let wakers: Vec<Waker> = handles.iter().map(|handle| handle.waker.clone()).collect();
     let mut sides = Vec::new();
+    let clients = AffinityTable::for_flows(config.workers.max_flows * cores.len(), seed());
     for ((index, &core), handover) in (0u16..).zip(cores).zip(HandOver::mesh(&wakers)) {
         let io = XskIo::open(
             netlink::WEFT1,
@@ -114,25 +115,27 @@ pub(super) fn workers(
         let heartbeat = control.kernel().heartbeat(index)?;
         let (commands, asked) = channel::bounded(COMMANDS);
         let WorkerHandle { shared, waker } = handles[usize::from(index)].clone();
+        let mut state = State::new(StateConfig {
+            max_flows: config.workers.max_flows,
+            seed: seed(),
+            worker: index,
+            workers: cores.len() as u16,
+            ports: Ports {
+                weft0_mac: pair.weft0_mac,
+            },
+            hairpin: config
+                .node
+                .hairpin_ips
+                .iter()
+                .map(|&address| address.into())
+                .collect(),
+        });
+        state.affinity = clients.shared();
         let worker = Worker::new(Parts {
             io,
             pins: control.kernel().pin_writer()?,
             tables: control.tables(),
-            state: State::new(StateConfig {
-                max_flows: config.workers.max_flows,
-                seed: seed(),
-                worker: index,
-                workers: cores.len() as u16,
-                ports: Ports {
-                    weft0_mac: pair.weft0_mac,
-                },
-                hairpin: config
-                    .node
-                    .hairpin_ips
-                    .iter()
-                    .map(|&address| address.into())
-                    .collect(),
-            }),
+            state,
             handover,
             commands: asked,
             shared,

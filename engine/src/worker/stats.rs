@@ -88,7 +88,7 @@ pub struct Snapshot {
     pub flows: u64,
     /// Flows that made room for new ones.
     pub flows_evicted: u64,
-    /// Clients that were pushed out of the affinity table.
+    /// Clients that were pushed out of the affinity table, or found no way in.
     pub affinity_evicted: u64,
     /// Fragments that the worker holds.
     pub waiting: u64,

@@ -13,9 +13,9 @@ use etherparse::PacketBuilder;
 use pcap_file::PcapError;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use weft_datapath::{
-    Algorithm, Backend, BackendPath, BackendState, Hook, Ingress, MemoryIo, Now, PinOp, Pod,
-    PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig,
-    Tables, TablesBuilder,
+    AffinityTable, Algorithm, Backend, BackendPath, BackendState, Hook, Ingress, MemoryIo, Now,
+    PinOp, Pod, PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State,
+    StateConfig, Tables, TablesBuilder,
 };
 use weft_xdp::PinOutcome;
 
@@ -116,23 +116,26 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
         .map(|s| Waker::new(Arc::clone(s)).unwrap())
         .collect();
     let mut commands = Vec::new();
+    let clients = AffinityTable::for_flows(max_flows, 7);
     let workers = (0..count)
         .zip(HandOver::mesh(&wakers))
         .map(|(index, handover)| {
             let (sender, asked) = bounded(4);
             commands.push(sender);
+            let mut state = State::new(StateConfig {
+                max_flows,
+                seed: 7,
+                worker: index,
+                workers: count,
+                ports: Ports { weft0_mac: WEFT0 },
+                hairpin: Default::default(),
+            });
+            state.affinity = clients.shared();
             Worker::new(Parts {
                 io: MemoryIo::new(frames, 2048, ring),
                 pins: pins.clone(),
                 tables: Arc::clone(&tables),
-                state: State::new(StateConfig {
-                    max_flows,
-                    seed: 7,
-                    worker: index,
-                    workers: count,
-                    ports: Ports { weft0_mac: WEFT0 },
-                    hairpin: Default::default(),
-                }),
+                state,
                 handover,
                 commands: asked,
                 shared: Arc::clone(&shared[usize::from(index)]),

@@ -175,8 +175,14 @@ fn svc11_the_table_is_bounded_and_keeps_the_latest() {
     let client = |n: u16| Address::from_v4([10, 1, (n >> 8) as u8, n as u8]);
     let backend = (Net::V4.pod(100), TARGET);
     let at = |n: u16| START + Duration::from_secs(n.into());
+    let note = |table: &mut AffinityTable, n: u16, now| {
+        assert_eq!(
+            table.settle((&client(n), 1), None, backend, TIMEOUT, now),
+            Ok(())
+        );
+    };
     for n in 0..1000 {
-        table.note(&client(n), 1, backend, at(n));
+        note(&mut table, n, at(n));
         assert_eq!(table.find(&client(n), 1, TIMEOUT, at(n)), Some(backend));
         assert_eq!(table.find(&client(n), 2, TIMEOUT, at(n)), None);
     }
@@ -188,8 +194,123 @@ fn svc11_the_table_is_bounded_and_keeps_the_latest() {
     // Who noted nothing for a day makes way without being counted.
     let before = table.evicted();
     for n in 1000..1032 {
-        let day = Duration::from_secs(2 * 86_400);
-        table.note(&client(n), 1, backend, at(n) + day);
+        note(&mut table, n, at(n) + Duration::from_secs(2 * 86_400));
     }
     assert_eq!(table.evicted(), before);
+}
+
+/// Who asked before another worker gave the client a backend takes that one, and so does everybody after it.
+#[test]
+fn svc11_the_first_of_two_workers_decides() {
+    let mut tables = [AffinityTable::new(64, 7)].map(|table| [table.shared(), table]);
+    let [one, two] = &mut tables[0];
+    let client = (&Net::V4.pod(1), 1);
+    let [first, second, third] = [100, 101, 102].map(|host| (Net::V4.pod(host), TARGET));
+    assert_eq!(one.find(client.0, 1, TIMEOUT, START), None);
+    assert_eq!(two.find(client.0, 1, TIMEOUT, START), None);
+    let settle = |table: &mut AffinityTable, found, backend, now| {
+        table.settle(client, found, backend, TIMEOUT, now)
+    };
+    assert_eq!(settle(one, None, first, START), Ok(()));
+    assert_eq!(settle(two, None, second, START), Err(first));
+    assert_eq!(two.find(client.0, 1, TIMEOUT, START), Some(first));
+    // Its backend has gone: both know that, and the first again decides.
+    assert_eq!(settle(two, Some(first), second, START), Ok(()));
+    assert_eq!(settle(one, Some(first), third, START), Err(second));
+    // What has timed out is no objection.
+    let late = START + TIMEOUT + Duration::from_nanos(1);
+    assert_eq!(settle(one, None, third, late), Ok(()));
+    assert_eq!(two.find(client.0, 1, TIMEOUT, late), Some(third));
+    assert_eq!([one.evicted(), two.evicted()], [0, 0]);
+}
+
+/// Four threads open flows of the same clients at once: every client has one backend in the end, the one that
+/// each of its flows was given.
+#[test]
+fn svc11_workers_that_choose_at_once_agree() {
+    const CLIENTS: u16 = 2_000;
+    let table = AffinityTable::new(64 * usize::from(CLIENTS), 7);
+    let client = |n: u16| Address::from_v4([10, 1, (n >> 8) as u8, n as u8]);
+    let start = std::sync::Barrier::new(4);
+    let choices: Vec<Vec<(Address, u16)>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4u8)
+            .map(|worker| {
+                let (mut table, start) = (table.shared(), &start);
+                let own = (Net::V4.pod(100 + worker), TARGET);
+                scope.spawn(move || {
+                    start.wait();
+                    let choices = (0..CLIENTS).map(|n| {
+                        let found = table.find(&client(n), 1, TIMEOUT, START);
+                        let wanted = found.unwrap_or(own);
+                        loop {
+                            let (client, before) = ((&client(n), 1), table.evicted());
+                            let settled = table.settle(client, found, wanted, TIMEOUT, START);
+                            if table.evicted() == before {
+                                break settled.err().unwrap_or(wanted);
+                            }
+                            std::thread::yield_now(); // Another one has lost its core in there.
+                        }
+                    });
+                    choices.collect()
+                })
+            })
+            .collect();
+        let choices = workers.into_iter().map(|worker| worker.join().unwrap());
+        choices.collect()
+    });
+    for n in 0..CLIENTS {
+        let found = table.find(&client(n), 1, TIMEOUT, START).unwrap();
+        assert!(
+            choices
+                .iter()
+                .all(|choices| choices[usize::from(n)] == found),
+            "client {n}"
+        );
+    }
+}
+
+/// Several workers: one client's flows spread over them and keep their backend all the same.
+#[test]
+fn svc11_a_client_keeps_its_backend_on_every_worker() {
+    for net in Net::BOTH {
+        for algorithm in EACH {
+            let hosts: Vec<u8> = (100..110).collect();
+            let tables = tables(net, algorithm, &hosts, Some(TIMEOUT));
+            let mut states = [0, 1, 2, 3].map(|worker| {
+                State::new(StateConfig {
+                    max_flows: 4096,
+                    seed: 7 + u64::from(worker),
+                    worker,
+                    workers: 4,
+                    ports: Ports { weft0_mac: WEFT0 },
+                    hairpin: Default::default(),
+                })
+            });
+            let shared = states[0].affinity.shared();
+            for state in &mut states {
+                state.affinity = shared.shared();
+            }
+            for host in 1..10 {
+                let mut seen: Vec<Address> = (0..40)
+                    .map(|nth| {
+                        let spec = Spec::tcp(net.pod(host), 1000 + nth, net.vip(80), SERVED, SYN);
+                        let (ifindex, target) = (10 + u32::from(host), nth % 4);
+                        let hook = Hook::FromPod;
+                        let ingress = Ingress {
+                            ifindex,
+                            hook,
+                            target,
+                        };
+                        let mut frame = spec.frame(ingress.encode());
+                        let state = &mut states[usize::from(target)];
+                        assert_eq!(run(&mut frame, START, &tables, state), Verdict::Deliver);
+                        state.pin_ops.clear();
+                        tuple(&frame).dst
+                    })
+                    .collect();
+                seen.dedup();
+                assert_eq!(seen.len(), 1, "{algorithm:?} {host}");
+            }
+        }
+    }
 }
