@@ -18,6 +18,7 @@ use weft_xdp::ServiceKey;
 use super::pods::{Moved, PodSet};
 use super::registry::Registry;
 use super::slots::{Member, Slots};
+use super::sources::{Place, Sources};
 use crate::config::{self, Conditions, Config, PodIndex, Service};
 
 /// Stable numbers for service ports. A flow carries the number, so it is never reused.
@@ -82,8 +83,8 @@ impl Compiled {
         }
     }
 
-    /// Compiles the generation after this one. Costs time by what has changed. `source_towards` says which
-    /// address the node has for a pod.
+    /// Compiles the generation after this one. Costs time by what has changed. `sources` says which address the
+    /// node has for a pod.
     ///
     /// # Errors
     /// When the tables cannot hold what a checked configuration asks for: an interface index
@@ -94,7 +95,7 @@ impl Compiled {
         registry: &Registry,
         names: &mut Names,
         places: &mut Slots,
-        source_towards: impl Fn(IpAddr) -> Option<IpAddr>,
+        sources: &Sources,
     ) -> Result<Self, BuildError> {
         let pods = Arc::new(PodSet::new(&config, registry, &self.hairpins));
         let moved = Moved::between((&self.config, &self.pods), (&config, &pods));
@@ -133,9 +134,9 @@ impl Compiled {
         builder.set_members(places.epochs());
         builder.set_grace(config.node.enrolment_grace);
         builder.set_vip_echo(config.node.vip_echo);
-        for (ifindex, pod) in present(registry) {
-            if let Some(node) = source_towards(pod).filter(usable) {
-                builder.set_node_address(ifindex, node.into());
+        for place in present(registry) {
+            if let Some(node) = sources.towards(place).filter(usable) {
+                builder.set_node_address(place.1, node.into());
             }
         }
         let tables = Arc::new(builder.build(self.tables.generation + 1)?);
@@ -267,10 +268,10 @@ fn add(
 }
 
 /// The addresses of pods whose interface is there, with it.
-fn present(registry: &Registry) -> impl Iterator<Item = (u32, IpAddr)> {
+pub(super) fn present(registry: &Registry) -> impl Iterator<Item = Place> {
     registry.pods().iter().flat_map(|pod| {
         let addresses = pod.config.addresses.iter();
-        addresses.filter_map(move |&address| Some((pod.ifindex?, address)))
+        addresses.filter_map(move |&address| Some((address, pod.ifindex?)))
     })
 }
 

@@ -1,5 +1,6 @@
 //! Control against a kernel that is a list, and one that fails wherever a test tells it to.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::config::{Source, parse};
 
 mod endpoints;
 mod scale;
+mod sources;
 
 /// A kernel in memory.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,10 @@ struct FakeKernel {
     refuse_services: bool,
     /// What the workers read, to be compared with what is attached.
     tables: Option<Arc<ArcSwap<Tables>>>,
+    /// How often it was asked for the node's address.
+    asked: Cell<usize>,
+    /// The last octet of that.
+    node: u8,
 }
 
 /// What is in the kernel counts, not what a test does to it.
@@ -112,10 +118,11 @@ impl KernelSide for FakeKernel {
         Ok(())
     }
 
-    /// Pods below 10.0.0.128 see the node as 10.0.1.0; for the others there is nothing to see.
+    /// Pods below 10.0.0.128 see the node as 10.0.1.`node`; for the others there is nothing to see.
     fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        self.asked.set(self.asked.get() + 1);
         match address {
-            IpAddr::V4(pod) if pod.octets()[3] < 128 => Some(IpAddr::from([10, 0, 1, 0])),
+            IpAddr::V4(pod) if pod.octets()[3] < 128 => Some(IpAddr::from([10, 0, 1, self.node])),
             IpAddr::V4(_) => Some(IpAddr::from([169, 254, 1, 1])),
             IpAddr::V6(_) => None,
         }

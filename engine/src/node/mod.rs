@@ -170,7 +170,8 @@ struct Node {
     pair: PairInfo,
     workers: Vec<WorkerSide>,
     baseline: Baseline,
-    links: netlink::LinkMonitor,
+    links: netlink::Monitor,
+    routes: netlink::Monitor,
     started: Instant,
     /// What the workers were started with; a reload cannot change it.
     launched: Config,
@@ -182,6 +183,7 @@ struct Node {
 impl Node {
     async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
         let links = netlink::monitor().await?; // Before the list, so that no change is missed.
+        let routes = netlink::monitor_routes().await?;
         let interfaces = interfaces().await?;
         let (interfaces, config) = start::read(files, None, interfaces).await?;
         let config = config.map_err(Error::Config)?;
@@ -209,6 +211,7 @@ impl Node {
                 workers,
                 baseline,
                 links,
+                routes,
                 started: Instant::now(),
                 launched: config,
                 restart_needed: Vec::new(),
@@ -285,6 +288,10 @@ impl Node {
                 changed = self.links.changed() => {
                     changed?;
                     self.follow_interfaces().await?;
+                }
+                changed = self.routes.changed() => {
+                    changed?;
+                    self.control.routes_changed(); // The next tick asks.
                 }
                 _ = tick.tick() => self.look_after()?,
             }
@@ -450,6 +457,9 @@ impl Node {
     fn look_after(&mut self) -> Result<(), Error> {
         if let Err(error) = self.control.end_drained(worker::now()) {
             tracing::error!(error = chain(&error), "cannot end a pod's draining");
+        }
+        if let Err(error) = self.control.follow_routes() {
+            tracing::error!(error = chain(&error), "cannot follow the node's addresses");
         }
         self.control.collect_retired();
         if !self.dir.pins().join("config").exists() {

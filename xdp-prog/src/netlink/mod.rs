@@ -16,7 +16,7 @@ mod features;
 mod monitor;
 mod pair;
 
-pub use monitor::{LinkMonitor, monitor};
+pub use monitor::{Monitor, monitor, monitor_routes};
 pub use pair::{
     PAIR_MTU, PairInfo, WEFT0, WEFT1, delete_pair, ensure_pair, pair_losses, pair_works,
 };
@@ -55,8 +55,8 @@ pub enum NetlinkError {
         /// Its kind.
         kind: String,
     },
-    /// The kernel stopped telling what happens to interfaces.
-    #[error("netlink: the messages about interfaces have ended")]
+    /// The kernel stopped telling what happens.
+    #[error("netlink: the messages about interfaces or routes have ended")]
     MonitorEnded,
     /// An interface that was just there is gone.
     #[error("interface `{0}` is gone")]

@@ -1,7 +1,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::netlink::{NetlinkError, PAIR_MTU, delete_pair, ensure_pair, interfaces, monitor};
+use crate::netlink::{
+    NetlinkError, PAIR_MTU, delete_pair, ensure_pair, interfaces, monitor, monitor_routes,
+};
 
 use super::support::{block_on, ip, node};
 
@@ -78,6 +80,40 @@ fn somebody_elses_weft0_is_left_alone() {
                 .iter()
                 .any(|i| i.name == "weft0")
         );
+    });
+}
+
+/// What may change the address that the node has for a pod is told, and nothing else is.
+#[test]
+fn addresses_routes_and_rules_come_and_go() {
+    node(|_| {
+        ip("link add test1 type veth peer name far1");
+        ip("link set far1 up");
+        block_on(async {
+            let mut monitor = monitor_routes().await?;
+            let mut told = async |limit| {
+                let changed = tokio::time::timeout(limit, monitor.changed());
+                changed.await.is_ok_and(|changed| changed.is_ok())
+            };
+            ip("link set test1 alias nothing-to-do-with-routes");
+            assert!(!told(Duration::from_millis(50)).await);
+            for change in [
+                "addr add 10.9.9.1/24 dev test1",
+                "link set test1 up",
+                "-6 addr add fd09::1/64 dev test1 nodad",
+                "route add 10.8.0.0/16 via 10.9.9.2",
+                "rule add to 10.7.0.0/16 lookup 77",
+                "-6 rule add to fd07::/64 lookup 77",
+                "route del 10.8.0.0/16",
+                "addr del 10.9.9.1/24 dev test1",
+            ] {
+                ip(change);
+                assert!(told(Duration::from_secs(5)).await, "{change}");
+                while told(Duration::from_millis(20)).await {} // What comes with it.
+            }
+            Ok(())
+        })
+        .unwrap();
     });
 }
 

@@ -92,7 +92,7 @@ fn same_as_cold(control: &Control<FakeKernel>, config: &Config) {
             control.registry(),
             &mut names,
             &mut slots,
-            |_| None,
+            &Sources::default(),
         )
         .unwrap();
     let tables = control.tables().load_full();
