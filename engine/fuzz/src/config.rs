@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft::config::{self, Config, Errors, Source};
-use weft::control::{Compiled, Names, Patience, Registry, Slots};
+use weft::control::{Compiled, Names, Patience, Registry, Slots, Sources};
 use weft_datapath::{Address, Now, ServicePort};
 
 /// A line of this divides the text into files.
@@ -111,7 +111,13 @@ fn compile(
     before: &Compiled,
     (names, slots): (&mut Names, &mut Slots),
 ) -> Compiled {
-    match before.next(Arc::new(config.clone()), registry, names, slots, |_| None) {
+    match before.next(
+        Arc::new(config.clone()),
+        registry,
+        names,
+        slots,
+        &Sources::default(),
+    ) {
         Ok(compiled) => {
             slots.keep();
             compiled
