@@ -15,6 +15,7 @@ use weft_lab::client::{ANSWER_LIMIT, Refusal, udp_refusal};
 use weft_lab::config::Endpoint;
 use weft_lab::lab::{Family, NODE_IPS, pick, vips};
 use weft_lab::namespace::Namespace;
+use weft_lab::wait::wait_until;
 use weft_lab::weft::Weft;
 
 /// A UDP port where nobody listens.
@@ -296,6 +297,22 @@ fn csm07_traceroute_shows_the_node_and_then_the_service() -> Result<()> {
                 assert_eq!(probe(client, to, 1)?, (node, expired), "{to}");
                 assert_eq!(probe(client, to, 2)?, (to.ip(), refused), "{to}");
             }
+        }
+        // Another address, by which the node reaches the client from now on: Weft hears of that.
+        for (family, new) in [(Family::V4, "192.168.7.99"), (Family::V6, "fd00:7::99")] {
+            let (pod, new) = (fixture.client.ip(family), new.parse::<IpAddr>()?);
+            let (prefix, scope) = match family {
+                Family::V4 => (32, "scope link"),
+                Family::V6 => (128, ""),
+            };
+            fixture.lab.node.ip(&format!(
+                "addr add {new}/{prefix} dev lo\n\
+                 route replace {pod}/{prefix} dev {} {scope} src {new}\n",
+                fixture.client.interface
+            ))?;
+            wait_until("the new address", Duration::from_secs(5), || {
+                probe(client, one(family), 1).is_ok_and(|told| told == (new, expired))
+            })?;
         }
         weft.audit().map(drop)
     })

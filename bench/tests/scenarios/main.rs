@@ -20,6 +20,7 @@ mod icmp;
 mod kernel;
 mod oracle;
 mod ownership;
+mod path_mtu;
 mod reloads;
 mod sources;
 mod syn_flood;
