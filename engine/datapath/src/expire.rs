@@ -24,7 +24,7 @@ impl State {
                 .slice(self.hand, 1)
                 .next()
                 .filter(|(_, flow)| !flow.valid(now, tables))
-                .filter(|(_, flow)| !(flow.resets() && flow.removed(now, tables)));
+                .filter(|(_, flow)| !flow.removed(now, tables));
             if let Some(id) = dead.map(|(id, _)| id) {
                 if !self.forget(id) {
                     break;

@@ -10,7 +10,8 @@ use crate::process::{Part, known_flow, pass, sender, to_kernel, way_back, with_p
 use crate::rewrite::translate_later_fragment;
 use crate::wire::ethernet;
 use crate::{
-    DropReason, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now, State, Tables, Verdict,
+    Direction, DropReason, Flow, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now, State,
+    Tables, Verdict,
 };
 
 pub use table::FragmentTable;
@@ -134,9 +135,16 @@ fn first(
         (Some(_), Err(reason)) => return Ok(Verdict::Drop(reason)),
         _ => {}
     }
-    let id = match id {
-        Some(id) => id,
-        None => state.fragments.open(key, now)?,
+    let id = match id.map_or_else(|| state.fragments.open(key, now), Ok) {
+        Ok(id) => id,
+        Err(bound) => {
+            return match head {
+                Ok(packet) if to == Receiver::Pod => {
+                    beyond(frame, ingress, &packet, bound, now, tables, state)
+                }
+                _ => Err(bound),
+            };
+        }
     };
     let verdict = match head {
         Ok(packet) => whole(frame, ingress, &packet, to, now, tables, state),
@@ -153,12 +161,32 @@ fn first(
     Ok(verdict)
 }
 
-/// What would become of the packet that the first fragment begins.
-///
-/// A flow belongs to the worker that its opener's source says, as the BPF programs have it where nobody owns
-/// the flow yet. To a VIP that is the sender; else only a reply is of interest, and the opener its receiver,
-/// who by the hairpin address is the sender too. Where a flow has another source port, that one hashes to
-/// the same worker. A direct packet in fragments needs no translation, opens nothing and stays the kernel's.
+/// The first fragment of what may be a reply, where the bound says that no other can follow it. It is not forwarded
+/// untranslated if it is one: who it is for would put it together with the others.
+fn beyond(
+    frame: &mut FrameBuf<'_>,
+    ingress: Ingress,
+    packet: &Packet,
+    bound: DropReason,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<Verdict, DropReason> {
+    let owner = owner(packet, Receiver::Pod, state);
+    if owner != state.worker {
+        return Ok(hand_over(frame, ingress, owner));
+    }
+    let key = key(packet, ingress);
+    if state.known(&key, ingress.hook, now, tables).is_some()
+        || left_behind(&key, ingress, now, tables, state)
+    {
+        return Ok(Verdict::Drop(bound));
+    }
+    Err(bound)
+}
+
+/// What would become of the packet that the first fragment begins. A direct packet in fragments needs no translation,
+/// opens nothing and stays the kernel's.
 fn whole(
     frame: &mut FrameBuf<'_>,
     ingress: Ingress,
@@ -168,38 +196,62 @@ fn whole(
     tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    let tuple = packet.tuple();
-    let (client, port) = match to {
-        Receiver::Vip => (&tuple.src, tuple.sport),
-        Receiver::Hairpin => (&tuple.src, tuple.dport),
-        Receiver::Pod => (&tuple.dst, tuple.dport),
-    };
-    let owner = source_hash(client, port, tuple.proto) % state.workers;
+    let owner = owner(packet, to, state);
     if owner != state.worker {
         return hand_over(frame, ingress, owner);
     }
     if to == Receiver::Vip {
         return with_ports(frame, packet, ingress, now, tables, state);
     }
-    let key = FlowKey {
-        tuple: *tuple,
-        ifindex: ingress.ifindex,
-    };
+    let key = key(packet, ingress);
     match state.known(&key, ingress.hook, now, tables) {
         Some((id, direction)) => known_flow(frame, packet, id, direction, now, state),
         // Nobody but Weft knows where that leads.
-        _ if to == Receiver::Hairpin => Verdict::Drop(DropReason::UnknownFlow),
-        _ => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),
+        None if to == Receiver::Hairpin => Verdict::Drop(DropReason::UnknownFlow),
+        None if left_behind(&key, ingress, now, tables, state) => {
+            Verdict::Drop(DropReason::UnknownFlow)
+        }
+        None => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),
     }
+}
+
+fn key(packet: &Packet, ingress: Ingress) -> FlowKey {
+    FlowKey {
+        tuple: *packet.tuple(),
+        ifindex: ingress.ifindex,
+    }
+}
+
+/// Whether it is what a backend that has left its service still sends to a client, who never spoke to that
+/// address.
+fn left_behind(key: &FlowKey, ingress: Ingress, now: Now, tables: &Tables, state: &State) -> bool {
+    let Some((id, Direction::Reply)) = state.flows.find(key) else {
+        return false;
+    };
+    let left =
+        |flow: &Flow| flow.hook(Direction::Reply) == ingress.hook && flow.removed(now, tables);
+    state.flows.at(id).is_some_and(left)
+}
+
+/// The worker that owns the flow.
+///
+/// A flow belongs to the worker that its opener's source says, as the BPF programs have it where nobody owns
+/// the flow yet. To a VIP that is the sender; else only a reply is of interest, and the opener its receiver,
+/// who by the hairpin address is the sender too. Where a flow has another source port, that one hashes to
+/// the same worker.
+fn owner(packet: &Packet, to: Receiver, state: &State) -> u16 {
+    let tuple = packet.tuple();
+    let (client, port) = match to {
+        Receiver::Vip => (&tuple.src, tuple.sport),
+        Receiver::Hairpin => (&tuple.src, tuple.dport),
+        Receiver::Pod => (&tuple.dst, tuple.dport),
+    };
+    source_hash(client, port, tuple.proto) % state.workers
 }
 
 /// The flow that a packet was just delivered by.
 fn flow_of(ingress: Ingress, packet: &Packet, state: &State) -> Route {
-    let key = FlowKey {
-        tuple: *packet.tuple(),
-        ifindex: ingress.ifindex,
-    };
-    let found = state.flows.find(&key);
+    let found = state.flows.find(&key(packet, ingress));
     let flow = found.and_then(|(id, direction)| {
         let cookie = state.flows.at(id)?.cookie();
         Some(Route::Flow {
@@ -231,7 +283,7 @@ fn follow(
         Route::Kernel(reason) => return to_kernel(frame, way_back(ingress), reason, state),
         Route::Refused => return Verdict::Drop(DropReason::FragmentRefused),
     };
-    let still = |flow: &crate::Flow| flow.cookie() == cookie && flow.valid(now, tables);
+    let still = |flow: &Flow| flow.cookie() == cookie && flow.valid(now, tables);
     if !state.flows.at(id).is_some_and(still) {
         return Verdict::Drop(DropReason::UnknownFlow);
     }

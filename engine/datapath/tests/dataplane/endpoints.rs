@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weft_datapath::*;
 
+use crate::support::fragments::{cut, text};
 use crate::support::*;
 
 /// A backend as control sees it.
@@ -325,6 +326,42 @@ fn svc27_udp_flows_of_a_removed_endpoint_are_selected_anew_at_once() {
             let again = tables(net, proto, &[back], &gone, false);
             let third = ask(&spec, START, &again, &mut state).unwrap();
             assert_eq!(third, old, "chosen again");
+        }
+    }
+}
+
+/// SVC-27, SVC-28: what a removed endpoint still sends, in one piece or in fragments, does not reach the client, however
+/// often the clock hand has come by, until the flow could not have been its client's any more.
+#[test]
+fn svc27_svc28_late_replies_of_a_removed_endpoint_never_arrive_untranslated() {
+    for net in Net::BOTH {
+        for answered in [false, true] {
+            let proto = Protocol::Udp;
+            let before = tables(net, proto, &[ready(BACKEND_1)], &[], false);
+            let after = tables(net, proto, &[ready(BACKEND_2)], &[BACKEND_1], false);
+            let mut state = state(1);
+            let old = ask(&question(net, proto, 40000, 0), START, &before, &mut state).unwrap();
+            let mut limit = timeouts::UDP_ONE_WAY;
+            if answered {
+                assert_eq!(answer(old, 0, START, &before, &mut state), Verdict::Deliver);
+                limit = timeouts::UDP_TWO_WAY;
+            }
+            let silent = Verdict::Drop(DropReason::UnknownFlow);
+            for time in [START, START + limit] {
+                state.expire(time, &after, usize::MAX);
+                assert_eq!(answer(old, 0, time, &after, &mut state), silent);
+                let late = Spec::of(old.1.reversed(), 0).payload(&text(3000));
+                let id = time.as_nanos() as u32;
+                let pieces = cut(&late.punted(old.0, Hook::FromPod), id, 1472);
+                let verdicts: Vec<Verdict> = pieces
+                    .into_iter()
+                    .map(|mut piece| run(&mut piece, time, &after, &mut state))
+                    .collect();
+                let refused = Verdict::Drop(DropReason::FragmentRefused);
+                assert_eq!(verdicts, [silent, refused, refused]);
+            }
+            let over = START + limit + Duration::from_nanos(1);
+            assert_eq!(state.expire(over, &after, usize::MAX), 1);
         }
     }
 }

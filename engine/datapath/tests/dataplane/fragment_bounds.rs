@@ -159,6 +159,37 @@ fn k_18_the_memory_and_the_table_are_bounded_by_name() {
     assert_eq!(driver.verdict(&first, later), Verdict::Deliver);
 }
 
+/// A reply whose packet finds no place in the table: the one fragment that says whose it is goes nowhere, rather than
+/// untranslated (SVC-28). What belongs to nobody is the kernel's as ever.
+#[test]
+fn k_18_svc_28_a_reply_beyond_the_table_is_not_the_kernels() {
+    for net in Net::BOTH {
+        let mut driver = Driver::new(1);
+        let asked = question(net, 40000, ONE_BACKEND, 10).punted(CLIENT, Hook::FromPod);
+        assert_eq!(driver.verdict(&asked, START), Verdict::Deliver);
+        let arrived = tuple(&driver.take()[0]);
+        let spec = Spec::udp(net.pod(4), 5, net.pod(1), 6).payload(&[7; 1900]);
+        for ifindex in 100..100 + PACKETS_MAX as u32 {
+            let first = piece(&spec.punted(ifindex, Hook::ToPod), 1, 0, PIECE);
+            driver.push(&first, START);
+        }
+        let first = |tuple| {
+            let spec = Spec::of(tuple, 0).payload(&[7; 1900]);
+            piece(&spec.punted(BACKEND_1, Hook::FromPod), 1, 0, PIECE)
+        };
+        let reply = arrived.reversed();
+        assert_eq!(
+            driver.verdict(&first(reply), START),
+            Verdict::Drop(DropReason::FragmentTable)
+        );
+        let other = Tuple { sport: 9, ..reply };
+        assert_eq!(
+            driver.verdict(&first(other), START),
+            Verdict::Kernel(KernelReason::FragmentOverflow)
+        );
+    }
+}
+
 /// One pod that sends first fragments only.
 #[test]
 fn k_18_no_pod_takes_the_whole_table() {

@@ -98,6 +98,55 @@ fn svc_34_a_clients_error_reaches_the_backend() {
     }
 }
 
+/// SVC-31, SVC-34: where the far end sees the client elsewhere, by the hairpin address or at another port, an error of
+/// either end is translated as the flow is, client's own address and port included.
+#[test]
+fn svc_31_svc_34_errors_of_flows_with_another_source() {
+    for net in Net::BOTH {
+        for proto in PROTOCOLS {
+            // The second flow of one source port to one backend has another port there.
+            let first = open(net, proto, ONE_BACKEND);
+            let mut second = first.clone();
+            second.tuple.dst = net.vip(81);
+            for (specs, server) in [
+                (vec![open(net, proto, ONLY_CLIENT)], CLIENT),
+                (vec![first, second], BACKEND_1),
+            ] {
+                let (tables, mut state) = (settled(), state(1));
+                let mut arrived = Tuple::clone(&specs[0].tuple);
+                for spec in &specs {
+                    let mut frame = spec.punted(CLIENT, Hook::FromPod);
+                    let verdict = run(&mut frame, START, &tables, &mut state);
+                    assert_eq!(verdict, Verdict::Deliver);
+                    arrived = tuple(&frame);
+                }
+                let asked = specs[specs.len() - 1].tuple;
+                assert_ne!((arrived.src, arrived.sport), (asked.src, asked.sport));
+                for header in errors(net) {
+                    let seen = quote(&packet_of(arrived));
+                    let sent = Message::new(arrived.dst, arrived.src, header, seen);
+                    let meant = quote(&packet_of(asked));
+                    let got = Message::new(asked.dst, asked.src, header, meant).hops(63);
+                    translates(
+                        (&tables, &mut state),
+                        (&sent, server, Hook::FromPod),
+                        (&got, Egress::peer(CLIENT)),
+                    );
+                    let seen = quote(&packet_of(asked.reversed()));
+                    let sent = Message::new(asked.src, asked.dst, header, seen);
+                    let meant = quote(&packet_of(arrived.reversed()));
+                    let got = Message::new(arrived.src, arrived.dst, header, meant).hops(63);
+                    translates(
+                        (&tables, &mut state),
+                        (&sent, CLIENT, Hook::FromPod),
+                        (&got, Egress::peer(server)),
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// SVC-34, K-01: an error that the kernel delivers, from a router, the node or the backend: the packet inside is the
 /// client's again, and only the backend's own address becomes the VIP.
 #[test]
