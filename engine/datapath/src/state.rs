@@ -209,7 +209,7 @@ impl State {
     pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
-        for (key, _) in self.pinned(id).into_iter().flatten() {
+        for key in self.pinned(id).into_iter().flatten() {
             self.pin_ops.push(PinOp::Insert { key, owner, cookie });
         }
         Ok(id)
@@ -217,31 +217,34 @@ impl State {
 
     /// Removes a flow and its owner entries.
     pub(crate) fn remove(&mut self, id: FlowId) {
-        for (key, cookie) in self.pinned(id).into_iter().flatten() {
-            self.pin_ops.push(PinOp::Remove { key, cookie });
+        let [forward, reply] = self.pinned(id);
+        if let Some(flow) = self.flows.at(id) {
+            let (kind, cookie) = (flow.kind(), flow.cookie());
+            let to_vip = |key: &FlowKey| kind == FlowKind::Service && forward == Some(*key);
+            for key in [forward, reply].into_iter().flatten() {
+                let shared = !to_vip(&key) && self.contested(&key);
+                let cookie = shared.then_some(cookie);
+                self.pin_ops.push(PinOp::Remove { key, cookie });
+            }
         }
         self.flows.remove(id);
     }
 
     /// The keys of a flow that steering must know: all where there are several workers; with one,
-    /// replies that come by the kernel, which would reach the pod untranslated. Each with the flow's number, if
-    /// another worker may write over its entry.
-    fn pinned(&self, id: FlowId) -> [Option<(FlowKey, Option<u64>)>; 2] {
+    /// replies that come by the kernel, which would reach the pod untranslated.
+    fn pinned(&self, id: FlowId) -> [Option<FlowKey>; 2] {
         let Some(flow) = self.flows.at(id) else {
             return [None, None];
         };
         [Direction::Forward, Direction::Reply].map(|direction| {
-            let key = flow
-                .key(direction)
-                .filter(|_| self.workers > 1 || flow.hook(direction) == Hook::ToPod)?;
-            let to_vip = flow.kind() == FlowKind::Service && direction == Direction::Forward;
-            let shared = !to_vip && self.contested(&key);
-            Some((key, shared.then_some(flow.cookie())))
+            flow.key(direction)
+                .filter(|_| self.workers > 1 || flow.hook(direction) == Hook::ToPod)
         })
     }
 
-    /// Whether another worker may open a flow with this key: as that of the packets that open it, or of the
-    /// replies to those. It opens what comes to it by the hash of a source, and a VIP is the source of nothing.
+    /// Whether another worker may write an entry of this key: as that of the packets that open a flow, or of the
+    /// replies to those. It opens what comes to it by the hash of a source. (A VIP is the source of nothing, so
+    /// what is sent to one is never contested.)
     fn contested(&self, key: &FlowKey) -> bool {
         let tuple = &key.tuple;
         [(&tuple.src, tuple.sport), (&tuple.dst, tuple.dport)]
