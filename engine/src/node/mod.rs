@@ -171,7 +171,8 @@ struct Node {
     workers: Vec<WorkerSide>,
     baseline: Baseline,
     links: netlink::Monitor,
-    routes: netlink::Monitor,
+    /// None once it has failed, which costs no packet anything.
+    routes: Option<netlink::Monitor>,
     started: Instant,
     /// What the workers were started with; a reload cannot change it.
     launched: Config,
@@ -211,7 +212,7 @@ impl Node {
                 workers,
                 baseline,
                 links,
-                routes,
+                routes: Some(routes),
                 started: Instant::now(),
                 launched: config,
                 restart_needed: Vec::new(),
@@ -289,10 +290,16 @@ impl Node {
                     changed?;
                     self.follow_interfaces().await?;
                 }
-                changed = self.routes.changed() => {
-                    changed?;
-                    self.control.routes_changed(); // The next tick asks.
-                }
+                changed = follow(&mut self.routes) => match changed {
+                    Ok(()) => self.control.routes_changed(), // The next tick asks.
+                    Err(error) => {
+                        tracing::error!(
+                            error = chain(&error),
+                            "ICMP errors come from the node's addresses of now, until a restart"
+                        );
+                        self.routes = None;
+                    }
+                },
                 _ = tick.tick() => self.look_after()?,
             }
         }
@@ -321,6 +328,14 @@ impl Node {
         clean_up(&self.dir);
         lock.remove();
         tracing::info!("stopped");
+    }
+}
+
+/// Waits for a change; for ever without a monitor.
+async fn follow(monitor: &mut Option<netlink::Monitor>) -> Result<(), netlink::NetlinkError> {
+    match monitor {
+        Some(monitor) => monitor.changed().await,
+        None => std::future::pending().await,
     }
 }
 

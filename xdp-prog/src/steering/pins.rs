@@ -81,8 +81,8 @@ impl PinWriter {
         self.outcome
     }
 
-    /// Whether the entry is that flow's; otherwise counts why not. The batch that removes it follows within 0.2 ms:
-    /// what is written over it in between is lost.
+    /// Whether the entry is that flow's; otherwise counts why not. A system call of 1 us. The batch that removes it
+    /// follows within 0.4 ms: what is written over it in between is lost.
     fn holds(&mut self, key: &abi::FlowKey, cookie: u64) -> bool {
         let mut entry = abi::FlowValue::new_zeroed();
         match self.map.sized().lookup(key, &mut entry) {
