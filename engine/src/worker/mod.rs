@@ -30,7 +30,7 @@ pub use thread::{Running, Spawn, now, spawn};
 const HOUSEKEEPING_EVERY: Duration = Duration::from_millis(1);
 
 /// Places of the table of packets in fragments that are looked at as often: with traffic, all 4,096 within
-/// 16 ms; idle, within 400 ms at the default heartbeat limit.
+/// 16 ms; idle, within 400 ms.
 const FRAGMENTS_BUDGET: usize = 256;
 
 /// Where a worker's owner entries go: the kernel's `pins` map, or a list in a test.

@@ -118,6 +118,9 @@ impl Configured {
             line(format_args!(
                 "cluster_ip = \"{ip}\"\nalgorithm = \"{algorithm}\""
             ));
+            if service % 4 == 3 {
+                line(format_args!("session_affinity = \"client_ip\"")); // One of each algorithm.
+            }
             line(format_args!("ports = ["));
             for (name, protocol) in [("t", "tcp"), ("u", "udp")] {
                 line(format_args!(
