@@ -67,15 +67,13 @@ static __always_inline bool is_vip(const struct weft_addr *addr)
 	return bpf_map_lookup_elem(&services, &key);
 }
 
-static __always_inline struct weft_service *service_port(const struct packet *packet)
+/* Every packet is that worker's, whosever flow it is of. */
+static __always_inline bool sole_worker(void)
 {
-	struct weft_service_key key = {
-		.vip = packet->dst,
-		.port = packet->dport,
-		.proto = packet->proto,
-	};
+	__u32 zero = 0;
+	struct weft_config *cfg = bpf_map_lookup_elem(&config, &zero);
 
-	return bpf_map_lookup_elem(&services, &key);
+	return cfg && cfg->workers == 1;
 }
 
 static __always_inline struct weft_flow_value *pin(const struct packet *packet, __u32 ifindex)
@@ -131,6 +129,7 @@ static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
 						    __u16 *target)
 {
 	struct weft_flow_value *flow;
+	bool ours;
 
 	if (!own_source(packet, pod)) {
 		if (is_link_local(packet, &packet->src) || is_unspecified(packet, &packet->src))
@@ -140,21 +139,18 @@ static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
 	if (kernel_destination(packet))
 		return STEER_KERNEL;
 	*target = source_hash(packet);
+	/* Other protocols: only where a VIP must not leak. Fragments may be of a service's reply: only the
+	 * engine knows, once it has the first one. */
+	ours = is_vip(&packet->dst) || ((packet->ports || packet->error || packet->fragment) &&
+					bpf_map_lookup_elem(&endpoints, &packet->dst));
+	if (ours && sole_worker())
+		return STEER_PUNT; /* Whose flow it is makes no difference: `pins` is large and cold. */
 	flow = packet->ports ? pin(packet, ifindex) :
 	       packet->error ? quoted_pin(skb, packet, ifindex) :
 			       NULL;
-	if (flow) {
+	if (flow)
 		*target = flow->owner;
-		return STEER_PUNT;
-	}
-	if (service_port(packet) || is_vip(&packet->dst))
-		return STEER_PUNT;
-	/* Other protocols: only where a VIP must not leak. Fragments may be of a service's reply: only the
-	 * engine knows, once it has the first one. */
-	if ((packet->ports || packet->error || packet->fragment) &&
-	    bpf_map_lookup_elem(&endpoints, &packet->dst))
-		return STEER_PUNT;
-	return STEER_KERNEL;
+	return ours || flow ? STEER_PUNT : STEER_KERNEL;
 }
 
 /* What the kernel delivers to an enrolled pod: only replies that need their source back, and errors about
