@@ -166,7 +166,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let received = self.burst.len();
         self.local.totals.received += received as u64;
         self.look_ahead(&tables);
-        for frame in std::mem::take(&mut self.burst) {
+        self.burst.reverse(); // Taken from its end: to move it out of the worker would copy its whole room.
+        while let Some(frame) = self.burst.pop() {
             self.decide(frame, now, &tables);
         }
         self.transmit();
