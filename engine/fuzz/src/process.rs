@@ -266,7 +266,14 @@ impl Node {
                 }
                 assert_eq!(before[12..], after[12..], "as if never touched");
             }
-            // What stays here, or goes to another worker, is as it was.
+            // The owner of a fragment's flow stands where the hash of its source did.
+            Verdict::HandOver(owner) => {
+                let target = Ingress::decode(after[6..12].try_into().unwrap()).unwrap();
+                assert_eq!(target.target % (1 + u16::from(self.several_workers)), owner);
+                assert_eq!(before[..10], after[..10]);
+                assert_eq!(before[12..], after[12..]);
+            }
+            // What stays here is as it was.
             _ => assert_eq!(before, after, "{verdict:?} must leave the bytes alone"),
         }
     }
