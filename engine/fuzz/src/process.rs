@@ -236,6 +236,9 @@ impl Node {
         memory[..frame.len()].copy_from_slice(frame);
         let mut buf = FrameBuf::new(&mut memory, frame.len());
         let ops = self.state.pin_ops.as_slice().len();
+        let mut ahead = LookAhead::default();
+        ahead.note(buf.bytes(), &self.state);
+        ahead.fetch(&self.world.tables, &self.state);
         let verdict = process(&mut buf, self.now, &self.world.tables, &mut self.state);
         *frame = buf.bytes().to_vec();
         let caused = self.state.pin_ops.as_slice().len() - ops;

@@ -345,6 +345,10 @@ pub fn run(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) ->
     let mut memory = [0u8; 2048];
     memory[..frame.len()].copy_from_slice(frame);
     let mut buf = FrameBuf::new(&mut memory, frame.len());
+    // A burst of one: whatever is in a frame, to look at it ahead changes nothing.
+    let mut ahead = LookAhead::default();
+    ahead.note(buf.bytes(), state);
+    ahead.fetch(tables, state);
     let verdict = process(&mut buf, now, tables, state);
     if matches!(verdict, Verdict::HandOver(_)) {
         // A fragment is handed to the owner of its flow, whatever the hook made the target.
