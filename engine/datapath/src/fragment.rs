@@ -126,14 +126,17 @@ fn first(
             Err(reason) => Verdict::Drop(reason),
         });
     }
-    let settled = id.and_then(|id| state.fragments.settled(id));
     let ports = head.map(|packet| [packet.tuple().sport, packet.tuple().dport]);
-    match (settled, ports) {
-        (Some((_, settled)), Ok(ports)) if settled != ports => {
+    if let Some(id) = id
+        && let Some((_, settled)) = state.fragments.settled(id)
+    {
+        let ports = match ports {
+            Ok(ports) => ports,
+            Err(reason) => return Ok(Verdict::Drop(reason)),
+        };
+        if ports != settled && !state.fragments.reuse(id) {
             return Ok(Verdict::Drop(DropReason::FragmentConflict));
         }
-        (Some(_), Err(reason)) => return Ok(Verdict::Drop(reason)),
-        _ => {}
     }
     let id = match id.map_or_else(|| state.fragments.open(key, now), Ok) {
         Ok(id) => id,

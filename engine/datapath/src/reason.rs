@@ -68,7 +68,7 @@ reasons! {
         FragmentHeader = "fragment_header",
         /// A first fragment that ends within the transport header (RFC 1858).
         FragmentTiny = "fragment_tiny",
-        /// A second first fragment of one packet, with other ports.
+        /// A second first fragment of one packet, with other ports, before all of it has come.
         FragmentConflict = "fragment_conflict",
         /// The first fragment of this packet was dropped or answered.
         FragmentRefused = "fragment_refused",

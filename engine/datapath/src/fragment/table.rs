@@ -74,6 +74,13 @@ struct Packet {
     waiting: Chain,
 }
 
+impl Packet {
+    /// Whether all of its fragments went their way, as far as their lengths tell.
+    fn complete(&self) -> bool {
+        self.total.is_some_and(|total| self.seen >= total)
+    }
+}
+
 /// Packets in fragments, each with its first fragment's verdict or with the fragments that wait for it.
 ///
 /// Bounded in every way: packets, fragments waiting for one packet, fragments waiting in all, one pod's part of
@@ -183,6 +190,20 @@ impl FragmentTable {
         self.packet(id).settled
     }
 
+    /// Makes the place of a packet that is complete that of the next one with its identification, and says whether
+    /// it was. A sender may use a number again as soon as nothing of the packet is on its way (RFC 6864 section 4),
+    /// and Linux draws the first one of each socket at random.
+    pub(super) fn reuse(&mut self, id: PacketId) -> bool {
+        let packet = &mut self.packets[usize::from(id.0)];
+        let complete = packet.complete();
+        if complete {
+            packet.settled = None;
+            packet.seen = 0;
+            packet.total = None;
+        }
+        complete
+    }
+
     /// A place for a packet that is new.
     pub(super) fn open(&mut self, key: PacketKey, now: Now) -> Result<PacketId, DropReason> {
         self.admits(&key)?;
@@ -261,8 +282,7 @@ impl FragmentTable {
             packet.total = Some(fragment.offset() + fragment.len());
         }
         // Duplicates count twice, so this may be early: what is late then still finds its packet for a while.
-        let complete = packet.total.is_some_and(|total| packet.seen >= total);
-        let time = if complete {
+        let time = if packet.complete() {
             timeouts::FRAGMENTS_COMPLETE
         } else {
             timeouts::FRAGMENTS

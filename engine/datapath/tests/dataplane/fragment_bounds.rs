@@ -232,6 +232,26 @@ fn svc_35_a_tiny_or_second_first_fragment_switches_nothing() {
     }
 }
 
+/// Linux draws the first identification of each connected socket at random, so that the datagrams of a busy pod's
+/// sockets have one in common now and then. Once a datagram is through, the number is free.
+#[test]
+fn svc_35_an_identification_may_come_again_once_its_datagram_is_through() {
+    for net in Net::BOTH {
+        let mut driver = Driver::new(1);
+        for sport in 40000..40010 {
+            let frame = question(net, sport, SERVED, 2900).punted(CLIENT, Hook::FromPod);
+            for piece in cut(&frame, 1, PIECE) {
+                driver.push(&piece, START);
+            }
+            let sent = driver.take();
+            assert_eq!(sent.len(), 3);
+            assert_eq!(tuple(&whole(&sent)).sport, sport);
+        }
+        assert_eq!(driver.counters.total_dropped(), 0);
+        assert_eq!(driver.state.fragments.len(), 1);
+    }
+}
+
 /// The flow goes while its fragments are on the way: they must not reach what has its place now.
 #[test]
 fn svc_35_fragments_of_a_removed_flow_are_dropped() {
