@@ -4,6 +4,7 @@
 mod support;
 
 mod affinity;
+mod ahead;
 mod answers;
 mod balance;
 mod bounds;
