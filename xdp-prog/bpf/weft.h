@@ -64,10 +64,6 @@ WEFT_CONST(POD_HAS4, 1)
 WEFT_CONST(POD_HAS6, 2)
 WEFT_CONST(POD_DRAINING, 4)
 
-/* Bits of weft_service.flags. */
-/* Session affinity: only user space knows which backend a client has. */
-WEFT_CONST(SERVICE_AFFINITY, 1)
-
 /* weft_flow_value.mode: the flow belongs to a worker in user space. Others come with tier 0. */
 WEFT_CONST(MODE_OWNER, 0)
 
@@ -124,7 +120,7 @@ struct weft_service_key {
 	__u8 pad;
 };
 
-/* All but its presence is for the compiled choice, and zero but for the affinity flag until then. */
+/* All but its presence is for the compiled choice, and zero until then. */
 struct weft_service {
 	__u32 id;
 	__u32 flags;

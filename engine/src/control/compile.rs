@@ -56,7 +56,7 @@ pub struct Compiled {
     /// Replies to these are punted like those to a pod. The workers know them from the start on, so a
     /// reload cannot change them.
     pub hairpins: Arc<[Address]>,
-    /// For the hooks: VIPs and ports that the generation before did not have, or with another affinity.
+    /// For the hooks: VIPs and ports that the generation before did not have.
     pub appeared: Vec<ServiceKey>,
     /// For the hooks: VIPs and ports that this generation has no more.
     pub vanished: Vec<ServiceKey>,
@@ -145,9 +145,9 @@ impl Compiled {
             gone.iter().chain(&new).flat_map(|s| hook_keys(s)).collect();
         let (mut appeared, mut vanished) = (Vec::new(), Vec::new());
         for key in touched {
-            match (known(&self.tables, key), known(&tables, key)) {
-                (before, Some(after)) if before != Some(after) => appeared.push(after),
-                (Some(before), None) => vanished.push(before),
+            match (knows(&self.tables, key), knows(&tables, key)) {
+                (false, true) => appeared.push(key),
+                (true, false) => vanished.push(key),
                 _ => {}
             }
         }
@@ -163,9 +163,8 @@ impl Compiled {
 
     /// All VIPs and ports, for the hooks.
     pub fn services(&self) -> Vec<ServiceKey> {
-        let ports = self.tables.service_keys().filter_map(|(vip, port, proto)| {
-            known(&self.tables, ServiceKey::port(vip, port, proto)) // With its affinity.
-        });
+        let ports = self.tables.service_keys();
+        let ports = ports.map(|(vip, port, proto)| ServiceKey::port(vip, port, proto));
         let vips = self.tables.vips().map(ServiceKey::wildcard);
         let mut keys: Vec<ServiceKey> = ports.chain(vips).collect();
         keys.sort_unstable();
@@ -203,21 +202,18 @@ fn keys(service: &Service) -> impl Iterator<Item = (Address, u16, Protocol)> {
     })
 }
 
-/// What the hooks know a service by, whatever its affinity.
+/// What the hooks know a service by.
 fn hook_keys(service: &Service) -> impl Iterator<Item = ServiceKey> {
     let ports = keys(service).map(|(vip, port, proto)| ServiceKey::port(vip, port, proto));
     let vips = service.cluster_ips.iter();
     ports.chain(vips.map(|&vip| ServiceKey::wildcard(vip.into())))
 }
 
-/// A VIP or a port as the hooks are to know it by these tables, if they have it.
-fn known(tables: &Tables, key: ServiceKey) -> Option<ServiceKey> {
+/// Whether the tables have that VIP or port.
+fn knows(tables: &Tables, key: ServiceKey) -> bool {
     match key.port {
-        Some((port, proto)) => {
-            let options = tables.service(&key.address, port, proto)?.spec().options;
-            Some(key.with_affinity(options.affinity.is_some()))
-        }
-        None => tables.vip(&key.address).then_some(key),
+        Some((port, proto)) => tables.service(&key.address, port, proto).is_some(),
+        None => tables.vip(&key.address),
     }
 }
 

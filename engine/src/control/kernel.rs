@@ -34,7 +34,7 @@ pub trait KernelSide {
     /// # Errors
     /// When the map is full or the kernel refuses.
     fn sync_services(&mut self, services: &[ServiceKey]) -> Result<(), weft_xdp::Error>;
-    /// Adds some services, or changes their affinity, and takes others away, of which none is among the former.
+    /// Adds some services and takes others away, of which none is among the former.
     ///
     /// # Errors
     /// When the map is full or the kernel refuses.

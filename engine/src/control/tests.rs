@@ -104,7 +104,6 @@ impl KernelSide for FakeKernel {
     ) -> Result<(), KernelError> {
         let mut services: BTreeSet<ServiceKey> = self.services.iter().copied().collect();
         for key in appeared {
-            services.remove(&key.with_affinity(!key.affinity));
             assert!(services.insert(*key), "{key:?} is there already");
         }
         for key in vanished {

@@ -17,8 +17,6 @@ pub struct ServiceKey {
     pub address: Address,
     /// A port of it; `None` stands for everything that the VIP receives.
     pub port: Option<(u16, Protocol)>,
-    /// Whether all flows of a client go to one worker, which remembers the client's backend.
-    pub affinity: bool,
 }
 
 impl ServiceKey {
@@ -27,14 +25,7 @@ impl ServiceKey {
         Self {
             address,
             port: Some((port, protocol)),
-            affinity: false,
         }
-    }
-
-    /// With or without session affinity.
-    pub const fn with_affinity(mut self, affinity: bool) -> Self {
-        self.affinity = affinity;
-        self
     }
 
     /// The VIP itself: other ports, other protocols, fragments.
@@ -42,7 +33,6 @@ impl ServiceKey {
         Self {
             address,
             port: None,
-            affinity: false,
         }
     }
 
@@ -58,15 +48,11 @@ impl ServiceKey {
         }
     }
 
-    /// What the hooks know of it: that it is one, and whether it has affinity.
+    /// What the hooks know of it: that it is one.
     fn value(self) -> abi::Service {
         abi::Service {
             id: 0,
-            flags: if self.affinity {
-                abi::SERVICE_AFFINITY
-            } else {
-                0
-            },
+            flags: 0,
             generation: 0,
             maglev_offset: 0,
             maglev_size: 0,
@@ -74,12 +60,11 @@ impl ServiceKey {
         }
     }
 
-    fn from_abi(key: &abi::ServiceKey, value: &abi::Service) -> Self {
+    fn from_abi(key: &abi::ServiceKey) -> Self {
         let port = Protocol::from_number(key.proto).map(|proto| (key.port.get(), proto));
         Self {
             address: Address(key.vip),
             port,
-            affinity: value.flags & abi::SERVICE_AFFINITY != 0,
         }
     }
 }
@@ -104,8 +89,8 @@ impl Steering {
         Ok(sync(&self.services, wanted)?)
     }
 
-    /// Adds services or changes their affinity, then takes others away: the difference, where what is there is
-    /// known. What vanishes must not be among the former, whatever its affinity.
+    /// Adds services, then takes others away: the difference, where what is there is known. What vanishes must not
+    /// be among the former.
     pub fn change_services(
         &self,
         appeared: &[ServiceKey],
@@ -124,7 +109,7 @@ impl Steering {
     pub fn services(&self) -> Result<Vec<ServiceKey>, Error> {
         let mut services = Vec::new();
         self.services
-            .for_each(|key, value| services.push(ServiceKey::from_abi(&key, &value)))?;
+            .for_each(|key, _: abi::Service| services.push(ServiceKey::from_abi(&key)))?;
         services.sort_unstable();
         Ok(services)
     }

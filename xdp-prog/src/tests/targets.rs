@@ -36,29 +36,21 @@ fn unowned_flows_spread_evenly_and_stay_where_they_are() {
     });
 }
 
-/// SVC-11, SVC-33: flows to services with session affinity go by their source as all others do. Otherwise one
-/// worker could not know which source ports of a client its other flows have.
+/// SVC-11, SVC-33: flows to all services go by their source, whatever a service's affinity. Otherwise one worker
+/// could not know which source ports of a client its other flows have.
 #[test]
-fn svc11_svc33_flows_to_services_with_affinity_go_by_their_source_like_others() {
+fn svc11_svc33_flows_to_services_go_by_their_source_alone() {
     node(|node| {
         let (steering, ifindex) = bench(node);
         enrol(&steering, ifindex, false);
         let from_pod = &steering.skel.progs.weft_from_pod;
-        for affinity in [true, false] {
-            let mut services = steering.services().unwrap();
-            for service in services.iter_mut().filter(|service| service.port.is_some()) {
-                *service = service.with_affinity(affinity);
-            }
-            steering.sync_services(&services).unwrap();
-            assert_eq!(steering.services().unwrap(), services);
-            for family in families() {
-                for port in 10_000..10_064 {
-                    let source = source_hash(&family.pod.into(), port, Protocol::Tcp);
-                    for service in [SERVICE_PORT, EMPTY_SERVICE_PORT] {
-                        let packet = frame(family.pod, family.vip, L4::Syn(port, service));
-                        let data = run(from_pod, &packet, Context::at(ifindex)).data;
-                        assert_eq!(data[10..12], source.to_be_bytes());
-                    }
+        for family in families() {
+            for port in 10_000..10_064 {
+                let source = source_hash(&family.pod.into(), port, Protocol::Tcp);
+                for service in [SERVICE_PORT, EMPTY_SERVICE_PORT] {
+                    let packet = frame(family.pod, family.vip, L4::Syn(port, service));
+                    let data = run(from_pod, &packet, Context::at(ifindex)).data;
+                    assert_eq!(data[10..12], source.to_be_bytes());
                 }
             }
         }
