@@ -220,6 +220,50 @@ mod tests {
         assert!(largest < Some(8 * ENTRIES_PER_PART), "{largest:?}");
     }
 
+    /// A pod may ask for any address and port, so it can choose the search that reads most.
+    #[test]
+    fn the_longest_search_is_short_however_services_are_numbered() {
+        use crate::{Address, Protocol};
+        let v4 = |number: u32| Address::from_v4((0x0a60_0000 + number).to_be_bytes());
+        let v6 = |number: u32| {
+            let mut address = [0; 16];
+            address[..4].copy_from_slice(&[0xfd, 0, 0, 0x96]);
+            address[12..].copy_from_slice(&number.to_be_bytes());
+            Address(address)
+        };
+        let numberings: [fn(u32) -> (u32, u16); 3] = [
+            |number| (number, 80),
+            |number| (number / 400, 30_000 + (number % 400) as u16),
+            |number| (number << 8, 443),
+        ];
+        for entries in [1_000, 5_000, 17_000, 60_000] {
+            for numbering in numberings {
+                let map = (0..entries).fold(Sharded::default(), |mut map, number| {
+                    let (vip, port) = numbering(number);
+                    let vip = if number.is_multiple_of(2) {
+                        v4(vip)
+                    } else {
+                        v6(vip)
+                    };
+                    map.insert((vip, port, Protocol::Tcp), ());
+                    map
+                });
+                let longest = map.parts.iter().map(longest_run).max().unwrap_or(0);
+                assert!(longest <= 96, "{entries}: {longest}");
+            }
+        }
+    }
+
+    /// Places in a row that are taken, the last place's next one being the first.
+    fn longest_run<K, V>(part: &Part<K, V>) -> usize {
+        let free = |place: &Option<_>| place.is_none();
+        let start = part.iter().position(free).unwrap_or(0);
+        let (end, begin) = part.split_at(start);
+        let places: Vec<_> = begin.iter().chain(end).collect();
+        let runs = places.split(|place| place.is_none());
+        runs.map(<[_]>::len).max().unwrap_or(0)
+    }
+
     #[test]
     fn it_shrinks_with_its_entries() {
         let mut map = Sharded::default();
