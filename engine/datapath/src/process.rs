@@ -1,19 +1,21 @@
 //! What becomes of a frame: the stages, in order.
 
-use crate::choice::{add, open_service, refusal, with_other_port};
-use crate::flow::{Direction, Flow, FlowEnd, FlowId, FlowKind, InsertError, NewFlow};
+use crate::flow::{Direction, Flow, FlowId, FlowKind};
 use crate::fragment::fragment;
 use crate::parse::{Packet, Parsed, TcpFlags, Unflowed, parse};
 use crate::reject::reject;
 use crate::rewrite::translate;
-use crate::tables::{Pod, ServicePort};
+use crate::tables::Pod;
 use crate::wire::ethernet;
 use crate::{
     Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now,
-    PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables,
+    PIN_OPS_PER_FRAME, State, Tables,
 };
 
 mod icmp;
+mod opening;
+
+use opening::from_pod;
 
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
 /// the worker that its source MAC names.
@@ -250,35 +252,6 @@ fn removed(
     }
 }
 
-/// A packet of no flow from a pod: the slow way.
-fn from_pod(
-    frame: &mut FrameBuf<'_>,
-    packet: &Packet,
-    key: FlowKey,
-    now: Now,
-    tables: &Tables,
-    state: &mut State,
-) -> Verdict {
-    let (tuple, back) = (key.tuple, Egress::reingress(key.ifindex));
-    let pod = match sender(key.ifindex, &tuple.src, tables) {
-        Ok(pod) => pod,
-        Err(Verdict::Kernel(reason)) => {
-            return to_kernel(frame, back, reason, state);
-        }
-        Err(verdict) => return verdict,
-    };
-    let service = tables.service(&tuple.dst, tuple.dport, tuple.proto);
-    if service.is_some() || tables.vip(&tuple.dst) {
-        to_vip(frame, packet, key, (pod, service), now, tables, state)
-    } else if let Some(peer) = tables.pod_by_address(&tuple.dst) {
-        to_pod(frame, packet, key, [pod, peer], now, tables, state)
-    } else if state.hairpin(&tuple.src) == Some(tuple.dst) {
-        Verdict::Drop(DropReason::UnknownFlow) // Nobody but Weft knows where that leads.
-    } else {
-        to_kernel(frame, back, KernelReason::NotOurs, state)
-    }
-}
-
 /// The pod behind the interface, if the packet's source is its own (AMB-06). The BPF programs check the
 /// same before any lookup; here it holds between a change of the tables and that of the maps.
 pub(crate) fn sender<'t>(
@@ -293,163 +266,6 @@ pub(crate) fn sender<'t>(
         Ok(pod)
     } else {
         Err(Verdict::Drop(DropReason::SrcSpoof))
-    }
-}
-
-/// To a service's address and perhaps one of its ports, no flow known.
-fn to_vip(
-    frame: &mut FrameBuf<'_>,
-    packet: &Packet,
-    key: FlowKey,
-    (pod, service): (&Pod, Option<&ServicePort>),
-    now: Now,
-    tables: &Tables,
-    state: &mut State,
-) -> Verdict {
-    let FlowKey { tuple, ifindex } = key;
-    let back = Egress::reingress(ifindex);
-    if pod.draining() {
-        return to_kernel(frame, back, KernelReason::Draining, state);
-    }
-    if !packet.opens() {
-        if !state.grace(pod, now) {
-            return Verdict::Drop(DropReason::UnknownFlow);
-        }
-        // The kernel translates it to a backend we do not know, so its replies are not ours to find.
-        let end = FlowEnd {
-            address: tuple.dst,
-            port: tuple.dport,
-            ifindex: 0,
-            slot: SlotRef::FIXED,
-        };
-        return older_flow(
-            frame,
-            packet,
-            key,
-            (pod.slot, end, false),
-            now,
-            tables,
-            state,
-        );
-    }
-    let Some(service) = service.filter(|service| service.serves()) else {
-        let rejected = reject(frame, packet, state.icmp_errors.about(ifindex, now));
-        return replied(frame, rejected, ifindex, state);
-    };
-    match open_service(service, key, pod, packet.hops(), now, tables, state) {
-        Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
-        Err(reason) => Verdict::Drop(reason),
-    }
-}
-
-/// To another enrolled pod, no flow known.
-fn to_pod(
-    frame: &mut FrameBuf<'_>,
-    packet: &Packet,
-    key: FlowKey,
-    [pod, peer]: [&Pod; 2],
-    now: Now,
-    tables: &Tables,
-    state: &mut State,
-) -> Verdict {
-    let (tuple, back) = (key.tuple, Egress::reingress(key.ifindex));
-    if pod.draining() || peer.draining() {
-        return to_kernel(frame, back, KernelReason::Draining, state);
-    }
-    let end = FlowEnd {
-        address: tuple.dst,
-        port: tuple.dport,
-        ifindex: peer.ifindex,
-        slot: peer.slot,
-    };
-    let grace = state.grace(pod, now) || state.grace(peer, now);
-    match (tuple.proto, packet.opens()) {
-        // A datagram may be the reply of a flow that the kernel translates; a SYN never is.
-        (Protocol::Udp, _) | (Protocol::Tcp, false) if grace => older_flow(
-            frame,
-            packet,
-            key,
-            (pod.slot, end, true),
-            now,
-            tables,
-            state,
-        ),
-        (Protocol::Tcp, false) => Verdict::Drop(DropReason::UnknownFlow),
-        (Protocol::Tcp, true) | (Protocol::Udp, _) => {
-            if packet.hops() <= 1 {
-                return Verdict::Drop(DropReason::TtlExpired);
-            }
-            let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
-            let added = match add(flow.clone(), now, tables, state) {
-                Err(clash @ InsertError::Clash(_)) => {
-                    with_other_port(flow, clash, now, tables, state)
-                }
-                added => added,
-            };
-            match added {
-                Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
-                Err(error) => Verdict::Drop(refusal(error)),
-            }
-        }
-    }
-}
-
-/// A flow that the kernel opened: remembered, so that it stays the kernel's after the grace.
-///
-/// Where it cannot be remembered it is still the kernel's for as long as the grace lasts.
-fn older_flow(
-    frame: &mut FrameBuf<'_>,
-    packet: &Packet,
-    key: FlowKey,
-    parts: (SlotRef, FlowEnd, bool),
-    now: Now,
-    tables: &Tables,
-    state: &mut State,
-) -> Verdict {
-    let flow = unserved(key, FlowKind::Kernel, parts, now, state);
-    let added = match add(flow.clone(), now, tables, state) {
-        // The reply's key is another flow's: remember this direction alone.
-        Err(InsertError::Clash(_)) => state.add(NewFlow {
-            reply: false,
-            ..flow
-        }),
-        added => added,
-    };
-    match added {
-        Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
-        Err(_) => to_kernel(
-            frame,
-            Egress::reingress(key.ifindex),
-            KernelReason::OlderThanEnrolment,
-            state,
-        ),
-    }
-}
-
-/// A flow without a service: as it is from end to end.
-fn unserved(
-    key: FlowKey,
-    kind: FlowKind,
-    (client_slot, end, reply): (SlotRef, FlowEnd, bool),
-    now: Now,
-    state: &mut State,
-) -> NewFlow {
-    let (owner, cookie) = (state.worker, state.cookie());
-    NewFlow {
-        key,
-        end,
-        source: None,
-        kind,
-        reply,
-        client_slot,
-        service: 0,
-        member: SlotRef::FIXED,
-        max_flows: None,
-        reset: false,
-        backend: None,
-        owner,
-        cookie,
-        now,
     }
 }
 
