@@ -104,8 +104,7 @@ pub struct State {
     pub fragments: FragmentTable,
     /// Owner entries to be written before the burst is transmitted.
     pub pin_ops: PinOps,
-    /// Clients of services with session affinity, and their backends. Of several workers each has the same
-    /// ([`AffinityTable::shared`]).
+    /// Clients of services with session affinity, and their backends. Of several workers each has the same.
     pub affinity: AffinityTable,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
@@ -126,13 +125,19 @@ pub struct State {
 }
 
 impl State {
-    /// Takes all the memory that the worker will need.
+    /// Takes all the memory that the worker will need, if it is the only one.
     pub fn new(config: StateConfig) -> Self {
+        let affinity = AffinityTable::for_flows(config.max_flows, config.seed);
+        Self::sharing(config, affinity)
+    }
+
+    /// The same for one of several workers, which have `affinity` in common ([`AffinityTable::shared`]).
+    pub fn sharing(config: StateConfig, affinity: AffinityTable) -> Self {
         Self {
             flows: FlowTable::new(config.max_flows, config.seed),
             fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
-            affinity: AffinityTable::for_flows(config.max_flows, config.seed),
+            affinity,
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,

@@ -115,22 +115,24 @@ pub(super) fn workers(
         let heartbeat = control.kernel().heartbeat(index)?;
         let (commands, asked) = channel::bounded(COMMANDS);
         let WorkerHandle { shared, waker } = handles[usize::from(index)].clone();
-        let mut state = State::new(StateConfig {
-            max_flows: config.workers.max_flows,
-            seed: seed(),
-            worker: index,
-            workers: cores.len() as u16,
-            ports: Ports {
-                weft0_mac: pair.weft0_mac,
+        let state = State::sharing(
+            StateConfig {
+                max_flows: config.workers.max_flows,
+                seed: seed(),
+                worker: index,
+                workers: cores.len() as u16,
+                ports: Ports {
+                    weft0_mac: pair.weft0_mac,
+                },
+                hairpin: config
+                    .node
+                    .hairpin_ips
+                    .iter()
+                    .map(|&address| address.into())
+                    .collect(),
             },
-            hairpin: config
-                .node
-                .hairpin_ips
-                .iter()
-                .map(|&address| address.into())
-                .collect(),
-        });
-        state.affinity = clients.shared();
+            clients.shared(),
+        );
         let worker = Worker::new(Parts {
             io,
             pins: control.kernel().pin_writer()?,

@@ -122,15 +122,17 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
         .map(|(index, handover)| {
             let (sender, asked) = bounded(4);
             commands.push(sender);
-            let mut state = State::new(StateConfig {
-                max_flows,
-                seed: 7,
-                worker: index,
-                workers: count,
-                ports: Ports { weft0_mac: WEFT0 },
-                hairpin: Default::default(),
-            });
-            state.affinity = clients.shared();
+            let state = State::sharing(
+                StateConfig {
+                    max_flows,
+                    seed: 7,
+                    worker: index,
+                    workers: count,
+                    ports: Ports { weft0_mac: WEFT0 },
+                    hairpin: Default::default(),
+                },
+                clients.shared(),
+            );
             Worker::new(Parts {
                 io: MemoryIo::new(frames, 2048, ring),
                 pins: pins.clone(),

@@ -276,20 +276,18 @@ fn svc11_a_client_keeps_its_backend_on_every_worker() {
         for algorithm in EACH {
             let hosts: Vec<u8> = (100..110).collect();
             let tables = tables(net, algorithm, &hosts, Some(TIMEOUT));
+            let clients = AffinityTable::for_flows(4096, 7);
             let mut states = [0, 1, 2, 3].map(|worker| {
-                State::new(StateConfig {
+                let config = StateConfig {
                     max_flows: 4096,
                     seed: 7 + u64::from(worker),
                     worker,
                     workers: 4,
                     ports: Ports { weft0_mac: WEFT0 },
                     hairpin: Default::default(),
-                })
+                };
+                State::sharing(config, clients.shared())
             });
-            let shared = states[0].affinity.shared();
-            for state in &mut states {
-                state.affinity = shared.shared();
-            }
             for host in 1..10 {
                 let mut seen: Vec<Address> = (0..40)
                     .map(|nth| {
