@@ -1,0 +1,168 @@
+//! One connection: what stays when it is idle, and its socket while it is not.
+
+use std::task::Waker;
+
+use smoltcp::socket::tcp::State;
+use weft_datapath::Now;
+
+use crate::clock::Clock;
+use crate::config::{Route, ServiceId};
+use crate::key::Key;
+use crate::live::{Buffers, Live};
+use crate::seq::Seq;
+use crate::wire::Wire;
+
+/// Where a connection stands. Finer states are those of its socket.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// SYN-SENT, or SYN-RECEIVED after both ends have opened.
+    Opening,
+    /// Synchronised. Without a socket: ESTABLISHED, with nothing in flight or in a buffer.
+    Open,
+    /// Over. The peer's data may still be in the socket.
+    Over(End),
+}
+
+/// How a connection ended.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// Both ends closed.
+    Closed,
+    /// The peer reset it.
+    Reset,
+    /// The peer refused to open it.
+    Refused,
+    /// The peer was silent for too long, or nothing moved for as long as is allowed.
+    TimedOut,
+    /// This end reset it.
+    Aborted,
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    pub(crate) key: Key,
+    pub(crate) mtu: u16,
+    pub(crate) service: ServiceId,
+    pub(crate) phase: Phase,
+    pub(crate) wire: Wire,
+    pub(crate) live: Option<Live>,
+    pub(crate) clock: Clock,
+    /// Whether the peer's FIN has been taken.
+    pub(crate) fin: bool,
+    /// In the queue of connections with something to send.
+    pub(crate) queued: bool,
+    /// A reset is to be sent, and then it is over.
+    pub(crate) reset_due: bool,
+    /// A stream refers to it, or will.
+    pub(crate) held: bool,
+    /// The device segments what it sends.
+    pub(crate) segmentation: bool,
+    /// Keep-alives sent since the peer was last heard.
+    pub(crate) keepalives: u8,
+    /// When the peer was last heard, and when it began to owe an acknowledgement.
+    pub(crate) heard_at: Now,
+    pub(crate) owed_since: Option<Now>,
+    /// When data last moved.
+    pub(crate) moved_at: Now,
+    /// When nobody held it any more.
+    pub(crate) orphaned_at: Now,
+    /// No challenge before this (RFC 5961 section 7).
+    pub(crate) challenge_at: Now,
+    pub(crate) reader: Option<Waker>,
+    pub(crate) writer: Option<Waker>,
+    /// The other end of a splice.
+    pub(crate) spliced: Option<u32>,
+}
+
+impl Connection {
+    pub(crate) fn new(key: Key, mtu: u16, service: ServiceId, wire: Wire, now: Now) -> Self {
+        Self {
+            key,
+            mtu,
+            service,
+            phase: Phase::Opening,
+            wire,
+            live: None,
+            clock: Clock::new(now),
+            fin: false,
+            queued: false,
+            reset_due: false,
+            held: true,
+            segmentation: false,
+            keepalives: 0,
+            heard_at: now,
+            owed_since: None,
+            moved_at: now,
+            orphaned_at: now,
+            challenge_at: Now::default(),
+            reader: None,
+            writer: None,
+            spliced: None,
+        }
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        Route {
+            tag: self.key.tag,
+            mtu: self.mtu,
+        }
+    }
+
+    /// Bytes that wait to be read.
+    pub(crate) fn readable(&self) -> usize {
+        self.live
+            .as_ref()
+            .map_or(0, |live| live.socket().recv_queue())
+    }
+
+    /// The next number expected from the peer.
+    pub(crate) fn next(&self) -> Seq {
+        self.wire.base + self.readable() as u32 + u32::from(self.fin)
+    }
+
+    /// The socket's state; ESTABLISHED without one.
+    pub(crate) fn state(&self) -> State {
+        match (&self.live, self.phase) {
+            (_, Phase::Over(_)) => State::Closed,
+            (Some(live), _) => live.state(),
+            (None, Phase::Opening) => State::SynSent,
+            (None, Phase::Open) => State::Established,
+        }
+    }
+
+    /// Whether the reader has something to learn: data, the end, or an error.
+    pub(crate) fn read_ready(&self) -> bool {
+        self.readable() > 0 || self.fin || matches!(self.phase, Phase::Over(_))
+    }
+
+    /// Whether the writer has something to learn: room, or that there will be none.
+    pub(crate) fn write_ready(&self) -> bool {
+        match (self.phase, &self.live) {
+            (Phase::Opening, _) => false,
+            (Phase::Open, None) | (Phase::Over(_), _) => true,
+            (Phase::Open, Some(live)) => !live.socket().may_send() || live.socket().can_send(),
+        }
+    }
+
+    /// Whether all that is known of it are its numbers, so that it can go on without a socket.
+    pub(crate) fn idle(&self) -> bool {
+        let Some(live) = &self.live else {
+            return false;
+        };
+        self.phase == Phase::Open
+            && live.state() == State::Established
+            && live.socket().send_queue() == 0
+            && live.socket().recv_queue() == 0
+            && !self.wire.outstanding()
+            && self.wire.acked == self.next()
+            && !self.reset_due
+    }
+
+    /// Buffers of its sockets.
+    pub(crate) fn buffers(&self, send: usize) -> Buffers {
+        Buffers {
+            receive: self.wire.capacity as usize,
+            send,
+        }
+    }
+}

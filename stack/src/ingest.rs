@@ -1,0 +1,334 @@
+//! Segments that come in: to whom, whether they may be true, and into the socket.
+
+use std::time::Duration;
+
+use smoltcp::socket::tcp::State;
+use weft_datapath::Packet;
+
+use crate::config::{Listeners, Route};
+use crate::connection::{Connection, End, Phase};
+use crate::core::{Core, Reply};
+use crate::device::Scratch;
+use crate::header;
+use crate::key::Key;
+use crate::reason::{DropReason, Event, Fate};
+use crate::segment::Segment;
+use crate::seq::Seq;
+
+/// Time between two challenges of one connection (RFC 5961 section 7). There is no limit over all of them, which
+/// strangers could measure (CVE-2016-5696).
+const CHALLENGE_EVERY: Duration = Duration::from_millis(500);
+
+/// How a frame came.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// From where, and how long packets may be that go back there.
+    pub route: Route,
+    /// Whether its checksums have been verified, or were never needed: the stack does it otherwise.
+    pub verified: bool,
+}
+
+impl Core {
+    /// Takes one frame. The stages of a segment, in order.
+    pub(crate) fn ingest(
+        &mut self,
+        frame: &mut [u8],
+        packet: &Packet,
+        arrival: Arrival,
+        listeners: &impl Listeners,
+    ) -> Fate {
+        self.counters.received += 1;
+        let fate = self
+            .take(frame, packet, arrival, listeners)
+            .unwrap_or_else(Fate::Dropped);
+        match fate {
+            Fate::Delivered => self.counters.delivered += 1,
+            Fate::Answered => self.counters.answered += 1,
+            Fate::Dropped(reason) => self.counters.dropped[reason as usize] += 1,
+        }
+        fate
+    }
+
+    fn take(
+        &mut self,
+        frame: &mut [u8],
+        packet: &Packet,
+        arrival: Arrival,
+        listeners: &impl Listeners,
+    ) -> Result<Fate, DropReason> {
+        // A segment causes at most one answer, so that what is taken can always be answered.
+        if self.replies.len() >= self.limits.replies as usize {
+            return Err(DropReason::ReplyRoom);
+        }
+        let segment = Segment::read(frame, packet, !arrival.verified)?;
+        let key = Key {
+            tuple: segment.tuple,
+            tag: arrival.route.tag,
+        };
+        let hash = self.secret.demux(&key);
+        if let Some(id) = self.find(hash, &key) {
+            return self.known(id, segment, frame);
+        }
+        if let Some(id) = self.half_open.find(hash, &key) {
+            return self.half_known(id, hash, segment, frame);
+        }
+        if let Some(remembered) = self.time_wait.find(hash, &key)
+            && let Some(fate) = self.waiting(&key, hash, remembered, &segment)
+        {
+            return fate;
+        }
+        self.unknown(&key, hash, segment, frame, arrival.route, listeners)
+    }
+
+    /// A segment of a connection.
+    pub(crate) fn known(
+        &mut self,
+        id: u32,
+        segment: Segment,
+        frame: &mut [u8],
+    ) -> Result<Fate, DropReason> {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Err(DropReason::Aborted);
+        };
+        if connection.reset_due {
+            return Err(DropReason::Aborted);
+        }
+        match connection.phase {
+            Phase::Opening => self.opening(id, segment, frame),
+            Phase::Open => self.open(id, segment, frame),
+            Phase::Over(_) => Err(DropReason::Aborted),
+        }
+    }
+
+    /// RFC 9293 section 3.10.7.4, with what RFC 5961 makes stricter, up to where the socket goes on.
+    fn open(
+        &mut self,
+        id: u32,
+        mut segment: Segment,
+        frame: &mut [u8],
+    ) -> Result<Fate, DropReason> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Err(DropReason::Aborted);
+        };
+        let next = connection.next();
+        let wire = &mut connection.wire;
+        let within = |seq: Seq| seq == next || seq.after(next) && wire.edge.after(seq);
+        if segment.rst() {
+            if segment.seq == next {
+                self.counters.count(Event::ResetByPeer);
+                self.end(id, End::Reset);
+                return Ok(Fate::Delivered);
+            }
+            if within(segment.seq) {
+                return self.challenge(id, DropReason::ResetSequence);
+            }
+            return Err(DropReason::ResetSequence);
+        }
+        // A restarted peer answers the challenge with a reset.
+        if segment.syn() {
+            return self.challenge(id, DropReason::Handshake);
+        }
+        let ack = segment.ack.unwrap_or_default();
+        if !wire.plausible(ack) {
+            return self.challenge(id, DropReason::AckRange);
+        }
+        // The socket trusts that nothing lies behind its buffer.
+        segment.cut(wire.limit());
+        connection.heard_at = now;
+        connection.keepalives = 0;
+        if connection.wire.acknowledge(ack, now) {
+            connection.moved_at = now;
+            connection.owed_since = connection.wire.outstanding().then_some(now);
+        }
+        if connection.live.is_none() {
+            if segment.seq == next && segment.len() == 0 {
+                connection.wire.update_window(&segment);
+                self.arm(id);
+                return Ok(Fate::Delivered);
+            }
+            let end = segment.seq + segment.len();
+            let useful = end.after(next) && connection.wire.edge.after(segment.seq);
+            if !useful {
+                // An old segment, or a keep-alive: say where we are.
+                if segment.len() == 0 && segment.seq != next.minus(1) {
+                    return self.challenge(id, DropReason::Window);
+                }
+                self.bare_ack(id, false);
+                return Ok(Fate::Answered);
+            }
+            self.wake(id)?;
+        }
+        self.feed(id, &segment, frame);
+        Ok(Fate::Delivered)
+    }
+
+    /// SYN-SENT, or SYN-RECEIVED after both ends have opened: the socket decides (RFC 9293 section 3.10.7.3), and
+    /// answers what is wrong with a reset.
+    fn opening(&mut self, id: u32, segment: Segment, frame: &mut [u8]) -> Result<Fate, DropReason> {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Err(DropReason::Aborted);
+        };
+        let (iss, tuple) = (connection.wire.una, connection.key.tuple);
+        let answers = segment.ack == Some(iss + 1);
+        let simultaneous = connection.state() == State::SynReceived;
+        if segment.rst() {
+            let exact = if simultaneous {
+                segment.seq == connection.wire.base
+            } else {
+                answers
+            };
+            if !exact {
+                return Err(DropReason::Handshake);
+            }
+            self.counters.count(Event::Refused);
+            self.end(id, End::Refused);
+            return Ok(Fate::Delivered);
+        }
+        if segment.ack.is_some() && !answers {
+            self.reset_for(&segment, connection_tag(self.connections.get(id)));
+            return Ok(Fate::Answered);
+        }
+        if simultaneous {
+            if !segment.syn() && segment.seq != connection.wire.base {
+                return Err(DropReason::Handshake);
+            }
+            if segment.syn() {
+                // The peer's SYN again, or its SYN-ACK: to both, our ACK is the answer.
+                if segment.seq + 1 != connection.wire.base {
+                    return Err(DropReason::Handshake);
+                }
+                if !answers {
+                    self.enqueue(id);
+                    return Ok(Fate::Delivered);
+                }
+            }
+        } else if !segment.syn() {
+            return Err(DropReason::Handshake);
+        }
+        connection.heard_at = now;
+        if segment.syn() && !simultaneous {
+            let options = segment.syn_options(frame);
+            connection.wire.synchronise(&tuple, segment.seq, &options);
+        }
+        if answers {
+            connection.wire.acknowledge(iss + 1, now);
+            connection.owed_since = None;
+        }
+        self.feed_opening(id, &segment, frame);
+        Ok(Fate::Delivered)
+    }
+
+    /// Gives the socket a SYN, or the ACK that ends a handshake. Data with a SYN is not taken: its sender repeats it.
+    fn feed_opening(&mut self, id: u32, segment: &Segment, frame: &mut [u8]) {
+        if !segment.syn() {
+            return self.feed(id, segment, frame);
+        }
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let simultaneous = connection.state() == State::SynReceived;
+        connection.wire.update_window(segment);
+        let peer = connection.wire.peer();
+        let options = crate::live::SynOptionBytes::of(&peer);
+        let flags = if simultaneous {
+            0
+        } else {
+            weft_datapath::wire::tcp::SYN
+        };
+        let header = header::Header {
+            // A SYN-ACK after a SYN is no more than the ACK of ours.
+            seq: segment.seq + u32::from(simultaneous),
+            ack: segment.ack.map(|ack| connection.wire.to_socket(ack)),
+            flags,
+            window: segment.window,
+            options: if simultaneous { &[] } else { options.bytes() },
+        };
+        let tuple = connection.key.tuple;
+        let mut packet = Scratch::sized(header::header_len(&tuple, header.options.len()));
+        header::write(packet.bytes_mut(), &tuple, &header);
+        self.process(id, packet.bytes());
+    }
+
+    /// Gives the socket a segment as it knows it.
+    fn feed(&mut self, id: u32, segment: &Segment, frame: &mut [u8]) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let wire = &mut connection.wire;
+        let window = wire.update_window(segment);
+        let mut ack = segment.ack.unwrap_or_default();
+        // A socket forgets the data of a segment whose acknowledgement is old; the data is as good as any.
+        if segment.len() > 0 {
+            ack = ack.max(wire.una);
+        }
+        let ack = wire.to_socket(ack);
+        let packet = segment.plain(frame, segment.seq, Some(ack), window);
+        self.process(id, packet);
+    }
+
+    /// One packet into the socket, its immediate answer into the queue.
+    fn process(&mut self, id: u32, packet: &[u8]) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let before = connection.next();
+        let at = connection.clock.at(now);
+        let Some(live) = &mut connection.live else {
+            return;
+        };
+        let mut answer = Scratch::EMPTY;
+        live.process(&mut self.interfaces, packet, &mut answer, at);
+        if !answer.is_empty() {
+            let tuple = connection.key.tuple.reversed();
+            connection
+                .wire
+                .stamp(answer.bytes_mut(), &tuple, false, now);
+            self.replies.push_back(Reply {
+                tag: connection.key.tag,
+                packet: answer,
+            });
+        }
+        if connection.wire.round_trip().is_some() {
+            self.adapt_clock(id);
+        }
+        self.enqueue(id);
+        self.settle(id);
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.next() != before
+        {
+            connection.moved_at = now;
+        }
+    }
+
+    /// Asks the peer to prove that it is one, or drops the segment if it was asked a moment ago.
+    fn challenge(&mut self, id: u32, reason: DropReason) -> Result<Fate, DropReason> {
+        let now = self.now;
+        match self.connections.get_mut(id) {
+            Some(connection) if connection.challenge_at <= now => {
+                connection.challenge_at = now + CHALLENGE_EVERY;
+            }
+            _ => return Err(reason),
+        }
+        self.counters.count(Event::ChallengeAck);
+        self.bare_ack(id, false);
+        Ok(Fate::Answered)
+    }
+
+    /// An acknowledgement without data; `probe` is a keep-alive.
+    pub(crate) fn bare_ack(&mut self, id: u32, probe: bool) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let (next, queued) = (connection.next(), connection.readable() as u32);
+        let header = connection.wire.bare_ack(next, queued, probe);
+        let (tag, tuple) = (connection.key.tag, connection.key.tuple.reversed());
+        self.reply(tag, &tuple, &header);
+    }
+}
+
+fn connection_tag(connection: Option<&Connection>) -> u32 {
+    connection.map_or(0, |connection| connection.key.tag)
+}

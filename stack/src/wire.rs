@@ -1,0 +1,333 @@
+//! The sequence-offset layer: what a connection's numbers are on the wire, apart from those of its socket.
+//!
+//! Outgoing sequence numbers get a constant added, incoming acknowledgements get it subtracted. The peer's
+//! numbers are the same on both sides, so SACK blocks of ours pass as they are; the peer's are not shown to the socket,
+//! which makes nothing of them.
+
+use weft_datapath::wire::tcp;
+use weft_datapath::{Now, Tuple};
+
+use crate::header::{self, HEADER_MAX, Header, WINDOW, ip_len};
+use crate::live::{Peer, socket_shift};
+use crate::segment::{Segment, SynOptions};
+use crate::seq::Seq;
+
+/// How far our windows are shifted where the peer takes that. The same for every connection, so that a cookie need not
+/// say it; fine enough for buffers of 4 KiB, and enough for those of 4 MiB.
+pub(crate) const SHIFT: u8 = 7;
+/// The segment size of a peer that says none (RFC 9293 section 3.7.1): IPv4, IPv6.
+const DEFAULT_MSS: [u16; 2] = [536, 1220];
+/// A smaller segment size than that of any real path is taken for this one, as Linux does.
+const LEAST_MSS: u16 = 48;
+
+/// The state of both directions, in numbers as on the wire.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    /// On the wire minus in the socket.
+    offset: u32,
+    /// Whether `offset` is that of the socket there is.
+    aligned: bool,
+    /// First number not acknowledged.
+    pub(crate) una: Seq,
+    /// First number never sent.
+    pub(crate) nxt: Seq,
+    /// The peer's window as in its header, and the segment it is from (SND.WL1, SND.WL2).
+    window: u16,
+    window_seq: Seq,
+    window_ack: Seq,
+    /// Largest window the peer ever had, in bytes.
+    window_most: u32,
+    /// Number of the next byte that the reader gets.
+    pub(crate) base: Seq,
+    /// Right edge of the window that the peer knows of.
+    pub(crate) edge: Seq,
+    /// What was last acknowledged to the peer.
+    pub(crate) acked: Seq,
+    /// Bytes of the receive buffer.
+    pub(crate) capacity: u32,
+    /// Most data in a segment to the peer.
+    pub(crate) mss: u16,
+    /// Segment size that the peer is told.
+    own_mss: u16,
+    /// Shift of the peer's windows; `None` where none are scaled, ours neither.
+    shift: Option<u8>,
+    sack: bool,
+    /// Smoothed round trip, in nanoseconds; 0 is unknown.
+    round_trip: u64,
+    /// The segment that is being timed: what acknowledges it, and when it went out (Karn's algorithm, RFC 6298 section 3).
+    timed: Option<(Seq, Now)>,
+}
+
+/// What one of our packets was.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// Something new, or no more than an acknowledgement.
+    Once,
+    /// Numbers that had been sent before.
+    Again,
+}
+
+impl Wire {
+    /// Before any packet: our first number will be `iss`.
+    pub(crate) fn new(tuple: &Tuple, iss: Seq, mtu: u16, capacity: usize) -> Self {
+        let own_mss = own_mss(tuple, mtu);
+        Self {
+            offset: 0,
+            aligned: false,
+            una: iss,
+            nxt: iss,
+            window: 0,
+            window_seq: Seq(0),
+            window_ack: iss,
+            window_most: 0,
+            base: Seq(0),
+            edge: Seq(0),
+            acked: Seq(0),
+            capacity: capacity as u32,
+            mss: own_mss.min(DEFAULT_MSS[usize::from(!tuple.src.is_v4())]),
+            own_mss,
+            shift: None,
+            sack: false,
+            round_trip: 0,
+            timed: None,
+        }
+    }
+
+    /// Takes over what the peer's SYN said.
+    pub(crate) fn synchronise(&mut self, tuple: &Tuple, peer: Seq, options: &SynOptions) {
+        self.base = peer + 1;
+        self.acked = peer + 1;
+        self.edge = peer + 1;
+        self.window_seq = peer;
+        let said = options
+            .mss
+            .unwrap_or(DEFAULT_MSS[usize::from(!tuple.src.is_v4())]);
+        self.mss = said.clamp(LEAST_MSS, self.own_mss.max(LEAST_MSS));
+        self.shift = options.shift;
+        self.sack = options.sack;
+    }
+
+    /// The SYN was sent and acknowledged elsewhere: by a half-open connection or a cookie.
+    pub(crate) fn opened(&mut self, segment: &Segment) {
+        self.una = self.una + 1;
+        self.nxt = self.una;
+        self.window_ack = self.una;
+        self.edge = self.base + u32::from(u16::MAX).min(self.capacity);
+        self.window = segment.window;
+        self.note_window();
+    }
+
+    /// What a socket for this peer has to know.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer {
+            mss: self.mss,
+            shift: self.shift,
+            sack: self.sack,
+            window: self.window,
+        }
+    }
+
+    /// A new socket starts with `first` where the wire goes on with `nxt`.
+    pub(crate) fn align(&mut self, first: Seq) {
+        self.offset = self.nxt.0.wrapping_sub(first.0);
+        self.aligned = true;
+    }
+
+    /// What our first number is in the socket, for a connection that is opening: `nxt` is then as in the wire.
+    fn align_syn(&mut self, in_socket: Seq) {
+        if !self.aligned {
+            self.offset = self.una.0.wrapping_sub(in_socket.0);
+            self.aligned = true;
+        }
+    }
+
+    /// The number that the socket knows an acknowledgement by.
+    pub(crate) fn to_socket(&self, ack: Seq) -> Seq {
+        Seq(ack.0.wrapping_sub(self.offset))
+    }
+
+    /// Smoothed round trip, if it is known.
+    pub(crate) fn round_trip(&self) -> Option<std::time::Duration> {
+        (self.round_trip != 0).then(|| std::time::Duration::from_nanos(self.round_trip))
+    }
+
+    /// A measured round trip (RFC 6298 section 2.3, alpha 1/8).
+    pub(crate) fn sample(&mut self, nanos: u64) {
+        let nanos = nanos.max(1);
+        self.round_trip = match self.round_trip {
+            0 => nanos,
+            smoothed => (smoothed * 7 + nanos) / 8,
+        };
+    }
+
+    /// Takes what a segment acknowledges; whether that was new. It must not lie ahead of what was sent.
+    pub(crate) fn acknowledge(&mut self, ack: Seq, now: Now) -> bool {
+        if !ack.after(self.una) {
+            return false;
+        }
+        self.una = ack;
+        if let Some((end, sent)) = self.timed
+            && !end.after(ack)
+        {
+            self.timed = None;
+            self.sample(now.since(sent).as_nanos() as u64);
+        }
+        true
+    }
+
+    /// Takes the segment's window if it is newer than the last (RFC 9293 section 3.10.7.4), and says which window
+    /// is to be shown to the socket.
+    pub(crate) fn update_window(&mut self, segment: &Segment) -> u16 {
+        let ack = segment.ack.unwrap_or_default();
+        let newer = segment.seq.after(self.window_seq)
+            || segment.seq == self.window_seq && !self.window_ack.after(ack);
+        if newer {
+            self.window_seq = segment.seq;
+            self.window_ack = ack;
+            self.window = segment.window;
+            self.note_window();
+        }
+        self.window
+    }
+
+    fn note_window(&mut self) {
+        let bytes = u32::from(self.window) << self.shift.unwrap_or(0);
+        self.window_most = self.window_most.max(bytes);
+    }
+
+    /// Whether an acknowledgement can be true: not of what was never sent, and not older than any segment that could
+    /// still be under way (RFC 5961 section 5.2).
+    pub(crate) fn plausible(&self, ack: Seq) -> bool {
+        !ack.after(self.nxt) && !self.una.minus(self.window_most).after(ack)
+    }
+
+    /// Whether the peer owes an acknowledgement.
+    pub(crate) fn outstanding(&self) -> bool {
+        self.una != self.nxt
+    }
+
+    /// The right edge of what the receive buffer can ever take as it stands.
+    pub(crate) fn limit(&self) -> Seq {
+        self.base + self.capacity
+    }
+
+    /// The window field for so many free bytes.
+    fn window_field(&self, bytes: u32) -> u16 {
+        let shift = self.shift.map_or(0, |_| SHIFT);
+        (bytes >> shift).min(u16::MAX.into()) as u16
+    }
+
+    /// An acknowledgement without data, as a connection without a socket sends it; `probe` is a keep-alive, one number
+    /// back.
+    pub(crate) fn bare_ack(&mut self, next: Seq, queued: u32, probe: bool) -> Header<'static> {
+        let window = self.window_field(self.capacity.saturating_sub(queued));
+        self.note_ack(next, window);
+        Header {
+            seq: self.nxt.minus(u32::from(probe)),
+            ack: Some(next),
+            flags: 0,
+            window,
+            options: &[],
+        }
+    }
+
+    /// The reset of this connection.
+    pub(crate) fn reset(&self, next: Seq) -> Header<'static> {
+        Header {
+            seq: self.nxt,
+            ack: Some(next),
+            flags: tcp::RST,
+            window: 0,
+            options: &[],
+        }
+    }
+
+    fn note_ack(&mut self, ack: Seq, window: u16) {
+        let bytes = u32::from(window) << self.shift.map_or(0, |_| SHIFT);
+        self.acked = ack;
+        self.edge = self.edge.max(ack + bytes);
+    }
+
+    /// Turns a packet of the socket into one for the wire: numbers, window, options of a SYN, checksums. `tuple` is
+    /// as we send it.
+    pub(crate) fn stamp(
+        &mut self,
+        packet: &mut [u8],
+        tuple: &Tuple,
+        segmentation: bool,
+        now: Now,
+    ) -> Sent {
+        let header = &mut packet[ip_len(tuple)..];
+        let total = header.len() as u32;
+        let word = |field: &[u8]| Seq(u32::from_be_bytes([field[0], field[1], field[2], field[3]]));
+        let flags = header[tcp::FLAGS];
+        let data_offset = usize::from(header[tcp::DATA_OFFSET] >> 4) * 4;
+        let (syn, fin) = (flags & tcp::SYN != 0, flags & tcp::FIN != 0);
+        let in_socket = word(&header[tcp::SEQUENCE]);
+        if syn {
+            self.align_syn(in_socket);
+            rewrite_syn(&mut header[tcp::LEN..data_offset], self.own_mss);
+        }
+        let seq = Seq(in_socket.0.wrapping_add(self.offset));
+        header[tcp::SEQUENCE].copy_from_slice(&seq.0.to_be_bytes());
+        if flags & tcp::ACK != 0 && flags & tcp::RST == 0 {
+            let shown = u16::from_be_bytes([header[WINDOW.start], header[WINDOW.start + 1]]);
+            let ack = word(&header[tcp::ACKNOWLEDGEMENT]);
+            if syn {
+                self.acked = ack;
+                self.edge = self.edge.max(ack + u32::from(shown));
+            } else {
+                let shift = self
+                    .shift
+                    .map_or(0, |_| socket_shift(self.capacity as usize));
+                let window = self.window_field(u32::from(shown) << shift);
+                header[WINDOW].copy_from_slice(&window.to_be_bytes());
+                self.note_ack(ack, window);
+            }
+        }
+        let len = total - data_offset as u32 + u32::from(syn) + u32::from(fin);
+        let end = seq + len;
+        let mut sent = Sent::Once;
+        if end.after(self.nxt) {
+            self.nxt = end;
+            self.timed = self.timed.or(Some((end, now)));
+        } else if len > 0 && end.after(self.una) {
+            self.timed = None;
+            sent = Sent::Again;
+        }
+        header::seal(packet, tuple, segmentation);
+        sent
+    }
+}
+
+/// The segment size that a peer is told for packets of at most `mtu` bytes (RFC 9293 section 3.7.1).
+pub(crate) fn own_mss(tuple: &Tuple, mtu: u16) -> u16 {
+    mtu.saturating_sub((ip_len(tuple) + tcp::LEN) as u16)
+        .max(LEAST_MSS)
+}
+
+/// Puts our segment size and shift into the options of a SYN that a socket wrote.
+fn rewrite_syn(mut options: &mut [u8], mss: u16) {
+    // Bound: every turn takes at least one of at most 40 bytes.
+    while let Some((&mut kind, tail)) = options.split_first_mut() {
+        if kind == 0 {
+            break;
+        }
+        if kind == 1 {
+            options = tail;
+            continue;
+        }
+        let len = tail.first().map_or(0, |len| usize::from(*len));
+        if len < 2 || len > tail.len() + 1 {
+            break;
+        }
+        match (kind, &mut tail[1..len - 1]) {
+            (2, value @ [_, _]) => value.copy_from_slice(&mss.to_be_bytes()),
+            (3, [shift]) => *shift = SHIFT,
+            _ => {}
+        }
+        options = &mut tail[len - 1..];
+    }
+}
+
+const _: () = assert!(HEADER_MAX >= 40 + 20 + 12);
