@@ -260,6 +260,10 @@ impl Core {
             (_, State::Closed) => return self.end(id, End::Closed),
             _ => {}
         }
+        let orphan = |found: &Connection| !found.held && found.readable() > 0;
+        if self.connections.get(id).is_some_and(orphan) {
+            return self.abort(id); // Data for nobody (RFC 1122 section 4.2.2.13).
+        }
         self.pump(id);
         self.notify(id);
         self.arm(id);
@@ -307,9 +311,12 @@ impl Core {
             nxt: connection.wire.nxt,
             rcv_nxt: connection.next(),
         };
-        let service = connection.service;
+        let (service, key) = (connection.service, connection.key);
+        // The socket would only do so at its next turn.
+        if connection.wire.acked != numbers.rcv_nxt {
+            self.bare_ack(id, false);
+        }
         let limit = self.options(service).time_wait;
-        let key = connection.key;
         let entered =
             self.time_wait
                 .insert(&self.secret, &key, numbers, (service, limit), self.now);

@@ -134,7 +134,9 @@ impl Core {
             return self.challenge(id, DropReason::AckRange);
         }
         // The socket trusts that nothing lies behind its buffer.
+        let len = segment.len();
         segment.cut(wire.limit());
+        let beyond = len > 0 && segment.len() == 0;
         connection.heard_at = now;
         connection.keepalives = 0;
         if connection.wire.acknowledge(ack, now) {
@@ -160,6 +162,10 @@ impl Core {
             self.wake(id)?;
         }
         self.feed(id, &segment, frame);
+        let open = |found: &Connection| found.phase == Phase::Open;
+        if beyond && self.connections.get(id).is_some_and(open) {
+            self.bare_ack(id, false);
+        }
         Ok(Fate::Delivered)
     }
 

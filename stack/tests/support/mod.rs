@@ -11,6 +11,8 @@ use std::time::Duration;
 use weft_datapath::{Address, Now, Parsed, parse};
 use weft_stack::*;
 
+pub mod packet;
+
 pub const SERVICE: ServiceId = ServiceId(3);
 pub const ROUTE: Route = Route { tag: 7, mtu: 1500 };
 /// Room in front of a packet, as in a frame of a worker.
