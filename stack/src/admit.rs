@@ -1,6 +1,5 @@
 //! Segments that belong to no connection: SYNs, the ACKs that answer ours, and what is for nobody.
 
-use weft_datapath::Now;
 use weft_datapath::wire::tcp;
 
 use crate::config::{Listeners, Route};
@@ -80,21 +79,35 @@ impl Core {
         if segment.syn() && segment.ack.is_none() {
             return self.syn(key, hash, &segment, frame, route, listeners);
         }
-        if !segment.syn()
-            && let Some(cookie) = segment.ack.map(|ack| ack.minus(1))
-            && let Some(options) = self.cookie_said(key, segment.seq, cookie)
-        {
-            return self.cookie_came(
-                (key, hash),
-                cookie,
-                options,
-                segment,
-                frame,
-                route,
-                listeners,
-            );
+        let listener = listeners.lookup(key.tuple.dst, key.tuple.dport, key.tag);
+        if let (Some(ack), Some((service, options)), true) = (
+            segment.ack,
+            listener,
+            !segment.syn() && self.cookies_are_out(),
+        ) {
+            let (iss, peer) = (ack.minus(1), segment.seq.minus(1));
+            // What overtakes the ACK of a cookie is no ACK of it: a reset would end what is about to begin.
+            let said = self.secret.open_cookie(key, peer, iss, self.now);
+            let said = said.ok_or(DropReason::CookieOrder)?;
+            self.service(service, options);
+            self.room(service)?;
+            if !self.spent.spend(hash, iss, self.now) {
+                return self.reset_for(&segment, key.tag);
+            }
+            self.counters.count(Event::CookieAccepted);
+            let agreed = HalfOpen {
+                key: *key,
+                service,
+                mtu: route.mtu,
+                peer,
+                iss,
+                options: said,
+                sent: self.now,
+                repeats: 1,
+            };
+            return self.accept(hash, &agreed, segment, frame);
         }
-        self.reset_nobody(&segment, key.tag)
+        self.reset_for(&segment, key.tag)
     }
 
     /// A SYN: a place among the half-open connections, or a cookie.
@@ -109,7 +122,7 @@ impl Core {
     ) -> Result<Fate, DropReason> {
         let Some((service, options)) = listeners.lookup(key.tuple.dst, key.tuple.dport, key.tag)
         else {
-            return self.reset_nobody(segment, key.tag);
+            return self.reset_for(segment, key.tag);
         };
         let now = self.now;
         let known = self.service(service, options);
@@ -205,29 +218,16 @@ impl Core {
         }
         if segment.ack != Some(entry.iss + 1) {
             let tag = entry.key.tag;
-            self.reset_for(&segment, tag);
-            return Ok(Fate::Answered);
+            return self.reset_for(&segment, tag);
         }
         let ahead = segment.seq.since(entry.peer + 1);
         if !(0..i32::from(u16::MAX)).contains(&ahead) {
             return Err(DropReason::Handshake);
         }
-        let (service, entry) = (entry.service, entry.clone());
-        self.room(service)?;
+        let agreed = entry.clone();
+        self.room(agreed.service)?;
         self.forget_half_open(id);
-        let (key, route) = (entry.key, entry.route());
-        let round_trip = (entry.repeats == 0).then_some(entry.sent);
-        let numbers = (entry.iss, entry.peer);
-        self.accept(
-            (&key, hash),
-            route,
-            service,
-            numbers,
-            &entry.options,
-            segment,
-            frame,
-            round_trip,
-        )
+        self.accept(hash, &agreed, segment, frame)
     }
 
     pub(crate) fn forget_half_open(&mut self, id: u32) {
@@ -236,76 +236,34 @@ impl Core {
         }
     }
 
-    /// What the SYN said, if this may be the ACK of a cookie and is.
-    fn cookie_said(&self, key: &Key, seq: Seq, cookie: Seq) -> Option<SynOptions> {
-        let recent = self
-            .cookie_at
-            .is_some_and(|at| self.now.since(at) <= COOKIES_FOR);
-        if !recent {
-            return None;
-        }
-        self.secret.open_cookie(key, seq.minus(1), cookie, self.now)
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what one segment says, and where it came from"
-    )]
-    fn cookie_came(
-        &mut self,
-        (key, hash): (&Key, u64),
-        cookie: Seq,
-        options: SynOptions,
-        segment: Segment,
-        frame: &mut [u8],
-        route: Route,
-        listeners: &impl Listeners,
-    ) -> Result<Fate, DropReason> {
-        let Some((service, current)) = listeners.lookup(key.tuple.dst, key.tuple.dport, key.tag)
-        else {
-            return Err(DropReason::ServiceGone);
-        };
-        self.service(service, current);
-        self.room(service)?;
-        self.counters.count(Event::CookieAccepted);
-        let numbers = (cookie, segment.seq.minus(1));
-        self.accept(
-            (key, hash),
-            route,
-            service,
-            numbers,
-            &options,
-            segment,
-            frame,
-            None,
-        )
+    /// Whether an ACK of a cookie may come.
+    fn cookies_are_out(&self) -> bool {
+        self.cookie_at
+            .is_some_and(|at| self.now.since(at) <= COOKIES_FOR)
     }
 
     /// The handshake is complete: a connection, and what its last segment brings.
-    #[expect(clippy::too_many_arguments, reason = "what a handshake has agreed on")]
     fn accept(
         &mut self,
-        (key, hash): (&Key, u64),
-        route: Route,
-        service: crate::config::ServiceId,
-        (iss, peer): (Seq, Seq),
-        options: &SynOptions,
+        hash: u64,
+        agreed: &HalfOpen,
         segment: Segment,
         frame: &mut [u8],
-        sent: Option<Now>,
     ) -> Result<Fate, DropReason> {
-        let (now, capacity) = (self.now, self.options(service).receive_buffer);
-        let mut wire = Wire::new(&key.tuple, iss, route.mtu, capacity);
-        wire.synchronise(&key.tuple, peer, options);
+        let (now, service) = (self.now, agreed.service);
+        let capacity = self.options(service).receive_buffer;
+        let (key, mtu) = (agreed.key, agreed.mtu);
+        let mut wire = Wire::new(&key.tuple, agreed.iss, mtu, capacity);
+        wire.synchronise(&key.tuple, agreed.peer, &agreed.options);
         wire.opened(&segment);
-        if let Some(sent) = sent {
-            wire.sample(now.since(sent).as_nanos() as u64);
+        // Only an answer that was sent once says how long it took (RFC 6298 section 3).
+        if agreed.repeats == 0 {
+            wire.sample(now.since(agreed.sent).as_nanos() as u64);
         }
-        let mut connection = Connection::new(*key, route.mtu, service, wire, now);
+        let mut connection = Connection::new(key, mtu, service, wire, now);
         connection.phase = Phase::Open;
-        let Some(id) = self.add(hash, connection) else {
-            return Err(DropReason::ConnectionLimit);
-        };
+        let id = self.add(hash, connection);
+        let id = id.ok_or(DropReason::ConnectionLimit)?;
         self.counters.count(Event::Accepted);
         self.accepted.push_back(id);
         self.adapt_clock(id);
@@ -313,18 +271,12 @@ impl Core {
         self.known(id, segment, frame)
     }
 
-    /// Resets a segment for nobody, within the limit.
-    fn reset_nobody(&mut self, segment: &Segment, tag: u32) -> Result<Fate, DropReason> {
+    /// The reset that answers a segment (RFC 9293 section 3.10.7.1), within the limit on them.
+    pub(crate) fn reset_for(&mut self, segment: &Segment, tag: u32) -> Result<Fate, DropReason> {
         if !self.resets.take(self.now) {
             return Err(DropReason::ResetRate);
         }
         self.counters.count(Event::ResetSent);
-        self.reset_for(segment, tag);
-        Ok(Fate::Answered)
-    }
-
-    /// The reset that answers a segment (RFC 9293 section 3.10.7.1).
-    pub(crate) fn reset_for(&mut self, segment: &Segment, tag: u32) {
         let (seq, ack) = match segment.ack {
             Some(ack) => (ack, None),
             None => (Seq(0), Some(segment.seq + segment.len())),
@@ -337,5 +289,6 @@ impl Core {
             options: &[],
         };
         self.reply(tag, &segment.tuple.reversed(), &header);
+        Ok(Fate::Answered)
     }
 }

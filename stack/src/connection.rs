@@ -59,9 +59,11 @@ pub(crate) struct Connection {
     pub(crate) segmentation: bool,
     /// Keep-alives sent since the peer was last heard.
     pub(crate) keepalives: u8,
-    /// When the peer was last heard, and when it began to owe an acknowledgement.
+    /// When the peer was last heard, and when it began to owe an answer.
     pub(crate) heard_at: Now,
     pub(crate) owed_since: Option<Now>,
+    /// When to do what the socket has forgotten: see [`Core::kick`](crate::core::Core::kick).
+    pub(crate) kick_at: Option<Now>,
     /// When data last moved.
     pub(crate) moved_at: Now,
     /// When nobody held it any more.
@@ -92,6 +94,7 @@ impl Connection {
             keepalives: 0,
             heard_at: now,
             owed_since: None,
+            kick_at: None,
             moved_at: now,
             orphaned_at: now,
             challenge_at: Now::default(),
@@ -130,6 +133,28 @@ impl Connection {
         }
     }
 
+    /// Whether our half is open, so that it may be written to.
+    pub(crate) fn sending(&self) -> bool {
+        let open = self
+            .live
+            .as_ref()
+            .is_none_or(|live| live.socket().may_send());
+        self.phase == Phase::Open && open && !self.wire.ending()
+    }
+
+    /// Closes our half, of a connection that has a socket.
+    pub(crate) fn close(&mut self) {
+        let Some(live) = &mut self.live else {
+            return;
+        };
+        let queued = live.socket().send_queue() as u32;
+        if live.state() == State::CloseWait && queued > 0 {
+            self.wire.end_at(queued);
+        } else {
+            live.socket_mut().close();
+        }
+    }
+
     /// Whether the reader has something to learn: data, the end, or an error.
     pub(crate) fn read_ready(&self) -> bool {
         self.readable() > 0 || self.fin || matches!(self.phase, Phase::Over(_))
@@ -140,8 +165,17 @@ impl Connection {
         match (self.phase, &self.live) {
             (Phase::Opening, _) => false,
             (Phase::Open, None) | (Phase::Over(_), _) => true,
-            (Phase::Open, Some(live)) => !live.socket().may_send() || live.socket().can_send(),
+            (Phase::Open, Some(live)) => !self.sending() || live.socket().can_send(),
         }
+    }
+
+    /// Whether the peer owes an answer: an acknowledgement, or a window for what is still to be sent.
+    pub(crate) fn owed(&self) -> bool {
+        let queued = self
+            .live
+            .as_ref()
+            .map_or(0, |live| live.socket().send_queue());
+        queued > 0 || self.wire.outstanding()
     }
 
     /// Whether all that is known of it are its numbers, so that it can go on without a socket.

@@ -17,6 +17,7 @@ use crate::key::{Key, Secret};
 use crate::live::{Interfaces, Live};
 use crate::reason::{Counters, DropReason, Event};
 use crate::slab::Slab;
+use crate::spent::SpentCookies;
 use crate::time_wait::{Entered, Remembered, TimeWaitTable};
 use crate::wheel::Wheel;
 
@@ -64,6 +65,7 @@ pub(crate) struct Core {
     pub(crate) resets: RateLimit,
     /// When a cookie was last sent: ACKs of cookies are looked for as long as one may come.
     pub(crate) cookie_at: Option<Now>,
+    pub(crate) spent: SpentCookies,
     pub(crate) next_port: u32,
     pub(crate) counters: Counters,
 }
@@ -89,6 +91,7 @@ impl Core {
             sockets: 0,
             resets: RateLimit::new(limits.resets.max(1), limits.resets.max(1)),
             cookie_at: None,
+            spent: SpentCookies::new(),
             next_port: 0,
             counters: Counters::default(),
             now: Now::default(),
@@ -242,6 +245,18 @@ impl Core {
             state,
             State::CloseWait | State::Closing | State::LastAck | State::TimeWait
         );
+        match connection.wire.ended() {
+            Some(true) => return self.end(id, End::Closed),
+            Some(false) => {
+                connection.wire.end_by_socket();
+                connection.close();
+            }
+            None => {}
+        }
+        connection.owed_since = match connection.owed_since {
+            since if connection.owed() => since.or(Some(self.now)),
+            _ => None,
+        };
         match (connection.phase, state) {
             (Phase::Opening, State::SynSent | State::SynReceived) => {}
             (Phase::Opening, State::Closed) => {
@@ -287,7 +302,7 @@ impl Core {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        let Some(round_trip) = connection.wire.round_trip() else {
+        let Some(round_trip) = connection.wire.least_round_trip() else {
             return;
         };
         let most = self.services[usize::from(connection.service.0)]

@@ -112,8 +112,8 @@ impl Core {
             return Err(DropReason::Aborted);
         };
         let next = connection.next();
-        let wire = &mut connection.wire;
-        let within = |seq: Seq| seq == next || seq.after(next) && wire.edge.after(seq);
+        let edge = connection.wire.edge.max(next);
+        let within = |seq: Seq| seq == next || seq.after(next) && edge.after(seq);
         if segment.rst() {
             if segment.seq == next {
                 self.counters.count(Event::ResetByPeer);
@@ -130,37 +130,41 @@ impl Core {
             return self.challenge(id, DropReason::Handshake);
         }
         let ack = segment.ack.unwrap_or_default();
-        if !wire.plausible(ack) {
+        if !connection.wire.plausible(ack) {
             return self.challenge(id, DropReason::AckRange);
         }
-        // The socket trusts that nothing lies behind its buffer.
-        let len = segment.len();
-        segment.cut(wire.limit());
-        let beyond = len > 0 && segment.len() == 0;
         connection.heard_at = now;
         connection.keepalives = 0;
+        // Section 3.10.7.4, table 6. What meets a closed window may still acknowledge something.
+        let end = segment.seq + segment.len();
+        let probe = segment.seq == next && edge == next;
+        let acceptable = match segment.len() {
+            0 => within(segment.seq),
+            _ => end.after(next) && edge.after(segment.seq) || probe,
+        };
+        if !acceptable {
+            // A keep-alive, a probe, or data whose ACK was lost: say where we are.
+            if segment.len() == 0 && segment.seq != next.minus(1) {
+                return self.challenge(id, DropReason::Window);
+            }
+            self.bare_ack(id, false);
+            return Ok(Fate::Answered);
+        }
         if connection.wire.acknowledge(ack, now) {
             connection.moved_at = now;
-            connection.owed_since = connection.wire.outstanding().then_some(now);
         }
         if connection.live.is_none() {
-            if segment.seq == next && segment.len() == 0 {
+            if segment.len() == 0 {
                 connection.wire.update_window(&segment);
                 self.arm(id);
                 return Ok(Fate::Delivered);
             }
-            let end = segment.seq + segment.len();
-            let useful = end.after(next) && connection.wire.edge.after(segment.seq);
-            if !useful {
-                // An old segment, or a keep-alive: say where we are.
-                if segment.len() == 0 && segment.seq != next.minus(1) {
-                    return self.challenge(id, DropReason::Window);
-                }
-                self.bare_ack(id, false);
-                return Ok(Fate::Answered);
-            }
             self.wake(id)?;
         }
+        if let Some(connection) = self.connections.get(id) {
+            segment.cut(connection.wire.limit());
+        }
+        let beyond = end != segment.seq + segment.len() && segment.len() == 0;
         self.feed(id, &segment, frame);
         let open = |found: &Connection| found.phase == Phase::Open;
         if beyond && self.connections.get(id).is_some_and(open) {
@@ -193,8 +197,8 @@ impl Core {
             return Ok(Fate::Delivered);
         }
         if segment.ack.is_some() && !answers {
-            self.reset_for(&segment, connection_tag(self.connections.get(id)));
-            return Ok(Fate::Answered);
+            let tag = connection.key.tag;
+            return self.reset_for(&segment, tag);
         }
         if simultaneous {
             if !segment.syn() && segment.seq != connection.wire.base {
@@ -220,7 +224,6 @@ impl Core {
         }
         if answers {
             connection.wire.acknowledge(iss + 1, now);
-            connection.owed_since = None;
         }
         self.feed_opening(id, &segment, frame);
         Ok(Fate::Delivered)
@@ -275,7 +278,7 @@ impl Core {
     }
 
     /// One packet into the socket, its immediate answer into the queue.
-    fn process(&mut self, id: u32, packet: &[u8]) {
+    pub(crate) fn process(&mut self, id: u32, packet: &[u8]) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(id) else {
             return;
@@ -297,7 +300,7 @@ impl Core {
                 packet: answer,
             });
         }
-        if connection.wire.round_trip().is_some() {
+        if connection.wire.least_round_trip().is_some() {
             self.adapt_clock(id);
         }
         self.enqueue(id);
@@ -333,8 +336,4 @@ impl Core {
         let (tag, tuple) = (connection.key.tag, connection.key.tuple.reversed());
         self.reply(tag, &tuple, &header);
     }
-}
-
-fn connection_tag(connection: Option<&Connection>) -> u32 {
-    connection.map_or(0, |connection| connection.key.tag)
 }

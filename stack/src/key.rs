@@ -20,7 +20,7 @@ pub(crate) struct Key {
 }
 
 /// How long a SYN cookie is good for: one to two of these.
-const COOKIE_PERIOD: Duration = Duration::from_secs(64);
+pub(crate) const COOKIE_PERIOD: Duration = Duration::from_secs(64);
 /// Segment sizes that a cookie can say. A peer's is rounded down to one: the defaults of RFC 9293 section 3.7.1, what a
 /// tunnel leaves, Ethernet in IPv6 and IPv4, and jumbo frames.
 const COOKIE_MSS: [u16; 8] = [536, 1220, 1360, 1390, 1410, 1440, 1460, 8940];

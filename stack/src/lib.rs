@@ -22,6 +22,7 @@ mod reason;
 mod segment;
 mod seq;
 mod slab;
+mod spent;
 mod splice;
 mod stack;
 mod stream;

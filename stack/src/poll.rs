@@ -3,13 +3,12 @@
 use std::num::NonZeroU16;
 
 use smoltcp::socket::tcp::State;
-use weft_datapath::Now;
-use weft_datapath::wire::tcp;
+use weft_datapath::{Now, Tuple};
 
 use crate::connection::{End, Phase};
 use crate::core::Core;
 use crate::device::{Drain, Outgoing, Transmit};
-use crate::header;
+use crate::header::{self, Header};
 use crate::reason::Event;
 use crate::wire::Sent;
 
@@ -137,7 +136,7 @@ impl Core {
         let (tuple, wire) = (connection.key.tuple.reversed(), &mut connection.wire);
         let mss = wire.mss;
         let longest = header::header_len(&tuple, 0) + usize::from(mss);
-        let (mut again, before) = (0, wire.outstanding());
+        let mut again = 0;
         let segment = NonZeroU16::new(mss).filter(|_| connection.segmentation);
         let mut device = Drain {
             out,
@@ -154,9 +153,14 @@ impl Core {
         while sent < PACKETS_A_TURN && live.send(&mut self.interfaces, &mut device, at) {
             sent += 1;
         }
-        let exhausted = device.exhausted;
-        if !before && connection.wire.outstanding() {
-            connection.owed_since = Some(now);
+        let mut exhausted = device.exhausted;
+        if !exhausted && connection.wire.ending() {
+            let (next, queued) = (connection.next(), connection.readable() as u32);
+            exhausted = !out.ready();
+            if !exhausted && let Some(fin) = connection.wire.bare_fin(next, queued) {
+                send_headers(out, connection.key.tag, &tuple, &fin);
+                sent += 1;
+            }
         }
         self.counters.events[Event::Retransmission as usize] += again;
         self.counters.sent += sent as u64;
@@ -174,16 +178,7 @@ impl Core {
         if let Some(connection) = self.connections.get(id) {
             let tuple = connection.key.tuple.reversed();
             let header = connection.wire.reset(connection.next());
-            debug_assert_eq!(header.flags, tcp::RST);
-            let packet = Outgoing {
-                tag: connection.key.tag,
-                len: header::header_len(&tuple, 0),
-                segment: None,
-            };
-            out.send(packet, |frame| {
-                header::write(frame, &tuple, &header);
-                header::seal(frame, &tuple, false);
-            });
+            send_headers(out, connection.key.tag, &tuple, &header);
             self.counters.sent += 1;
         }
         self.end(id, End::Aborted);
@@ -204,4 +199,17 @@ impl Core {
             }
         }
     }
+}
+
+/// Sends a packet without data or options; there must be room for it.
+fn send_headers(out: &mut impl Transmit, tag: u32, tuple: &Tuple, header: &Header<'_>) {
+    let packet = Outgoing {
+        tag,
+        len: header::header_len(tuple, 0),
+        segment: None,
+    };
+    out.send(packet, |frame| {
+        header::write(frame, tuple, header);
+        header::seal(frame, tuple, false);
+    });
 }

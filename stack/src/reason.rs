@@ -43,14 +43,14 @@ list! {
         ReplyRoom = "reply_room",
         /// A reset for nobody.
         UnknownReset = "unknown_reset",
-        /// For nobody, and as many resets have been sent as may be in a second.
+        /// To be answered with a reset, and as many have been sent as may be in a second.
         ResetRate = "reset_rate",
         /// A SYN, or the ACK of one, beyond the limit on connections.
         ConnectionLimit = "connection_limit",
         /// The same, beyond the service's limit.
         ServiceConnectionLimit = "service_connection_limit",
-        /// The ACK of a cookie whose service is gone.
-        ServiceGone = "service_gone",
+        /// To a service that has lately sent cookies, and not the ACK of one, which it may have overtaken.
+        CookieOrder = "cookie_order",
         /// Needs a socket, and as many are in use as may be.
         SocketLimit = "socket_limit",
         /// To an opening connection, and not what answers its SYN or SYN-ACK.
@@ -109,7 +109,7 @@ list! {
         Keepalive = "keepalive",
         /// An ACK was sent to make the peer prove itself (RFC 5961).
         ChallengeAck = "challenge_ack",
-        /// A reset was sent for a segment to nobody.
+        /// A reset was sent for a segment to nobody, or for the ACK of a SYN that was not sent.
         ResetSent = "reset_sent",
         /// Data was sent again.
         Retransmission = "retransmission",

@@ -55,8 +55,8 @@ impl Core {
         let moved = copy(source, sink);
         let ended = source.fin && source.readable() == 0;
         let closes = ended && sink.sending();
-        if let (true, Some(live)) = (closes, &mut sink.live) {
-            live.socket_mut().close();
+        if closes {
+            sink.close();
         }
         if moved > 0 {
             source.moved_at = self.now;
@@ -107,15 +107,6 @@ impl Core {
             self.release(other);
         }
         self.forget(id);
-    }
-}
-
-impl Connection {
-    /// Whether it may still be given data to send.
-    fn sending(&self) -> bool {
-        self.live
-            .as_ref()
-            .is_none_or(|live| live.socket().may_send())
     }
 }
 

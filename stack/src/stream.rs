@@ -1,12 +1,11 @@
 //! Streams: how tasks read and write connections.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-
-use smoltcp::socket::tcp::State;
 
 use crate::connection::{Connection, End, Phase};
 use crate::core::Core;
@@ -187,9 +186,9 @@ impl Stream {
         let phase = core
             .connections
             .get(self.id)
-            .map(|found| (found.phase, found.state()));
+            .map(|found| (found.phase, found.sending()));
         match phase {
-            Some((Phase::Open, State::Established | State::CloseWait)) => {
+            Some((Phase::Open, true)) => {
                 if empty {
                     return Poll::Ready(Ok(0));
                 }
@@ -265,6 +264,30 @@ impl Stream {
     }
 }
 
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let core = self.core.borrow();
+        let Some(connection) = core.connections.get(self.id) else {
+            return f.write_str("Stream(gone)");
+        };
+        let queued = connection.live.as_ref();
+        f.debug_struct("Stream")
+            .field("tuple", &format_args!("{}", connection.key.tuple))
+            .field("phase", &connection.phase)
+            .field("state", &connection.state())
+            .field("socket", &connection.live.is_some())
+            .field("to_read", &connection.readable())
+            .field(
+                "to_send",
+                &queued.map_or(0, |live| live.socket().send_queue()),
+            )
+            .field("wire", &connection.wire)
+            .field("queued", &connection.queued)
+            .field("due", &core.wheel.due(self.id))
+            .finish()
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         let mut core = self.core.borrow_mut();
@@ -295,20 +318,16 @@ impl Core {
         let phase = self
             .connections
             .get(id)
-            .map(|found| (found.phase, found.state()));
+            .map(|found| (found.phase, found.sending()));
         match phase {
             Some((Phase::Opening, _)) => Poll::Pending,
-            Some((Phase::Open, State::Established | State::CloseWait)) => {
+            Some((Phase::Open, true)) => {
                 if self.wake(id).is_err() {
                     self.starved.push_back(id);
                     return Poll::Pending;
                 }
-                if let Some(live) = self
-                    .connections
-                    .get_mut(id)
-                    .and_then(|found| found.live.as_mut())
-                {
-                    live.socket_mut().close();
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.close();
                 }
                 self.enqueue(id);
                 Poll::Ready(Ok(()))

@@ -1,11 +1,15 @@
 //! A connection's deadlines. It has one timer, set for the first of them; when that fires, all are looked at.
 
+use std::time::Duration;
+
 use smoltcp::socket::tcp::State;
 use weft_datapath::Now;
 
 use crate::config::Timeouts;
 use crate::connection::{Connection, End, Phase};
 use crate::core::{Core, Service};
+use crate::device::Scratch;
+use crate::header::{self, Header};
 use crate::reason::Event;
 
 /// What a deadline is for.
@@ -16,9 +20,14 @@ enum Deadline {
     Closing,
     FinWait2,
     Idle,
+    Kick,
     Keepalive,
     Hibernate,
 }
+
+/// A socket without a timer while something is in flight has lost it, and gets help after so long: the least
+/// timeout of RFC 6298.
+const KICK_AFTER: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Sets the connection's timer for its first deadline. A timer that is early already is left: it will look again.
@@ -26,21 +35,27 @@ impl Core {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
+        // What is in the queue is looked at anyway.
+        let own = match &connection.live {
+            Some(live) if !connection.queued => {
+                let at = connection.clock.at(self.now);
+                let own = live.due(&mut self.interfaces, at);
+                connection.kick_at = match own {
+                    None if connection.wire.outstanding() => {
+                        connection.kick_at.or(Some(self.now + KICK_AFTER))
+                    }
+                    _ => None,
+                };
+                own.map(|due| connection.clock.when(due))
+            }
+            _ => None,
+        };
         let service = &self.services[usize::from(connection.service.0)];
         let first = deadlines(connection, service, &self.timeouts)
             .into_iter()
             .flatten()
             .map(|(at, _)| at)
             .min();
-        // What is in the queue is looked at anyway.
-        let own = match &connection.live {
-            Some(live) if !connection.queued => {
-                let at = connection.clock.at(self.now);
-                live.due(&mut self.interfaces, at)
-                    .map(|due| connection.clock.when(due))
-            }
-            _ => None,
-        };
         let Some(at) = first.into_iter().chain(own).min() else {
             return;
         };
@@ -77,6 +92,10 @@ impl Core {
             Deadline::Unacknowledged | Deadline::Closing => Event::UnacknowledgedTimeout,
             Deadline::FinWait2 => Event::FinWaitTimeout,
             Deadline::Idle => Event::IdleTimeout,
+            Deadline::Kick => {
+                self.kick(id);
+                return true;
+            }
             Deadline::Keepalive => return self.keepalive(id),
             Deadline::Hibernate => {
                 self.hibernate(id);
@@ -122,6 +141,44 @@ impl Core {
         true
     }
 
+    /// Repeats what the socket should have: smoltcp 0.14 stops its timer when duplicate ACKs come while only a FIN is in
+    /// flight. Data is repeated by the socket, which takes three more of them for a loss (RFC 5681 section 3.2).
+    pub(crate) fn kick(&mut self, id: u32) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.kick_at = Some(now + KICK_AFTER);
+        let next = connection.next();
+        let queued = connection
+            .live
+            .as_ref()
+            .map_or(0, |live| live.socket().send_queue());
+        self.counters.count(Event::Retransmission);
+        if queued == 0 {
+            let header = connection
+                .wire
+                .fin_again(next, connection.readable() as u32);
+            let (tag, tuple) = (connection.key.tag, connection.key.tuple.reversed());
+            return self.reply(tag, &tuple, &header);
+        }
+        let (ack, window) = connection.wire.as_seen();
+        let tuple = connection.key.tuple;
+        // Another window first, so that the socket begins to count anew.
+        for window in [window ^ 1, window, window, window, window] {
+            let header = Header {
+                seq: next,
+                ack: Some(ack),
+                flags: 0,
+                window,
+                options: &[],
+            };
+            let mut packet = Scratch::sized(header::header_len(&tuple, 0));
+            header::write(packet.bytes_mut(), &tuple, &header);
+            self.process(id, packet.bytes());
+        }
+    }
+
     /// Takes the socket of an idle connection away.
     fn hibernate(&mut self, id: u32) {
         if self.connections.get(id).is_some_and(Connection::idle) {
@@ -136,7 +193,7 @@ fn deadlines(
     connection: &Connection,
     service: &Service,
     timeouts: &Timeouts,
-) -> [Option<(Now, Deadline)>; 5] {
+) -> [Option<(Now, Deadline)>; 6] {
     let options = &service.options;
     let open = connection.phase == Phase::Open;
     let connect = (!open).then(|| (connection.moved_at + timeouts.connect, Deadline::Connect));
@@ -155,6 +212,7 @@ fn deadlines(
         .idle
         .filter(|_| open)
         .map(|idle| (connection.moved_at + idle, Deadline::Idle));
+    let kick = connection.kick_at.map(|at| (at, Deadline::Kick));
     let keepalive = options
         .keepalive
         .filter(|_| open && !connection.wire.outstanding())
@@ -168,5 +226,5 @@ fn deadlines(
         (at, Deadline::Hibernate)
     });
     // Only an opening connection has the first, and only an open one the second.
-    [connect.or(owed), orphan, idle, keepalive, hibernate]
+    [connect.or(owed), orphan, idle, kick, keepalive, hibernate]
 }

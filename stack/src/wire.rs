@@ -37,6 +37,8 @@ pub(crate) struct Wire {
     window_ack: Seq,
     /// Largest window the peer ever had, in bytes.
     window_most: u32,
+    /// The number of our FIN, while the socket does not know of it: see [`Wire::end_at`].
+    end: Option<Seq>,
     /// Number of the next byte that the reader gets.
     pub(crate) base: Seq,
     /// Right edge of the window that the peer knows of.
@@ -52,8 +54,11 @@ pub(crate) struct Wire {
     /// Shift of the peer's windows; `None` where none are scaled, ours neither.
     shift: Option<u8>,
     sack: bool,
-    /// Smoothed round trip, in nanoseconds; 0 is unknown.
+    /// Right edge of the window that the socket believes to have offered.
+    socket_edge: Seq,
+    /// Smoothed and least round trip, in nanoseconds; 0 is unknown.
     round_trip: u64,
+    least_round_trip: u64,
     /// The segment that is being timed: what acknowledges it, and when it went out (Karn's algorithm, RFC 6298 section 3).
     timed: Option<(Seq, Now)>,
 }
@@ -80,6 +85,7 @@ impl Wire {
             window_seq: Seq(0),
             window_ack: iss,
             window_most: 0,
+            end: None,
             base: Seq(0),
             edge: Seq(0),
             acked: Seq(0),
@@ -88,7 +94,9 @@ impl Wire {
             own_mss,
             shift: None,
             sack: false,
+            socket_edge: Seq(0),
             round_trip: 0,
+            least_round_trip: 0,
             timed: None,
         }
     }
@@ -97,7 +105,8 @@ impl Wire {
     pub(crate) fn synchronise(&mut self, tuple: &Tuple, peer: Seq, options: &SynOptions) {
         self.base = peer + 1;
         self.acked = peer + 1;
-        self.edge = peer + 1;
+        // What our SYN said, whose window is not shifted.
+        self.edge = self.base + self.capacity.min(u16::MAX.into());
         self.window_seq = peer;
         let said = options
             .mss
@@ -105,6 +114,8 @@ impl Wire {
         self.mss = said.clamp(LEAST_MSS, self.own_mss.max(LEAST_MSS));
         self.shift = options.shift;
         self.sack = options.sack;
+        let window = self.capacity.min(u16::MAX.into());
+        self.socket_edge = peer + (window << self.socket_shift());
     }
 
     /// The SYN was sent and acknowledged elsewhere: by a half-open connection or a cookie.
@@ -112,7 +123,6 @@ impl Wire {
         self.una = self.una + 1;
         self.nxt = self.una;
         self.window_ack = self.una;
-        self.edge = self.base + u32::from(u16::MAX).min(self.capacity);
         self.window = segment.window;
         self.note_window();
     }
@@ -127,10 +137,18 @@ impl Wire {
         }
     }
 
-    /// A new socket starts with `first` where the wire goes on with `nxt`.
+    /// A new socket starts with `first` where the wire goes on with `nxt`, and has offered a first window in its
+    /// SYN-ACK, which it takes for a shifted one.
     pub(crate) fn align(&mut self, first: Seq) {
         self.offset = self.nxt.0.wrapping_sub(first.0);
         self.aligned = true;
+        let window = self.capacity.min(u16::MAX.into());
+        self.socket_edge = self.base + (window << self.socket_shift());
+    }
+
+    fn socket_shift(&self) -> u32 {
+        self.shift
+            .map_or(0, |_| socket_shift(self.capacity as usize))
     }
 
     /// What our first number is in the socket, for a connection that is opening: `nxt` is then as in the wire.
@@ -143,12 +161,73 @@ impl Wire {
 
     /// The number that the socket knows an acknowledgement by.
     pub(crate) fn to_socket(&self, ack: Seq) -> Seq {
+        let ack = match self.end {
+            Some(end) if ack.after(end) => end,
+            _ => ack,
+        };
         Seq(ack.0.wrapping_sub(self.offset))
+    }
+
+    /// Our data ends after `queued` bytes more than are acknowledged: the last segment of it is to bear a FIN.
+    ///
+    /// A socket in LAST-ACK no longer takes a new window, so it gets to close only when all data is acknowledged.
+    pub(crate) fn end_at(&mut self, queued: u32) {
+        self.end = Some(self.una + queued);
+    }
+
+    /// Whether the peer has acknowledged all of our data (`Some(false)`), the FIN included (`Some(true)`), that the socket
+    /// does not know of. `None` otherwise.
+    pub(crate) fn ended(&self) -> Option<bool> {
+        let end = self.end?;
+        (!end.after(self.una)).then(|| self.una.after(end))
+    }
+
+    /// Whether our FIN is yet to be told to the socket.
+    pub(crate) fn ending(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// The FIN, where all data was sent before the end was known: from then on it counts as sent.
+    pub(crate) fn bare_fin(&mut self, next: Seq, queued: u32) -> Option<Header<'static>> {
+        let end = self.end.filter(|end| *end == self.nxt)?;
+        let ack = self.bare_ack(next, queued, false);
+        self.nxt = end + 1;
+        Some(Header {
+            seq: end,
+            flags: tcp::FIN,
+            ..ack
+        })
+    }
+
+    /// The FIN again: all that is in flight.
+    pub(crate) fn fin_again(&mut self, next: Seq, queued: u32) -> Header<'static> {
+        let ack = self.bare_ack(next, queued, false);
+        Header {
+            seq: self.una,
+            flags: tcp::FIN,
+            ..ack
+        }
+    }
+
+    /// What the socket was last shown: its first number that is not acknowledged, and the window.
+    pub(crate) fn as_seen(&self) -> (Seq, u16) {
+        (self.to_socket(self.una), self.shown())
+    }
+
+    /// The socket closes by itself from now on.
+    pub(crate) fn end_by_socket(&mut self) {
+        self.end = None;
     }
 
     /// Smoothed round trip, if it is known.
     pub(crate) fn round_trip(&self) -> Option<std::time::Duration> {
         (self.round_trip != 0).then(|| std::time::Duration::from_nanos(self.round_trip))
+    }
+
+    /// The shortest round trip so far, if one was measured: that of the path, without what queues and losses add.
+    pub(crate) fn least_round_trip(&self) -> Option<std::time::Duration> {
+        let least = self.least_round_trip;
+        (least != 0).then(|| std::time::Duration::from_nanos(least))
     }
 
     /// A measured round trip (RFC 6298 section 2.3, alpha 1/8).
@@ -157,6 +236,10 @@ impl Wire {
         self.round_trip = match self.round_trip {
             0 => nanos,
             smoothed => (smoothed * 7 + nanos) / 8,
+        };
+        self.least_round_trip = match self.least_round_trip {
+            0 => nanos,
+            least => least.min(nanos),
         };
     }
 
@@ -176,7 +259,8 @@ impl Wire {
     }
 
     /// Takes the segment's window if it is newer than the last (RFC 9293 section 3.10.7.4), and says which window
-    /// is to be shown to the socket.
+    /// is to be shown to the socket: never less than what is in flight, because a socket whose window is shut probes it
+    /// and forgets to repeat what was lost.
     pub(crate) fn update_window(&mut self, segment: &Segment) -> u16 {
         let ack = segment.ack.unwrap_or_default();
         let newer = segment.seq.after(self.window_seq)
@@ -187,12 +271,34 @@ impl Wire {
             self.window = segment.window;
             self.note_window();
         }
-        self.window
+        self.shown()
+    }
+
+    fn shown(&self) -> u16 {
+        let flight = self.nxt.0.wrapping_sub(self.una.0);
+        let least = flight.div_ceil(1 << self.shift.unwrap_or(0));
+        self.window.max(least.min(u16::MAX.into()) as u16)
     }
 
     fn note_window(&mut self) {
-        let bytes = u32::from(self.window) << self.shift.unwrap_or(0);
-        self.window_most = self.window_most.max(bytes);
+        self.window_most = self.window_most.max(self.window_bytes());
+    }
+
+    fn window_bytes(&self) -> u32 {
+        u32::from(self.window) << self.shift.unwrap_or(0)
+    }
+
+    /// The number of a segment without data: the next one, or the end of the peer's window if that lies before, so
+    /// that the peer takes it whatever has been lost. By less than a unit of its window it may have shrunk for being
+    /// rounded, and not at all.
+    fn idle_seq(&self) -> Seq {
+        let flight = self.nxt.0.wrapping_sub(self.una.0);
+        let window = self.window_bytes();
+        if flight < window + (1 << self.shift.unwrap_or(0)) {
+            self.nxt
+        } else {
+            self.una + window
+        }
     }
 
     /// Whether an acknowledgement can be true: not of what was never sent, and not older than any segment that could
@@ -206,9 +312,15 @@ impl Wire {
         self.una != self.nxt
     }
 
-    /// The right edge of what the receive buffer can ever take as it stands.
+    /// The right edge of what the socket would take and can: behind its own edge it cuts off data, but no FIN, and
+    /// its own edge may lie behind the end of its buffer.
     pub(crate) fn limit(&self) -> Seq {
-        self.base + self.capacity
+        let end = self.base + self.capacity;
+        if end.after(self.socket_edge) {
+            self.socket_edge
+        } else {
+            end
+        }
     }
 
     /// The window field for so many free bytes.
@@ -223,7 +335,7 @@ impl Wire {
         let window = self.window_field(self.capacity.saturating_sub(queued));
         self.note_ack(next, window);
         Header {
-            seq: self.nxt.minus(u32::from(probe)),
+            seq: self.idle_seq().minus(u32::from(probe)),
             ack: Some(next),
             flags: 0,
             window,
@@ -262,30 +374,45 @@ impl Wire {
         let word = |field: &[u8]| Seq(u32::from_be_bytes([field[0], field[1], field[2], field[3]]));
         let flags = header[tcp::FLAGS];
         let data_offset = usize::from(header[tcp::DATA_OFFSET] >> 4) * 4;
-        let (syn, fin) = (flags & tcp::SYN != 0, flags & tcp::FIN != 0);
+        let (syn, mut fin) = (flags & tcp::SYN != 0, flags & tcp::FIN != 0);
         let in_socket = word(&header[tcp::SEQUENCE]);
         if syn {
             self.align_syn(in_socket);
             rewrite_syn(&mut header[tcp::LEN..data_offset], self.own_mss);
         }
-        let seq = Seq(in_socket.0.wrapping_add(self.offset));
+        let data = total - data_offset as u32;
+        let mut seq = Seq(in_socket.0.wrapping_add(self.offset));
+        let probe = data == 1 && self.window == 0 && seq == self.nxt && !syn && !fin;
+        if data > 0 && !probe && self.end == Some(seq + data) {
+            header[tcp::FLAGS] |= tcp::FIN;
+            fin = true;
+        }
+        let len = data + u32::from(syn) + u32::from(fin);
+        if len == 0 && flags & tcp::RST == 0 {
+            // After a timeout, the socket's next number is one that the peer may have long had.
+            seq = self.idle_seq();
+        } else if probe {
+            // A probe of the window. The socket sends the next byte, and forgets it; were it taken, our numbers would be
+            // those of the past. A byte from before the window gets the same answer, and never is.
+            seq = self.una.minus(1);
+        }
         header[tcp::SEQUENCE].copy_from_slice(&seq.0.to_be_bytes());
         if flags & tcp::ACK != 0 && flags & tcp::RST == 0 {
             let shown = u16::from_be_bytes([header[WINDOW.start], header[WINDOW.start + 1]]);
             let ack = word(&header[tcp::ACKNOWLEDGEMENT]);
+            let bytes = u32::from(shown) << self.socket_shift();
+            if !probe {
+                self.socket_edge = ack + bytes;
+            }
             if syn {
                 self.acked = ack;
                 self.edge = self.edge.max(ack + u32::from(shown));
             } else {
-                let shift = self
-                    .shift
-                    .map_or(0, |_| socket_shift(self.capacity as usize));
-                let window = self.window_field(u32::from(shown) << shift);
+                let window = self.window_field(bytes);
                 header[WINDOW].copy_from_slice(&window.to_be_bytes());
                 self.note_ack(ack, window);
             }
         }
-        let len = total - data_offset as u32 + u32::from(syn) + u32::from(fin);
         let end = seq + len;
         let mut sent = Sent::Once;
         if end.after(self.nxt) {

@@ -27,11 +27,14 @@ scripts! {
     connect_meets_an_old_connection
     connect_times_out
     cookie
+    cookie_and_overtaking_data
+    cookie_is_good_once
     cookie_that_is_none
     data_after_close_is_reset
     data_and_fin_complete_the_handshake
     data_beyond_the_window_is_cut
     data_completes_the_handshake
+    duplicate_acks_of_a_fin
     fin_wait_2_ends
     hibernation_and_old_segments
     hibernation_cannot_be_seen
@@ -40,6 +43,7 @@ scripts! {
     impossible_flags
     keepalive
     keepalive_of_the_peer
+    lost_data_behind_a_shut_window
     old_acks_with_new_data
     resets_for_nobody_are_limited
     rfc1122_a_new_syn_in_time_wait
@@ -68,9 +72,12 @@ scripts! {
     syn_again_gets_the_same_answer
     syn_to_a_closed_port
     the_fin_is_repeated_in_time_wait
+    the_last_data_and_the_fin_are_acknowledged
+    the_last_data_bears_the_fin
     the_peer_closes_first
     unacknowledged_timeout
     we_close_first
+    window_probes_without_an_answer
     wrong_ack_of_a_half_open_connection
 }
 

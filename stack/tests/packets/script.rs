@@ -180,7 +180,8 @@ impl Run {
             .seq
             .wrapping_sub(self.isn.unwrap_or(0))
             .wrapping_sub(1) as usize;
-        if !packet.data.is_empty() && place < 1 << 20 {
+        // One byte may be a probe, in which it means nothing.
+        if packet.data.len() > 1 && place < 1 << 20 {
             assert_eq!(packet.data, pattern(place + packet.data.len())[place..]);
         }
     }
@@ -380,7 +381,7 @@ impl Run {
         if packet.dst != self.local {
             self.local = packet.dst;
         }
-        self.host.receive(packet.frame(), self.now);
+        self.host.receive(packet.frame(), self.now).unwrap();
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use weft_datapath::{Address, Now, Parsed, parse};
 use weft_stack::*;
 
+pub mod network;
 pub mod packet;
 
 pub const SERVICE: ServiceId = ServiceId(3);
@@ -93,7 +94,6 @@ pub struct Host {
     pub stack: Stack,
     pub wire: Wire,
     pub listeners: Port80,
-    pub fates: Vec<Fate>,
 }
 
 pub fn config(seed: u8) -> StackConfig {
@@ -122,13 +122,13 @@ impl Host {
                 packets: Vec::new(),
             },
             listeners: Port80(options),
-            fates: Vec::new(),
         }
     }
 
-    pub fn receive(&mut self, mut frame: Vec<u8>, now: Now) -> Fate {
+    /// Takes a frame; `None` for one that no engine would give to a stack.
+    pub fn receive(&mut self, mut frame: Vec<u8>, now: Now) -> Option<Fate> {
         let Ok(Parsed::Flow(packet)) = parse(&frame) else {
-            panic!("not a TCP frame: {frame:x?}");
+            return None;
         };
         let arrival = Arrival {
             route: ROUTE,
@@ -138,8 +138,7 @@ impl Host {
             .stack
             .ingest(&mut frame, &packet, arrival, &self.listeners, now);
         assert!(self.stack.counters().balances());
-        self.fates.push(fate);
-        fate
+        Some(fate)
     }
 
     pub fn poll(&mut self, now: Now) {
@@ -186,10 +185,10 @@ impl Pair {
                 return;
             }
             for frame in std::mem::take(&mut self.a.wire.frames) {
-                self.b.receive(frame, self.now);
+                self.b.receive(frame, self.now).unwrap();
             }
             for frame in std::mem::take(&mut self.b.wire.frames) {
-                self.a.receive(frame, self.now);
+                self.a.receive(frame, self.now).unwrap();
             }
         }
         panic!("frames without end");
