@@ -191,11 +191,8 @@ impl Stack {
     /// Joins two connections: what comes in on one goes out on the other, byte for byte, with one copy; the end of one
     /// half is passed on as such, and a reset as a reset. One may still be opening.
     pub fn splice(&self, a: Stream, b: Stream) {
-        {
-            let mut core = self.core.borrow_mut();
-            let (a, b) = (a.into_id(), b.into_id());
-            core.splice(a, b);
-        }
+        let (a, b) = (a.into_id(), b.into_id());
+        self.core.borrow_mut().splice(a, b);
         self.wake_all();
     }
 

@@ -4,3 +4,12 @@
 mod support;
 
 mod echo;
+mod ends;
+mod flood;
+mod limits;
+
+mod pressure;
+mod reuse;
+mod sleep;
+mod splice;
+mod wakers;

@@ -1,0 +1,235 @@
+//! Two connections joined: a proxy, byte for byte.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use weft_stack::*;
+
+use crate::support::*;
+
+/// A client, a proxy and a server on one wire: the proxy is `b` for the client, and `a` for the server.
+struct Chain {
+    client: Host,
+    proxy: Host,
+    server: Host,
+    now: weft_datapath::Now,
+}
+
+const NET: (&str, &str, &str) = ("10.1.0.5", "10.96.0.10", "10.2.0.7");
+
+impl Chain {
+    fn new() -> Self {
+        Self {
+            client: Host::new(&config(1), small()),
+            proxy: Host::new(&config(2), small()),
+            server: Host::new(&config(3), small()),
+            now: weft_datapath::Now::from_nanos(1_000_000_000),
+        }
+    }
+
+    fn exchange(&mut self) {
+        for _ in 0..10_000 {
+            for host in [&mut self.client, &mut self.proxy, &mut self.server] {
+                host.poll(self.now);
+            }
+            let mut moved = false;
+            let [client, server] = [&mut self.client, &mut self.server];
+            for frame in client
+                .wire
+                .frames
+                .drain(..)
+                .chain(server.wire.frames.drain(..))
+            {
+                moved = true;
+                self.proxy.receive(frame, self.now).unwrap();
+            }
+            for frame in std::mem::take(&mut self.proxy.wire.frames) {
+                moved = true;
+                let tuple = packet::Tcp::read(&frame);
+                let to = if tuple.dst.0 == address(NET.2) {
+                    &mut self.server
+                } else {
+                    &mut self.client
+                };
+                to.receive(frame, self.now).unwrap();
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("frames without end");
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(1);
+            self.exchange();
+        }
+    }
+
+    /// The client's stream, and the server's behind the proxy.
+    fn open(&mut self) -> (Stream, Stream) {
+        let net = Net {
+            client: address(NET.0),
+            server: address(NET.1),
+        };
+        let client = self.client.connect(&net, 40_000, self.now);
+        self.exchange();
+        // The client has spoken before there is anybody behind the proxy.
+        write(&client, b"early ");
+        self.exchange();
+        let accepted = self.proxy.stack.accept().unwrap();
+        let behind = Net {
+            client: address("10.3.0.1"),
+            server: address(NET.2),
+        };
+        let upstream = self.proxy.connect(&behind, 50_000, self.now);
+        self.proxy.stack.splice(accepted.stream, upstream);
+        self.exchange();
+        let server = self.server.stack.accept().unwrap().stream;
+        assert_eq!(read(&server).0, b"early ");
+        (client, server)
+    }
+}
+
+#[test]
+fn env_03_bytes_pass_both_ways_and_halves_close_by_themselves() {
+    let mut chain = Chain::new();
+    let (client, server) = chain.open();
+    let (up, down) = (pattern(100_000), pattern(150_000));
+    let (mut said, mut answered) = (0, 0);
+    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+    for _ in 0..10_000 {
+        said += write(&client, &up[said..]);
+        answered += write(&server, &down[answered..]);
+        chain.exchange();
+        at_server.extend(read(&server).0);
+        at_client.extend(read(&client).0);
+        chain.now = chain.now + Duration::from_micros(200);
+        if (at_server.len(), at_client.len()) == (up.len(), down.len()) {
+            break;
+        }
+    }
+    assert!(at_server == up && at_client == down);
+    shutdown(&client);
+    chain.exchange();
+    assert_eq!(read(&server), (vec![], true), "the end is passed on");
+    write(&server, b"one more thing");
+    chain.exchange();
+    assert_eq!(
+        read(&client),
+        (b"one more thing".to_vec(), false),
+        "half-close is kept"
+    );
+    shutdown(&server);
+    chain.exchange();
+    assert_eq!(read(&client), (vec![], true));
+    drop((client, server));
+    chain.pass(Duration::from_millis(100));
+    let left = chain.proxy.stack.holdings();
+    assert_eq!((left.connections, left.sockets), (0, 0));
+    assert_eq!(chain.proxy.event(Event::Closed), 2);
+}
+
+#[test]
+fn a_slow_reader_slows_the_writer() {
+    let mut chain = Chain::new();
+    let (client, server) = chain.open();
+    let data = pattern(500_000);
+    let mut sent = 0;
+    for _ in 0..100 {
+        sent += write(&client, &data[sent..]);
+        chain.pass(Duration::from_millis(5));
+    }
+    // Six buffers of 16 KiB lie between the two, four of them the proxy's.
+    assert!(sent <= 7 * (16 << 10), "{sent}");
+    let mut got = Vec::new();
+    for _ in 0..10_000 {
+        got.extend(read(&server).0);
+        sent += write(&client, &data[sent..]);
+        chain.pass(Duration::from_millis(1));
+        if got.len() == data.len() {
+            break;
+        }
+    }
+    assert!(got == data);
+}
+
+#[test]
+fn a_reset_is_passed_on_as_a_reset() {
+    for from_client in [true, false] {
+        let mut chain = Chain::new();
+        let (client, server) = chain.open();
+        let (one, other) = if from_client {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        one.abort();
+        chain.exchange();
+        assert_eq!(read_error(&other), Some(ErrorKind::ConnectionReset));
+        drop((one, other));
+        chain.exchange();
+        assert_eq!(chain.proxy.stack.holdings().connections, 0);
+    }
+}
+
+#[test]
+fn a_server_that_refuses_resets_the_client() {
+    let mut chain = Chain::new();
+    let net = Net {
+        client: address(NET.0),
+        server: address(NET.1),
+    };
+    let client = chain.client.connect(&net, 40_000, chain.now);
+    chain.exchange();
+    let accepted = chain.proxy.stack.accept().unwrap();
+    let mut connect = net.connect(50_000);
+    connect.remote = (address(NET.2), 81);
+    let upstream = chain
+        .proxy
+        .stack
+        .connect(&connect, &small(), chain.now)
+        .unwrap();
+    chain.proxy.stack.splice(accepted.stream, upstream);
+    chain.exchange();
+    assert_eq!(read_error(&client), Some(ErrorKind::ConnectionReset));
+    assert_eq!(chain.proxy.stack.holdings().connections, 0);
+}
+
+#[test]
+fn an_idle_proxy_holds_no_buffers() {
+    let mut chain = Chain::new();
+    let (client, server) = chain.open();
+    chain.pass(Duration::from_secs(3));
+    assert_eq!(chain.proxy.stack.holdings().sockets, 0);
+    write(&client, b"awake?");
+    chain.exchange();
+    assert_eq!(read(&server).0, b"awake?");
+    write(&server, b"yes");
+    chain.exchange();
+    assert_eq!(read(&client).0, b"yes");
+}
+
+#[test]
+fn both_ends_gone_before_the_splice() {
+    let mut chain = Chain::new();
+    let net = Net {
+        client: address(NET.0),
+        server: address(NET.1),
+    };
+    let client = chain.client.connect(&net, 40_000, chain.now);
+    chain.exchange();
+    let accepted = chain.proxy.stack.accept().unwrap();
+    client.abort();
+    chain.exchange();
+    let behind = Net {
+        client: address("10.3.0.1"),
+        server: address(NET.2),
+    };
+    let upstream = chain.proxy.connect(&behind, 50_000, chain.now);
+    chain.proxy.stack.splice(accepted.stream, upstream);
+    chain.pass(Duration::from_millis(10));
+    assert_eq!(chain.proxy.stack.holdings().connections, 0);
+}
