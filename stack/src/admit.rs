@@ -218,6 +218,9 @@ impl Core {
         }
         if segment.ack != Some(entry.iss + 1) {
             let tag = entry.key.tag;
+            if self.cookies_are_out() {
+                return Err(DropReason::CookieOrder);
+            }
             return self.reset_for(&segment, tag);
         }
         let ahead = segment.seq.since(entry.peer + 1);
@@ -228,6 +231,21 @@ impl Core {
         self.room(agreed.service)?;
         self.forget_half_open(id);
         self.accept(hash, &agreed, segment, frame)
+    }
+
+    /// Whether a segment to a half-open connection is the ACK of a cookie.
+    pub(crate) fn answers_cookie_instead(&self, id: u32, segment: &Segment) -> bool {
+        let (Some(entry), Some(ack)) = (self.half_open.get(id), segment.ack) else {
+            return false;
+        };
+        let (iss, peer) = (ack.minus(1), segment.seq.minus(1));
+        !segment.syn()
+            && iss != entry.iss
+            && self.cookies_are_out()
+            && self
+                .secret
+                .open_cookie(&entry.key, peer, iss, self.now)
+                .is_some()
     }
 
     pub(crate) fn forget_half_open(&mut self, id: u32) {

@@ -53,8 +53,8 @@ impl Default for ServiceOptions {
             connections: u32::MAX,
             half_open: 1024,
             time_wait: u32::MAX,
-            receive_buffer: 128 << 10,
-            send_buffer: 128 << 10,
+            receive_buffer: 64 << 10,
+            send_buffer: 64 << 10,
             idle: None,
             keepalive: None,
             clock_scale: 20,
@@ -67,7 +67,8 @@ impl Default for ServiceOptions {
 pub struct Limits {
     /// Connections of all services, each 300 bytes or so while idle.
     pub connections: u32,
-    /// Sockets: connections that are not idle, each with its buffers.
+    /// Sockets: connections that are not idle, each with both of its buffers. This bounds the memory of a stack: 1 GiB
+    /// with the buffers that services have by default.
     pub sockets: u32,
     /// Half-open connections that are remembered. SYNs beyond get cookies.
     pub half_open: u32,
@@ -83,7 +84,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 131_072,
-            sockets: 16_384,
+            sockets: 8_192,
             half_open: 4_096,
             time_wait: 16_384,
             replies: 1_024,

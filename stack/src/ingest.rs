@@ -70,7 +70,11 @@ impl Core {
             return self.known(id, segment, frame);
         }
         if let Some(id) = self.half_open.find(hash, &key) {
-            return self.half_known(id, hash, segment, frame);
+            if !self.answers_cookie_instead(id, &segment) {
+                return self.half_known(id, hash, segment, frame);
+            }
+            // A SYN of this peer got a cookie, and its repetition a place here: the first counts.
+            self.forget_half_open(id);
         }
         if let Some(remembered) = self.time_wait.find(hash, &key)
             && let Some(fate) = self.waiting(&key, hash, remembered, &segment)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_stack::*;
 
 use crate::support::network::Random;
-use crate::support::packet::{SYN, Tcp};
+use crate::support::packet::{ACK, SYN, Tcp};
 use crate::support::*;
 
 /// SYNs of the flood.
@@ -89,7 +89,7 @@ fn acks_of_a_flood_open_nothing() {
         let ack = Tcp {
             src: (address("10.66.0.1"), 1024 + random.below(60_000) as u16),
             dst: (Net::both()[0].server, 80),
-            flags: crate::support::packet::ACK,
+            flags: ACK,
             seq: random.next() as u32,
             ack: random.next() as u32,
             window: 1024,

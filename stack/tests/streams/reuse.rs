@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::packet::{ACK, FIN, SYN, Tcp};
+use crate::support::packet::{ACK, FIN, RST, SYN, Tcp};
 use crate::support::*;
 
 /// What Linux does with a SYN in TIME-WAIT, without timestamps (tcp_timewait_state_process): it takes one whose number
@@ -107,10 +107,7 @@ fn a_peer_in_time_wait_that_does_not_take_the_syn_is_opened_after_its_ack() {
     host.receive(old.frame(), now).unwrap();
     host.poll(now);
     let reset = Tcp::read(&host.wire.frames.pop_front().unwrap());
-    assert_eq!(
-        (reset.flags, reset.seq),
-        (crate::support::packet::RST, old.ack)
-    );
+    assert_eq!((reset.flags, reset.seq), (RST, old.ack));
     let later = now + Duration::from_millis(1_010);
     host.poll(later);
     let again = Tcp::read(&host.wire.frames.pop_front().unwrap());

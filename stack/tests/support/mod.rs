@@ -13,6 +13,7 @@ use weft_stack::*;
 
 pub mod network;
 pub mod packet;
+pub mod raw;
 
 pub const SERVICE: ServiceId = ServiceId(3);
 pub const ROUTE: Route = Route { tag: 7, mtu: 1500 };
