@@ -32,7 +32,7 @@ lint: setup ## formatting and clippy, warnings are errors
 bench: build ## weft against the kernel's paths (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
 	$(SUDO) $(LAB) bench $(SCENARIOS) --reps $(REPS) --json target/bench/report.json --html target/bench/report.html
 
-fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|config, SECONDS=600 each)
+fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|ingest|config, SECONDS=600 each)
 	.ci/fuzz $(SECONDS) $(TARGET)
 
 setup: ## installs what is missing

@@ -66,6 +66,8 @@ pub(crate) struct TimeWaitTable {
     live: usize,
     limit: usize,
     wait: Duration,
+    /// When the deadlines were last looked at: hours later, they would count as being ahead again.
+    seen: Now,
     per_service: Vec<u32>,
 }
 
@@ -89,6 +91,7 @@ impl TimeWaitTable {
             live: 0,
             limit,
             wait: wait.min(LONGEST),
+            seen: Now::default(),
             per_service: Vec::new(),
         }
     }
@@ -133,6 +136,7 @@ impl TimeWaitTable {
         (service, service_limit): (ServiceId, u32),
         now: Now,
     ) -> Entered {
+        self.expire(secret, now, 1);
         let hash = secret.demux(key);
         self.forget(hash, key);
         let at = usize::from(service.0);
@@ -206,8 +210,16 @@ impl TimeWaitTable {
         true
     }
 
-    /// Forgets those whose time has come, at most `budget` of them.
+    /// Forgets those whose time has come, at most `budget` of them; or all, when time has leapt.
     pub(crate) fn expire(&mut self, secret: &Secret, now: Now, budget: usize) {
+        if now.since(self.seen) > LONGEST + UNIT {
+            self.gone = self.gone.wrapping_add(self.entries.len() as u32);
+            self.entries.clear();
+            self.index.clear();
+            self.per_service.fill(0);
+            self.live = 0;
+        }
+        self.seen = now;
         for _ in 0..budget {
             match self.entries.front() {
                 Some(entry) if entry.dport == 0 || passed(entry.due, now) => self.pop(secret),
