@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_main};
 use weft_datapath::{Address, Now, Parsed, parse};
 use weft_stack::*;
 
@@ -178,5 +178,11 @@ fn transactions(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bulk, transactions);
-criterion_main!(benches);
+/// Criterion's macro makes public functions without documentation, hence the module.
+mod benches {
+    #![allow(missing_docs, reason = "made by a macro")]
+
+    criterion::criterion_group!(benches, super::bulk, super::transactions);
+}
+
+criterion_main!(benches::benches);

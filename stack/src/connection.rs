@@ -133,6 +133,23 @@ impl Connection {
         }
     }
 
+    /// The state's name in RFC 9293 section 3.3.2. A FIN that the socket does not know of yet makes CLOSE-WAIT LAST-ACK.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.state() {
+            State::Closed | State::Listen => "CLOSED",
+            State::SynSent => "SYN-SENT",
+            State::SynReceived => "SYN-RECEIVED",
+            State::Established => "ESTABLISHED",
+            State::FinWait1 => "FIN-WAIT-1",
+            State::FinWait2 => "FIN-WAIT-2",
+            State::CloseWait if self.wire.ending() => "LAST-ACK",
+            State::CloseWait => "CLOSE-WAIT",
+            State::Closing => "CLOSING",
+            State::LastAck => "LAST-ACK",
+            State::TimeWait => "TIME-WAIT",
+        }
+    }
+
     /// Whether our half is open, so that it may be written to.
     pub(crate) fn sending(&self) -> bool {
         let open = self

@@ -277,7 +277,8 @@ impl Core {
         }
         let orphan = |found: &Connection| !found.held && found.readable() > 0;
         if self.connections.get(id).is_some_and(orphan) {
-            return self.abort(id); // Data for nobody (RFC 1122 section 4.2.2.13).
+            self.abort(id); // Data for nobody (RFC 1122 section 4.2.2.13).
+            return;
         }
         self.pump(id);
         self.notify(id);

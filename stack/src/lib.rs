@@ -37,5 +37,5 @@ pub use config::{
 pub use device::{Outgoing, Transmit};
 pub use ingest::Arrival;
 pub use reason::{Counters, DropReason, Event, Fate};
-pub use stack::{Accepted, Connect, ConnectError, Holdings, Stack};
+pub use stack::{Accepted, Connect, ConnectError, Described, Holdings, Stack};
 pub use stream::Stream;

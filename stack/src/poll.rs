@@ -185,19 +185,22 @@ impl Core {
         Turn::Done
     }
 
-    /// Resets a connection at its next turn. One that never had an answer has nobody to tell.
-    pub(crate) fn abort(&mut self, id: u32) {
+    /// Resets a connection at its next turn; whether it was still to be ended. One that never had an answer has nobody to
+    /// tell.
+    pub(crate) fn abort(&mut self, id: u32) -> bool {
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return false;
         };
         match connection.phase {
-            Phase::Over(_) => {}
+            Phase::Over(_) => return false,
             Phase::Opening if connection.state() == State::SynSent => self.end(id, End::Aborted),
             Phase::Opening | Phase::Open => {
-                connection.reset_due = true;
+                let before = std::mem::replace(&mut connection.reset_due, true);
                 self.enqueue(id);
+                return !before;
             }
         }
+        true
     }
 }
 

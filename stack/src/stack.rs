@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use weft_datapath::{Address, Now, Packet, Protocol, Tuple};
 
@@ -11,7 +12,7 @@ use crate::core::Core;
 use crate::device::Transmit;
 use crate::ingest::Arrival;
 use crate::key::Key;
-use crate::reason::{Counters, DropReason, Event, Fate};
+use crate::reason::{Counters, DropReason, Fate};
 use crate::segment::unicast;
 use crate::stream::Stream;
 use crate::wire::Wire;
@@ -64,6 +65,27 @@ pub struct Accepted {
     pub tuple: Tuple,
     /// Where it came from.
     pub route: Route,
+}
+
+/// A connection, for people to look at.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Described {
+    /// Its ends as the peer sends them: the source is the peer.
+    pub tuple: Tuple,
+    /// Where it comes from and goes to.
+    pub route: Route,
+    /// Its service.
+    pub service: ServiceId,
+    /// Its state by RFC 9293 section 3.3.2.
+    pub state: &'static str,
+    /// Whether it has a socket and buffers: it is not idle.
+    pub socket: bool,
+    /// Smoothed round trip, if one was measured.
+    pub round_trip: Option<Duration>,
+    /// How much faster than time its clock runs.
+    pub clock_scale: u32,
+    /// When data last moved.
+    pub moved_at: Now,
 }
 
 /// What a stack holds at a moment.
@@ -200,9 +222,8 @@ impl Stack {
     pub fn abort_all(&self) {
         let mut core = self.core.borrow_mut();
         for id in 0..core.connections.end() {
-            core.abort(id);
+            core.abandon(id);
         }
-        core.counters.events[Event::Aborted as usize] += core.queue.len() as u64;
     }
 
     /// What became of everything so far.
@@ -220,6 +241,29 @@ impl Stack {
             time_wait: core.time_wait.len(),
             time_wait_bytes: core.time_wait.memory(),
         }
+    }
+
+    /// Describes the connections in the `found.capacity()` places from `start` on, for people to look at, and says where
+    /// to go on; `None` after the last. `found` is cleared, and does not grow.
+    pub fn slice(&self, start: u32, found: &mut Vec<Described>) -> Option<u32> {
+        let core = self.core.borrow();
+        found.clear();
+        let end = start.saturating_add(u32::try_from(found.capacity()).unwrap_or(u32::MAX));
+        let places = start..end.min(core.connections.end());
+        found.extend(places.filter_map(|id| {
+            let connection = core.connections.get(id)?;
+            Some(Described {
+                tuple: connection.key.tuple,
+                route: connection.route(),
+                service: connection.service,
+                state: connection.state_name(),
+                socket: connection.live.is_some(),
+                round_trip: connection.wire.round_trip(),
+                clock_scale: connection.clock.scale(),
+                moved_at: connection.moved_at,
+            })
+        }));
+        (end < core.connections.end()).then_some(end)
     }
 
     /// Connections of a service that are open, opening or closing.

@@ -244,9 +244,7 @@ impl Stream {
 
     /// Resets the connection.
     pub fn abort(&self) {
-        let mut core = self.core.borrow_mut();
-        core.counters.count(Event::Aborted);
-        core.abort(self.id);
+        self.core.borrow_mut().abandon(self.id);
     }
 
     /// Lets the device segment what is sent, so that a packet may hold up to 64 KiB; or no longer. To be changed only
@@ -300,12 +298,9 @@ impl Drop for Stream {
         connection.reader = None;
         connection.writer = None;
         if connection.readable() > 0 || connection.phase == Phase::Opening {
-            core.counters.count(Event::Aborted);
-            core.abort(self.id);
+            core.abandon(self.id);
         } else if core.shutdown(self.id).is_pending() {
-            // No socket to close it in order with.
-            core.counters.count(Event::Aborted);
-            core.abort(self.id);
+            core.abandon(self.id); // No socket to close it in order with.
         }
         core.arm(self.id);
         core.forget(self.id);
@@ -313,6 +308,13 @@ impl Drop for Stream {
 }
 
 impl Core {
+    /// Resets a connection on behalf of its user.
+    pub(crate) fn abandon(&mut self, id: u32) {
+        if self.abort(id) {
+            self.counters.count(Event::Aborted);
+        }
+    }
+
     /// Closes our half of a connection.
     fn shutdown(&mut self, id: u32) -> Poll<io::Result<()>> {
         let phase = self

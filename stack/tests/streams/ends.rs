@@ -129,6 +129,14 @@ fn abort_all_tells_every_peer() {
     }
     pair.pass(Duration::from_secs(3), Duration::from_millis(100));
     assert_eq!(pair.b.stack.holdings().sockets, 0, "idle ones, too");
+    let (mut start, mut seen, mut found) = (Some(0), 0, Vec::with_capacity(7));
+    while let Some(at) = start {
+        start = pair.b.stack.slice(at, &mut found);
+        seen += found.len();
+        let idle = |one: &Described| one.state == "ESTABLISHED" && !one.socket;
+        assert!(found.len() <= 7 && found.iter().all(idle), "{found:?}");
+    }
+    assert_eq!(seen, 100);
     pair.b.wire.room = 7;
     pair.b.stack.abort_all();
     pair.exchange();
