@@ -189,3 +189,21 @@ pub enum Fate {
     /// It was dropped.
     Dropped(DropReason),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_documented() {
+        let text = include_str!("../../docs/tcp.md");
+        let drops = DropReason::ALL.map(DropReason::name);
+        let events = Event::ALL.map(Event::name);
+        for name in drops.iter().chain(&events) {
+            assert!(
+                text.contains(&format!("`{name}`")),
+                "docs/tcp.md lacks {name}"
+            );
+        }
+    }
+}
