@@ -8,7 +8,7 @@ use weft_datapath::*;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use support::*;
+use support::{Stage, *};
 
 fn parsing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");

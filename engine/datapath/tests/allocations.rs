@@ -6,7 +6,7 @@ use std::time::Duration;
 mod support;
 
 use support::fragments::{cut, question};
-use support::*;
+use support::{Stage, *};
 use weft_datapath::*;
 
 fn allocations(work: impl FnOnce()) -> u64 {

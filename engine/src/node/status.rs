@@ -141,6 +141,8 @@ impl Node {
     async fn reading(&self) -> Result<Reading, Error> {
         let mut reading = Reading::of_kernel(self.control.kernel(), self.baseline).await?;
         reading.workers = self.workers.len() as u64;
+        let lanes: Vec<u32> = self.workers.iter().filter_map(|side| side.lane).collect();
+        reading.bulk_lost = netlink::bulk_losses(&lanes).await?;
         for (side, handle) in self.workers.iter().zip(self.control.workers()) {
             let statistics = side.probe.statistics()?;
             reading.socket_lost += statistics.rx_dropped + statistics.rx_ring_full;
@@ -374,6 +376,7 @@ fn ledger(reading: &Reading) -> Ledger {
     let path = [
         ("punt_lost", reading.punt_lost),
         ("socket_lost", reading.socket_lost),
+        ("bulk_lost", reading.bulk_lost),
         ("inject_lost", reading.inject_lost),
         ("transmit_invalid", reading.invalid),
     ];
@@ -427,6 +430,7 @@ fn packets(totals: &Totals) -> Packets {
         received: totals.received,
         forwarded: fates.forwarded,
         replied: fates.replied,
+        bulk: totals.bulk,
         terminated: fates.terminated,
         originated: totals.originated,
         handed_in: totals.handed_in,

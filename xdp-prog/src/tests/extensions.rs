@@ -66,7 +66,7 @@ fn the_programs_walk_as_the_engine_does() {
             tuple: *flow.tuple(),
             ifindex,
         };
-        let mut pins = steering.pin_writer().unwrap();
+        let mut pins = steering.pin_writer(None).unwrap();
         pins.apply([&weft_datapath::PinOp::Insert {
             key,
             owner: 1,

@@ -103,7 +103,7 @@ fn svc_34_k_01_an_error_goes_to_the_owner_of_the_quoted_flow() {
         for worker in 0..2 {
             steering.heartbeat(worker).unwrap().beat(monotonic_ns());
         }
-        let mut pins = steering.pin_writer().unwrap();
+        let mut pins = steering.pin_writer(None).unwrap();
         let context = Context::at(ifindex);
         let programs = &steering.skel.progs;
         for (pod, server, router) in families {

@@ -263,7 +263,7 @@ fn a_pinned_reply_is_punted_on_its_way_to_the_pod() {
             },
             owner: 0,
             cookie: 1, terminated: None };
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         assert_eq!(writer.apply([&pin]).inserted, 1);
         let before = steering.counters().unwrap();
         let seen = with_worker(&steering, Way::Reingress, &[&a, &b], || {
@@ -319,7 +319,7 @@ fn the_owner_decides_the_queue() {
             io
         });
         let socket = a.inside(|| UdpSocket::bind((a.v4, 5000)).unwrap());
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         for owner in [0_u16, 1, 3, 0] {
             let tuple = Tuple {
                 src: a.v4.into(),
