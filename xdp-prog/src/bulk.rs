@@ -125,9 +125,7 @@ impl BulkLane {
             4 => (header::TCP4, ethernet::LEN + ipv4::LEN),
             _ => (header::TCP6, ethernet::LEN + ipv6::LEN),
         };
-        let words = frame
-            .get(l4 + tcp::DATA_OFFSET)
-            .map_or(5, |byte| byte >> 4);
+        let words = frame.get(l4 + tcp::DATA_OFFSET).map_or(5, |byte| byte >> 4);
         let headers = l4 + usize::from(words) * 4;
         let put = |head: &mut [u8], at: std::ops::Range<usize>, value: usize| {
             head[at].copy_from_slice(&(value as u16).to_ne_bytes());

@@ -229,7 +229,10 @@ impl State {
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
         let pinned = self.pinned(id);
-        for (direction, key) in [Direction::Forward, Direction::Reply].into_iter().zip(pinned) {
+        for (direction, key) in [Direction::Forward, Direction::Reply]
+            .into_iter()
+            .zip(pinned)
+        {
             let Some(key) = key else { continue };
             let terminated = self.flows.at(id).and_then(|flow| flow.answer(direction));
             self.pin_ops.push(PinOp::Insert {

@@ -104,7 +104,10 @@ pub(super) async fn workers(
         let lane = match BulkLane::open(control.kernel()).await {
             Ok(lane) => Some(lane),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "no bulk lane: terminated connections carry less");
+                tracing::warn!(
+                    error = chain(&error),
+                    "no bulk lane: terminated connections carry less"
+                );
                 None
             }
         };

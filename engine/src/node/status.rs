@@ -132,8 +132,13 @@ impl Node {
     fn tcp(&self, index: usize) -> Result<Option<Tcp>, Error> {
         let (side, handle) = (&self.workers[index], &self.control.workers()[index]);
         let (reply, answer) = channel::bounded(1);
-        let report = ask(&side.commands, &handle.waker, Command::Tcp { reply }, &answer)
-            .ok_or(Error::WorkerSilent(index as u16))?;
+        let report = ask(
+            &side.commands,
+            &handle.waker,
+            Command::Tcp { reply },
+            &answer,
+        )
+        .ok_or(Error::WorkerSilent(index as u16))?;
         Ok(report.map(|report| tcp(&report)))
     }
 
@@ -181,11 +186,7 @@ impl Node {
     pub(super) fn services(&self, vip: Option<IpAddr>) -> Result<LbList, Error> {
         let tables = self.control.tables().load_full();
         let mut flows: BTreeMap<(u32, Address, u16), (u64, u64)> = BTreeMap::new();
-        for flow in self
-            .all_flows()?
-            .iter()
-            .filter(|flow| flow.kind().serves())
-        {
+        for flow in self.all_flows()?.iter().filter(|flow| flow.kind().serves()) {
             let to = flow.backend_tuple();
             let sum = flows.entry((flow.service(), to.dst, to.dport)).or_default();
             sum.0 += 1;

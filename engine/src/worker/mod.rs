@@ -17,7 +17,8 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 use weft_datapath::{
-    BURST_MAX, DropReason, Flow, FrameBuf, LookAhead, Now, PacketIo, PinOp, State, Tables, Verdict, process,
+    BURST_MAX, DropReason, Flow, FrameBuf, LookAhead, Now, PacketIo, PinOp, State, Tables, Verdict,
+    process,
 };
 
 use weft_stack::StackConfig;
@@ -344,8 +345,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             return;
         }
         let outcome = self.pins.apply(self.state.pin_ops.as_slice());
-        self.local.pins = (self.local.pins + outcome.inserted)
-            .saturating_sub(outcome.removed + outcome.foreign);
+        self.local.pins =
+            (self.local.pins + outcome.inserted).saturating_sub(outcome.removed + outcome.foreign);
         self.local.pin_errors += outcome.full + outcome.failed;
         self.state.pin_ops.clear();
     }

@@ -7,8 +7,8 @@ use weft_datapath::{
     Tuple, Verdict, older, parse,
 };
 use weft_stack::{
-    Accepted, Arrival, Connect, Counters, Holdings, Listeners, Outgoing, Route,
-    ServiceId, ServiceOptions, Stack, StackConfig, Transmit,
+    Accepted, Arrival, Connect, Counters, Holdings, Listeners, Outgoing, Route, ServiceId,
+    ServiceOptions, Stack, StackConfig, Transmit,
 };
 
 use super::{PinSink, Worker};
@@ -235,7 +235,10 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             Some(Connect {
                 local: (back.src, back.sport),
                 remote: (back.dst, back.dport),
-                route: Route { tag, mtu: ROUTE_MTU },
+                route: Route {
+                    tag,
+                    mtu: ROUTE_MTU,
+                },
                 service,
             })
         });

@@ -102,7 +102,10 @@ pub async fn bulk_losses(lanes: &[u32]) -> Result<u64, NetlinkError> {
     let session = Session::open()?;
     let mut lost = 0;
     for lane in lanes {
-        lost += session.by_index(*lane).await?.map_or(0, |lane| lane.tx_dropped);
+        lost += session
+            .by_index(*lane)
+            .await?
+            .map_or(0, |lane| lane.tx_dropped);
     }
     Ok(lost)
 }

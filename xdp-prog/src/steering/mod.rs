@@ -254,7 +254,10 @@ impl Steering {
 
     /// Lets what is sent into a bulk lane's device go where it says, for as long as the link lives.
     pub(crate) fn attach_bulk(&self, ifindex: u32) -> Result<Link, Error> {
-        Ok(attach_tcx_unpinned(&self.skel.progs.weft_injected, ifindex)?)
+        Ok(attach_tcx_unpinned(
+            &self.skel.progs.weft_injected,
+            ifindex,
+        )?)
     }
 
     /// Lets a queue's punted frames go into `socket`. The kernel takes the entry away with the socket.

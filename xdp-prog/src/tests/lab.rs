@@ -262,7 +262,9 @@ fn a_pinned_reply_is_punted_on_its_way_to_the_pod() {
                 ifindex: a.ifindex,
             },
             owner: 0,
-            cookie: 1, terminated: None };
+            cookie: 1,
+            terminated: None,
+        };
         let mut writer = steering.pin_writer(None).unwrap();
         assert_eq!(writer.apply([&pin]).inserted, 1);
         let before = steering.counters().unwrap();
@@ -335,7 +337,9 @@ fn the_owner_decides_the_queue() {
             writer.apply([&PinOp::Insert {
                 key,
                 owner,
-                cookie: 0, terminated: None }]);
+                cookie: 0,
+                terminated: None,
+            }]);
             socket.send_to(b"x", (b.v4, 7)).unwrap();
             let (right, wrong) = (usize::from(owner % 2), usize::from(1 - owner % 2));
             let mut burst = ArrayVec::<_, BURST_MAX>::new();
