@@ -22,8 +22,7 @@ const SOURCE_PORTS: usize = 32;
 /// (SVC-31); without one it is skipped. Where a backend's reply tuple is another flow's (Linux reuses a
 /// source port per destination), another backend is tried, and in the end another source port.
 pub(crate) fn open_service(
-    service: &ServicePort,
-    stage: Stage,
+    (service, stage): (&ServicePort, Stage),
     key: FlowKey,
     client: &Pod,
     hops: u8,
@@ -69,7 +68,7 @@ pub(crate) fn open_service(
         if matches!(backend.path, BackendPath::Pod { .. }) && hops <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let Some(flow) = service_flow(service, backend, stage, key, client, now, tables, state)
+        let Some(flow) = service_flow((service, stage), backend, key, client, now, tables, state)
         else {
             continue;
         };
@@ -109,9 +108,8 @@ pub(crate) fn open_service(
 
 /// The flow to `backend`; `None` if that is the client itself and there is no hairpin address.
 fn service_flow(
-    service: &ServicePort,
+    (service, stage): (&ServicePort, Stage),
     backend: &Backend,
-    stage: Stage,
     key: FlowKey,
     client: &Pod,
     now: Now,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub use error::{ConfigError, Errors, Location, Reason};
 pub use model::{
     Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Node, Pod, Poll, Protocol,
-    Service, ServicePort, Stage, TargetPort, Workers,
+    Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::{PodIndex, ResolvedEndpoint};

@@ -196,6 +196,9 @@ impl XskIo {
     /// Rings the doorbell of what was queued, too: `poll` itself sends. A signal ends the wait
     /// early.
     pub fn wait(&mut self, timeout: Duration, wakers: &[BorrowedFd<'_>]) -> io::Result<Ready> {
+        if wakers.len() > WAKERS_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         self.rings.reap();
         self.rings.refill();
         self.unrung = false;
@@ -206,8 +209,7 @@ impl XskIo {
         }
         let own = fds.len();
         for waker in wakers {
-            fds.try_push(PollFd::from_borrowed_fd(*waker, PollFlags::IN))
-                .map_err(|_| io::ErrorKind::InvalidInput)?;
+            fds.push(PollFd::from_borrowed_fd(*waker, PollFlags::IN));
         }
         let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
         match poll(&mut fds, Some(&timeout)) {

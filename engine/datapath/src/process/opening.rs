@@ -77,8 +77,7 @@ fn to_vip(
         return Verdict::Terminate(Claim::Stack); // Nothing is remembered before the client has answered.
     }
     match open_service(
-        service,
-        Stage::L4,
+        (service, Stage::L4),
         key,
         pod,
         packet.hops(),

@@ -34,7 +34,7 @@ impl State {
             Stage::L4 => Stage::Tcp(Default::default()), // As it was when the client began.
             stage => stage,
         };
-        open_service(service, stage, key, pod, HOPS, now, tables, self)
+        open_service((service, stage), key, pod, HOPS, now, tables, self)
     }
 
     /// The connection whose peer's packets have this key is over. With both, the flow is.
