@@ -67,20 +67,14 @@ impl Tcp {
         state: &mut State,
     ) -> Verdict {
         match claim {
-            Claim::TooLong {
-                flow,
-                from,
-                mtu,
-                sequence,
-            } => {
-                if let Some(key) = state.end_of(flow, from)
-                    && let Some(inject) = state.flows.at(flow).and_then(|flow| flow.answer(from))
-                {
+            Claim::TooLong => {
+                if let Some(said) = state.too_long.take() {
                     let tag = tag(Egress {
-                        ifindex: key.ifindex,
-                        inject,
+                        ifindex: said.key.ifindex,
+                        inject: said.answer,
                     });
-                    self.stack().too_long(&key.tuple, tag, mtu, sequence);
+                    self.stack()
+                        .too_long(&said.key.tuple, tag, said.mtu, said.sequence);
                 }
             }
             Claim::PerhapsOlder if !self.knows(frame.bytes()) => {
