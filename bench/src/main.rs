@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         kernel: bool,
     },
-    /// Measures Weft against the kernel's paths
+    /// Measures Weft against the kernel's paths, and against proxies
     Bench(Bench),
     /// Removes what dead labs left, kept ones (--keep) included
     Clean {
@@ -175,7 +175,7 @@ struct Bench {
     /// A fraction of everything, to see that it runs; the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// Only name the scenarios
+    /// Only name the scenarios and their paths
     #[arg(long)]
     list: bool,
 }
@@ -336,6 +336,8 @@ fn bench(options: &Bench) -> Result<()> {
                 "{mark} {:22} {} ({})",
                 scenario.id, scenario.about, scenario.unit
             );
+            let paths = scenario.workload.paths.iter().map(|path| path.id());
+            println!("{:25}{}", "", paths.collect::<Vec<_>>().join(", "));
         }
         return Ok(());
     }
