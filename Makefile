@@ -29,7 +29,8 @@ lint: setup ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-bench: build ## weft against the kernel's paths (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
+bench: build ## weft against the kernel's paths and proxies (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
+	@.ci/setup bench
 	$(SUDO) $(LAB) bench $(SCENARIOS) --reps $(REPS) --json target/bench/report.json --html target/bench/report.html
 
 fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|ingest|config, SECONDS=600 each)

@@ -107,6 +107,13 @@ pub struct Port {
     pub port: u16,
     /// The port at the endpoint.
     pub target_port: TargetPort,
+    /// `l4` or `tcp`; the default when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Whose address the backend sees of a connection that is terminated, `client` or `node`; the default
+    /// when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// A port at an endpoint: a number, or a name that each endpoint maps.
@@ -200,6 +207,8 @@ impl Config {
                 protocol: (*protocol).to_owned(),
                 port: *port,
                 target_port: TargetPort::Number(*target),
+                stage: None,
+                source: None,
             })
             .collect();
         let service = Service {

@@ -26,6 +26,7 @@ pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod progress;
+pub mod proxy;
 pub mod random;
 pub mod raw;
 pub mod servers;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
-use weft_lab::tools::{crr, flood, lookup, new_flows, rr, serve, sink};
+use weft_lab::tools::{crowd, crr, flood, lookup, new_flows, rr, serve, sink};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         kernel: bool,
     },
-    /// Measures Weft against the kernel's paths
+    /// Measures Weft against the kernel's paths, and against proxies
     Bench(Bench),
     /// Removes what dead labs left, kept ones (--keep) included
     Clean {
@@ -89,8 +89,11 @@ enum Command {
     },
     /// Makes short TCP connections one after another
     Crr {
-        /// A server of one request a connection (serve tcp-once)
+        /// A server of one request a connection (serve tcp-once, serve tcp-crowd)
         to: SocketAddr,
+        /// Or so many at once
+        #[arg(long)]
+        at_once: Option<usize>,
         /// How many at most
         #[arg(long, default_value_t = 10_000)]
         count: usize,
@@ -172,7 +175,7 @@ struct Bench {
     /// A fraction of everything, to see that it runs; the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// Only name the scenarios
+    /// Only name the scenarios and their paths
     #[arg(long)]
     list: bool,
 }
@@ -185,6 +188,8 @@ enum Server {
     TcpEcho(Listen),
     /// Answers one 64-byte request a connection and closes
     TcpOnce(Listen),
+    /// As tcp-once, any number of connections at once
+    TcpCrowd(Listen),
     /// Says its name and the client address and port it sees, over TCP and UDP
     Peer {
         #[command(flatten)]
@@ -233,6 +238,7 @@ fn run(command: Command) -> Result<()> {
             Server::UdpEcho(listen) => pinned(listen.core, || serve::udp_echo(listen.port)),
             Server::TcpEcho(listen) => pinned(listen.core, || serve::tcp_echo(listen.port)),
             Server::TcpOnce(listen) => pinned(listen.core, || serve::tcp_once(listen.port)),
+            Server::TcpCrowd(listen) => pinned(listen.core, || serve::tcp_crowd(listen.port)),
             Server::Peer { listen, name } => {
                 pinned(listen.core, || serve::peer(listen.port, &name))
             }
@@ -261,11 +267,16 @@ fn run(command: Command) -> Result<()> {
         }),
         Command::Crr {
             to,
+            at_once,
             count,
             seconds,
             core,
         } => pinned(core, || {
-            let found = crr::connections(to, count, Duration::from_secs_f64(seconds))?;
+            let limit = Duration::from_secs_f64(seconds);
+            let found = match at_once {
+                None => crr::connections(to, count, limit)?,
+                Some(at_once) => crowd::connections(to, at_once, count, limit)?,
+            };
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
@@ -325,6 +336,8 @@ fn bench(options: &Bench) -> Result<()> {
                 "{mark} {:22} {} ({})",
                 scenario.id, scenario.about, scenario.unit
             );
+            let paths = scenario.workload.paths.iter().map(|path| path.id());
+            println!("{:25}{}", "", paths.collect::<Vec<_>>().join(", "));
         }
         return Ok(());
     }
