@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use weft_lab::impairment::Impairment;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
-use weft_lab::tools::{crr, flood, lookup, new_flows, rr, serve, sink};
+use weft_lab::tools::{crr, flood, link, lookup, new_flows, rr, serve, sink, transfer};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -101,6 +102,32 @@ enum Command {
         #[arg(long)]
         core: Option<usize>,
     },
+    /// Sends and receives over TCP, every byte checked at both ends
+    Transfer {
+        /// A server of transfers (serve transfer)
+        to: SocketAddr,
+        /// What to do
+        #[arg(value_enum)]
+        mode: transfer::Mode,
+        /// Bytes in each direction that carries any
+        #[arg(long, default_value_t = 1 << 24)]
+        bytes: u64,
+        /// How many pings or connections
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+        /// For how many milliseconds a receiver stops in the middle of stall-upload and stall-download
+        #[arg(long, default_value_t = 1000)]
+        pause: u64,
+        /// For how many seconds it waits for anything
+        #[arg(long, default_value_t = 30.0)]
+        limit: f64,
+        /// The seed of the bytes; from the clock when not given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
     /// Measures what the first packet of a flow costs the engine among many services, in process
     Lookup {
         /// How many services
@@ -115,6 +142,22 @@ enum Command {
         /// On which core
         #[arg(long)]
         core: Option<usize>,
+    },
+    /// Moves frames between two interfaces of its namespace as a bad link would
+    Link {
+        /// The interface towards the pod
+        pod: String,
+        /// The interface towards the node
+        router: String,
+        /// What it does to frames from the pod: words such as loss=1% delay=10ms
+        #[arg(long, default_value = "")]
+        up: Impairment,
+        /// What it does to frames to the pod
+        #[arg(long, default_value = "")]
+        down: Impairment,
+        /// The seed of what it does
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Counts and drops UDP packets entering an interface
     Sink {
@@ -185,6 +228,8 @@ enum Server {
     TcpEcho(Listen),
     /// Answers one 64-byte request a connection and closes
     TcpOnce(Listen),
+    /// The other end of transfers (weft-lab transfer)
+    Transfer(Listen),
     /// Says its name and the client address and port it sees, over TCP and UDP
     Peer {
         #[command(flatten)]
@@ -233,6 +278,9 @@ fn run(command: Command) -> Result<()> {
             Server::UdpEcho(listen) => pinned(listen.core, || serve::udp_echo(listen.port)),
             Server::TcpEcho(listen) => pinned(listen.core, || serve::tcp_echo(listen.port)),
             Server::TcpOnce(listen) => pinned(listen.core, || serve::tcp_once(listen.port)),
+            Server::Transfer(listen) => pinned(listen.core, || {
+                transfer::serve(listen.port, transfer::SERVER_LIMIT)
+            }),
             Server::Peer { listen, name } => {
                 pinned(listen.core, || serve::peer(listen.port, &name))
             }
@@ -269,6 +317,28 @@ fn run(command: Command) -> Result<()> {
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
+        Command::Transfer {
+            to,
+            mode,
+            bytes,
+            count,
+            pause,
+            limit,
+            seed,
+            core,
+        } => pinned(core, || {
+            let plan = transfer::Plan {
+                to,
+                mode,
+                bytes,
+                count,
+                pause: Duration::from_millis(pause),
+                limit: Duration::from_secs_f64(limit),
+                seed: seed.unwrap_or_else(transfer::fresh_seed),
+            };
+            println!("{}", serde_json::to_string(&transfer::run(plan)?)?);
+            Ok(())
+        }),
         Command::Lookup {
             services,
             popularity,
@@ -279,6 +349,13 @@ fn run(command: Command) -> Result<()> {
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
+        Command::Link {
+            pod,
+            router,
+            up,
+            down,
+            seed,
+        } => link::run(&pod, &router, up, down, seed),
         Command::Sink {
             interface,
             port,
@@ -335,24 +412,11 @@ fn bench(options: &Bench) -> Result<()> {
         Effort::Full
     };
     let report = Plan::new(&options.scenarios, &options.paths, options.reps, effort)?.run()?;
-    let mut to_stdout = false;
-    for (file, text) in [
-        (&options.json, serde_json::to_string_pretty(&report)? + "\n"),
-        (&options.html, html::render(&report)?),
-    ] {
-        let Some(file) = file else { continue };
-        if file.as_os_str() == "-" {
-            print!("{text}");
-            to_stdout = true;
-        } else {
-            if let Some(directory) = file.parent() {
-                std::fs::create_dir_all(directory)?;
-            }
-            std::fs::write(file, text).with_context(|| file.display().to_string())?;
-            eprintln!("wrote {}", file.display());
-        }
-    }
-    if !to_stdout {
+    let json = write(&options.json, || {
+        Ok(serde_json::to_string_pretty(&report)? + "\n")
+    })?;
+    let html = write(&options.html, || html::render(&report))?;
+    if !(json || html) {
         println!("{}", report.table());
         for scenario in &report.scenarios {
             for (name, ratio) in &scenario.ratio {
@@ -361,6 +425,22 @@ fn bench(options: &Bench) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes a report to where it is wanted, if it is; whether that is standard output.
+fn write(file: &Option<PathBuf>, text: impl FnOnce() -> Result<String>) -> Result<bool> {
+    let Some(file) = file else { return Ok(false) };
+    let text = text()?;
+    if file.as_os_str() == "-" {
+        print!("{text}");
+        return Ok(true);
+    }
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    std::fs::write(file, text).with_context(|| file.display().to_string())?;
+    eprintln!("wrote {}", file.display());
+    Ok(false)
 }
 
 fn self_test() -> Result<()> {

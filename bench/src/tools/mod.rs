@@ -3,8 +3,10 @@
 pub mod crr;
 pub mod flood;
 pub mod frames;
+pub mod link;
 pub mod lookup;
 pub mod new_flows;
 pub mod rr;
 pub mod serve;
 pub mod sink;
+pub mod transfer;
