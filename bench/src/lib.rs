@@ -34,6 +34,7 @@ pub mod raw;
 pub mod servers;
 pub mod snapshot;
 pub mod sweep;
+pub mod tcp;
 pub mod tools;
 pub mod wait;
 pub mod weft;

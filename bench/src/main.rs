@@ -11,6 +11,7 @@ use std::time::Duration;
 use weft_lab::impairment::Impairment;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
+use weft_lab::tcp::Matrix;
 use weft_lab::tools::{crr, flood, link, lookup, new_flows, rr, serve, sink, transfer};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
@@ -41,6 +42,8 @@ enum Command {
     },
     /// Measures Weft against the kernel's paths
     Bench(Bench),
+    /// Measures TCP over bad links: from Linux to Linux, and through Weft
+    Tcp(Tcp),
     /// Removes what dead labs left, kept ones (--keep) included
     Clean {
         /// Only these labs; all whose process is gone when none is named
@@ -220,6 +223,24 @@ struct Bench {
     list: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Tcp {
+    /// Over which links (loss-1, delay-10, ...); over all when none is named
+    cases: Vec<String>,
+    /// Bytes of a transfer; some cases take a part of it
+    #[arg(long, default_value_t = 32 << 20)]
+    bytes: u64,
+    /// How often
+    #[arg(long, default_value_t = 3)]
+    reps: usize,
+    /// The stage of the services in Weft
+    #[arg(long)]
+    stage: Option<String>,
+    /// Where to write the report as JSON; - is standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Server {
     /// Echoes datagrams
@@ -271,6 +292,7 @@ fn run(command: Command) -> Result<()> {
             demo::run(demo::Options { keep, kernel })
         }
         Command::Bench(options) => bench(&options),
+        Command::Tcp(options) => tcp(&options),
         Command::Clean { labs } => clean(labs),
         Command::Janitor { lab } => janitor::watch(&lab),
         Command::SelfTest => self_test(),
@@ -423,6 +445,17 @@ fn bench(options: &Bench) -> Result<()> {
                 println!("{} {name}: {ratio:.2}", scenario.id);
             }
         }
+    }
+    Ok(())
+}
+
+fn tcp(options: &Tcp) -> Result<()> {
+    sweep_on_signals()?;
+    let stage = options.stage.clone();
+    let report = Matrix::new(&options.cases, options.bytes, options.reps, stage)?.run()?;
+    let text = || Ok(serde_json::to_string_pretty(&report)? + "\n");
+    if !write(&options.json, text)? {
+        println!("{}", report.table());
     }
     Ok(())
 }

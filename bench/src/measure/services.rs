@@ -166,6 +166,8 @@ pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort]) {
                 protocol: "tcp".into(),
                 port: 80,
                 target_port: TargetPort::Number(8080),
+                stage: None,
+                source: None,
             }],
             selector: None,
             endpoints: None,

@@ -43,6 +43,8 @@ fn services(count: usize) -> impl Iterator<Item = Service> {
             protocol: "tcp".into(),
             port: PEER_PORT,
             target_port: TargetPort::Number(PEER_PORT),
+            stage: None,
+            source: None,
         }],
         selector: None,
         endpoints: None,
