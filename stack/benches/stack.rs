@@ -12,8 +12,8 @@ const ROUTE: Route = Route { tag: 1, mtu: 1500 };
 struct Port80(ServiceOptions);
 
 impl Listeners for Port80 {
-    fn lookup(&self, _: Address, port: u16, _: u32) -> Option<(ServiceId, &ServiceOptions)> {
-        (port == 80).then_some((ServiceId(0), &self.0))
+    fn lookup(&self, _: Address, port: u16, _: u32) -> Option<(ServiceId, ServiceOptions)> {
+        (port == 80).then_some((ServiceId(0), self.0))
     }
 }
 

@@ -89,7 +89,7 @@ impl Core {
             // What overtakes the ACK of a cookie is no ACK of it: a reset would end what is about to begin.
             let said = self.secret.open_cookie(key, peer, iss, self.now);
             let said = said.ok_or(DropReason::CookieOrder)?;
-            self.service(service, options);
+            self.service(service, &options);
             self.room(service)?;
             if !self.spent.spend(hash, iss, self.now) {
                 return self.reset_for(&segment, key.tag);
@@ -125,7 +125,7 @@ impl Core {
             return self.reset_for(segment, key.tag);
         };
         let now = self.now;
-        let known = self.service(service, options);
+        let known = self.service(service, &options);
         let in_line = known.half_open < known.options.half_open;
         let (receive, options) = (known.options.receive_buffer, segment.syn_options(frame));
         self.room(service)?;

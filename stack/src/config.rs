@@ -149,5 +149,5 @@ pub trait Listeners {
         local: weft_datapath::Address,
         port: u16,
         tag: u32,
-    ) -> Option<(ServiceId, &ServiceOptions)>;
+    ) -> Option<(ServiceId, ServiceOptions)>;
 }

@@ -42,6 +42,8 @@ pub(crate) enum End {
 pub(crate) struct Connection {
     pub(crate) key: Key,
     pub(crate) mtu: u16,
+    /// What the path was found to carry, if less.
+    pub(crate) path: Option<u16>,
     pub(crate) service: ServiceId,
     pub(crate) phase: Phase,
     pub(crate) wire: Wire,
@@ -74,6 +76,8 @@ pub(crate) struct Connection {
     pub(crate) writer: Option<Waker>,
     /// The other end of a splice.
     pub(crate) spliced: Option<u32>,
+    /// It was spliced once: whoever did it asks for its end.
+    pub(crate) joined: bool,
 }
 
 impl Connection {
@@ -81,6 +85,7 @@ impl Connection {
         Self {
             key,
             mtu,
+            path: None,
             service,
             phase: Phase::Opening,
             wire,
@@ -101,6 +106,7 @@ impl Connection {
             reader: None,
             writer: None,
             spliced: None,
+            joined: false,
         }
     }
 

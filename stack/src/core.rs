@@ -60,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) starved: VecDeque<u32>,
     /// To be woken when the stack is no longer borrowed.
     pub(crate) wakes: Vec<Waker>,
+    /// Joined connections that are over, by what their peer's packets are known by.
+    pub(crate) finished: VecDeque<Key>,
     pub(crate) services: Vec<Service>,
     pub(crate) sockets: u32,
     pub(crate) resets: RateLimit,
@@ -87,6 +89,7 @@ impl Core {
             accepted: VecDeque::new(),
             starved: VecDeque::new(),
             wakes: Vec::new(),
+            finished: VecDeque::new(),
             services: Vec::new(),
             sockets: 0,
             resets: RateLimit::new(limits.resets.max(1), limits.resets.max(1)),
@@ -383,7 +386,11 @@ impl Core {
         });
         if over {
             self.drop_socket(id);
-            self.connections.remove(id);
+            if let Some(connection) = self.connections.remove(id)
+                && connection.joined
+            {
+                self.finished.push_back(connection.key);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::header::HEADER_MAX;
 
 /// What a socket may at most send in one packet. Segment sizes are governed per connection, through what the
 /// socket is told that its peer takes; this is the most that an IPv4 packet can be.
-const MTU: usize = 65_535;
+pub(crate) const MTU: usize = 65_535;
 
 /// One packet to be sent.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -34,10 +34,10 @@ pub trait Transmit {
     fn send(&mut self, packet: Outgoing, write: impl FnOnce(&mut [u8]));
 }
 
-pub(crate) fn capabilities(segmentation: bool) -> DeviceCapabilities {
+pub(crate) fn capabilities(segmentation: bool, mtu: usize) -> DeviceCapabilities {
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
-    capabilities.max_transmission_unit = MTU;
+    capabilities.max_transmission_unit = mtu;
     // The stack verifies before and fills in after it has moved the sequence numbers.
     capabilities.checksum = ChecksumCapabilities::ignored();
     if segmentation {
@@ -104,7 +104,7 @@ impl Device for Exchange<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(false)
+        capabilities(false, MTU)
     }
 }
 
@@ -134,6 +134,8 @@ pub(crate) struct Drain<'a, T, P> {
     /// Bytes of the longest packet that is one segment, and of the data in it, for a connection whose device
     /// segments.
     pub(crate) segment: Option<(usize, NonZeroU16)>,
+    /// Bytes of the longest packet, where the path carries less than the peer takes.
+    pub(crate) path: Option<u16>,
     pub(crate) patch: P,
     /// Set when there was no room.
     pub(crate) exhausted: bool,
@@ -167,7 +169,7 @@ impl<T: Transmit, P: FnMut(&mut [u8], bool)> Device for Drain<'_, T, P> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.segment.is_some())
+        capabilities(self.segment.is_some(), MTU)
     }
 }
 

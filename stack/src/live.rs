@@ -13,7 +13,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint};
 use weft_datapath::wire::{ipv4, tcp};
 use weft_datapath::{Address, Tuple};
 
-use crate::device::{Drain, Exchange, Scratch, Transmit, capabilities};
+use crate::device::{Drain, Exchange, MTU, Scratch, Transmit, capabilities};
 use crate::header::{self, Header, ip_len};
 use crate::seq::Seq;
 
@@ -40,28 +40,51 @@ pub(crate) struct Peer {
 pub(crate) struct Interfaces {
     plain: Interface,
     segmented: Interface,
+    /// For sockets whose path turned out to carry less than their peer takes, by what it carries. A socket knows its
+    /// peer's segment size from the start on, and bounds it by its interface's.
+    shorter: Vec<(u16, Interface)>,
+    seed: u64,
 }
+
+/// Interfaces are kept for path MTUs that are multiples of this, so there are at most 116 of them below 1,500 bytes.
+const PATH_STEP: u16 = 8;
 
 impl Interfaces {
     pub(crate) fn new(seed: u64) -> Self {
-        let interface = |segmentation: bool| {
-            let mut config = Config::new(HardwareAddress::Ip);
-            config.random_seed = seed;
-            let mut device = Capabilities(segmentation);
-            let mut interface = Interface::new(config, &mut device, Instant::ZERO);
-            // No address of its own, so any is: who is served was decided before.
-            interface.set_any_ip(true);
-            interface
-        };
         Self {
-            plain: interface(false),
-            segmented: interface(true),
+            plain: interface(seed, Capabilities(false, MTU)),
+            segmented: interface(seed, Capabilities(true, MTU)),
+            shorter: Vec::new(),
+            seed,
         }
+    }
+
+    /// The interface for a path that carries packets of so many bytes.
+    fn shorter(&mut self, mtu: u16) -> &mut Interface {
+        let mtu = mtu / PATH_STEP * PATH_STEP;
+        let at = match self.shorter.binary_search_by_key(&mtu, |(mtu, _)| *mtu) {
+            Ok(at) => at,
+            Err(at) => {
+                let made = interface(self.seed, Capabilities(false, mtu.into()));
+                self.shorter.insert(at, (mtu, made));
+                at
+            }
+        };
+        &mut self.shorter[at].1
     }
 }
 
-/// A device that only says what it can.
-struct Capabilities(bool);
+fn interface(seed: u64, mut device: Capabilities) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut interface = Interface::new(config, &mut device, Instant::ZERO);
+    // No address of its own, so any is: who is served was decided before.
+    interface.set_any_ip(true);
+    interface
+}
+
+/// A device that only says what it can: whether it segments, and the longest packet.
+struct Capabilities(bool, usize);
 
 impl smoltcp::phy::Device for Capabilities {
     type RxToken<'a> = crate::device::Packet<'a>;
@@ -76,7 +99,7 @@ impl smoltcp::phy::Device for Capabilities {
     }
 
     fn capabilities(&self) -> smoltcp::phy::DeviceCapabilities {
-        capabilities(self.0)
+        capabilities(self.0, self.1)
     }
 }
 
@@ -197,9 +220,10 @@ impl Live {
         device: &mut Drain<'_, T, P>,
         now: Instant,
     ) -> bool {
-        let interface = match device.segment {
-            Some(_) => &mut interfaces.segmented,
-            None => &mut interfaces.plain,
+        let interface = match (device.segment, device.path) {
+            (Some(_), _) => &mut interfaces.segmented,
+            (None, Some(mtu)) => interfaces.shorter(mtu),
+            (None, None) => &mut interfaces.plain,
         };
         interface.poll_egress(now, device, &mut self.set) == PollResult::SocketStateChanged
     }

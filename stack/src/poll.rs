@@ -142,6 +142,7 @@ impl Core {
             out,
             tag: connection.key.tag,
             segment: segment.map(|mss| (longest, mss)),
+            path: connection.path,
             patch: |packet: &mut [u8], segmentation| {
                 let sent = wire.stamp(packet, &tuple, segmentation, now);
                 again += u64::from(sent == Sent::Again);

@@ -111,6 +111,8 @@ list! {
         ChallengeAck = "challenge_ack",
         /// A reset was sent for a segment to nobody, or for the ACK of a SYN that was not sent.
         ResetSent = "reset_sent",
+        /// A router said that a packet was too long for its path.
+        PathShortened = "path_shortened",
         /// Data was sent again.
         Retransmission = "retransmission",
         /// A connection went into TIME-WAIT.

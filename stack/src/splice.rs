@@ -9,6 +9,7 @@ impl Core {
         for (id, other) in [(a, b), (b, a)] {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.spliced = Some(other);
+                connection.joined = true;
                 connection.reader = None;
                 connection.writer = None;
             }

@@ -14,6 +14,7 @@ use crate::ingest::Arrival;
 use crate::key::Key;
 use crate::reason::{Counters, DropReason, Fate};
 use crate::segment::unicast;
+use crate::seq::Seq;
 use crate::stream::Stream;
 use crate::wire::Wire;
 
@@ -216,6 +217,43 @@ impl Stack {
         let (a, b) = (a.into_id(), b.into_id());
         self.core.borrow_mut().splice(a, b);
         self.wake_all();
+    }
+
+    /// The next connection of a splice that is over: its ends as its peer sends them, and where it came from. Whoever
+    /// joins connections asks until there is none.
+    pub fn finished(&self) -> Option<(Tuple, u32)> {
+        let key = self.core.borrow_mut().finished.pop_front()?;
+        Some((key.tuple, key.tag))
+    }
+
+    /// Whether a packet with these ends and from there is of a connection that the stack knows, be it half open or in
+    /// TIME-WAIT.
+    pub fn knows(&self, tuple: &Tuple, tag: u32) -> bool {
+        let core = self.core.borrow();
+        let key = Key { tuple: *tuple, tag };
+        let hash = core.secret.demux(&key);
+        core.find(hash, &key).is_some()
+            || core.half_open.find(hash, &key).is_some()
+            || core.time_wait.find(hash, &key).is_some()
+    }
+
+    /// A router says that a packet which the connection with these ends sent was too long: its path carries packets of
+    /// `mtu` bytes. `sequence` is that of the packet; it is believed only if it is in flight.
+    pub fn too_long(&self, tuple: &Tuple, tag: u32, mtu: u16, sequence: u32) {
+        let mut core = self.core.borrow_mut();
+        let key = Key { tuple: *tuple, tag };
+        if let Some(id) = core.find(core.secret.demux(&key), &key) {
+            core.too_long(id, mtu, Seq(sequence));
+        }
+    }
+
+    /// Resets the connection with these ends, if there is one.
+    pub fn abort(&self, tuple: &Tuple, tag: u32) {
+        let mut core = self.core.borrow_mut();
+        let key = Key { tuple: *tuple, tag };
+        if let Some(id) = core.find(core.secret.demux(&key), &key) {
+            core.abandon(id);
+        }
     }
 
     /// Resets every connection at the polls to come: what a process does that ends.

@@ -11,6 +11,7 @@ use crate::core::{Core, Service};
 use crate::device::Scratch;
 use crate::header::{self, Header};
 use crate::reason::Event;
+use crate::seq::Seq;
 
 /// What a deadline is for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -176,6 +177,23 @@ impl Core {
             let mut packet = Scratch::sized(header::header_len(&tuple, 0));
             header::write(packet.bytes_mut(), &tuple, &header);
             self.process(id, packet.bytes());
+        }
+    }
+
+    /// What the connection sent was too long for its path: from now on it sends less at a time, and again what is lost.
+    pub(crate) fn too_long(&mut self, id: u32, mtu: u16, sequence: Seq) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let tuple = connection.key.tuple;
+        if connection.phase != Phase::Open || !connection.wire.shorten(&tuple, mtu, sequence) {
+            return;
+        }
+        connection.path = Some(mtu);
+        self.counters.count(Event::PathShortened);
+        if connection.live.is_some() {
+            self.kick(id);
+            self.enqueue(id);
         }
     }
 

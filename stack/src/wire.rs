@@ -307,6 +307,18 @@ impl Wire {
         !ack.after(self.nxt) && !self.una.minus(self.window_most).after(ack)
     }
 
+    /// A packet with this sequence number was too long for its path, which carries `mtu` bytes; whether that can be true
+    /// (RFC 5927 section 4.1), and is news.
+    pub(crate) fn shorten(&mut self, tuple: &Tuple, mtu: u16, sequence: Seq) -> bool {
+        let in_flight = !self.una.after(sequence) && self.nxt.after(sequence);
+        let mss = own_mss(tuple, mtu);
+        if !in_flight || mss >= self.mss {
+            return false;
+        }
+        self.mss = mss;
+        true
+    }
+
     /// Whether the peer owes an acknowledgement.
     pub(crate) fn outstanding(&self) -> bool {
         self.una != self.nxt

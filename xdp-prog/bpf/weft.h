@@ -66,6 +66,8 @@ WEFT_CONST(POD_DRAINING, 4)
 
 /* weft_flow_value.mode: the flow belongs to a worker in user space. Others come with tier 0. */
 WEFT_CONST(MODE_OWNER, 0)
+/* The same, and its connections end there: `rewrite` says how answers to its packets are injected. */
+WEFT_CONST(MODE_TERMINATED, 1)
 
 /* 16 bytes in network order. IPv4 is v4-mapped, ::ffff:a.b.c.d. */
 struct weft_addr {
@@ -141,7 +143,7 @@ struct weft_flow_key {
 	__u8 pad[3];
 };
 
-/* With MODE_OWNER only `owner` and `cookie` count; the rest is laid out for tier 0, and zero. */
+/* In these modes `owner`, `cookie` and `rewrite` count; the rest is laid out for tier 0, and zero. */
 struct weft_flow_value {
 	struct weft_addr rewrite_addr;
 	__be16 rewrite_port;

@@ -7,7 +7,7 @@
     reason = "the header describes tier 0 too, which is not built yet"
 )]
 
-use weft_datapath::{Address, Protocol};
+use weft_datapath::{Address, Inject, Protocol};
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -157,10 +157,11 @@ impl FlowKey {
 }
 
 impl FlowValue {
-    /// An entry that says who owns the flow and nothing else.
-    pub(crate) fn owner(owner: u16, cookie: u64) -> Self {
+    /// An entry that says who owns the flow, and, where its connections end there, how what answers them is injected.
+    pub(crate) fn owner(owner: u16, cookie: u64, terminated: Option<Inject>) -> Self {
         Self {
-            mode: MODE_OWNER as u8,
+            mode: terminated.map_or(MODE_OWNER, |_| MODE_TERMINATED) as u8,
+            rewrite: terminated.map_or(0, |answer| answer as u8),
             owner,
             cookie,
             ..Self::new_zeroed()

@@ -4,24 +4,26 @@ use std::ops::Range;
 
 use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
-use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort};
-use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash, source_hash};
+use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, UpstreamSource, Stage};
+use crate::{DropReason, Family, FlowKey, Now, State, Tables, flow_hash, source_hash};
 
 /// How often the algorithm is asked before the backends are tried one after another.
 const TRIES: usize = 8;
 /// How many backends are then tried: enough for any real clash, few enough for a burst of clashes.
 const SCAN: usize = 64;
 
-/// Source ports tried where every backend's reply tuple is another flow's.
+/// UpstreamSource ports tried where every backend's reply tuple is another flow's.
 const SOURCE_PORTS: usize = 32;
 
-/// Chooses a backend for the packet of `key` from `client` and adds the flow.
+/// Chooses a backend for the packet of `key` from `client` and adds the flow: translated, or, with a stage above
+/// layer 4, terminated.
 ///
 /// A backend that is the client itself sees the hairpin address, since a pod drops its own as a martian
 /// (SVC-31); without one it is skipped. Where a backend's reply tuple is another flow's (Linux reuses a
 /// source port per destination), another backend is tried, and in the end another source port.
 pub(crate) fn open_service(
     service: &ServicePort,
+    stage: Stage,
     key: FlowKey,
     client: &Pod,
     hops: u8,
@@ -67,7 +69,7 @@ pub(crate) fn open_service(
         if matches!(backend.path, BackendPath::Pod { .. }) && hops <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let Some(flow) = service_flow(service, backend, key, client, now, state) else {
+        let Some(flow) = service_flow(service, backend, stage, key, client, now, tables, state) else {
             continue;
         };
         // A clash sends one flow elsewhere, not the client.
@@ -85,9 +87,18 @@ pub(crate) fn open_service(
                 _ = (state.affinity).settle(of, Some(other), backend, timeout, now);
             }
         }
-        match add(flow.clone(), now, tables, state) {
+        let added = match flow.source {
+            // No port is the node's by right.
+            Some(FlowSource { port: 0, .. }) => {
+                with_other_port(flow.clone(), InsertError::NoPort, now, tables, state)
+            }
+            _ => add(flow.clone(), now, tables, state),
+        };
+        match added {
             Ok(id) => return Ok(id),
-            Err(clash @ InsertError::Clash(_)) => _ = first.get_or_insert((flow, clash)),
+            Err(clash @ (InsertError::Clash(_) | InsertError::NoPort)) => {
+                _ = first.get_or_insert((flow, clash));
+            }
             Err(full) => return Err(refusal(full)),
         }
     }
@@ -99,12 +110,27 @@ pub(crate) fn open_service(
 fn service_flow(
     service: &ServicePort,
     backend: &Backend,
+    stage: Stage,
     key: FlowKey,
     client: &Pod,
     now: Now,
+    tables: &Tables,
     state: &mut State,
 ) -> Option<NewFlow> {
-    let source = if client.addresses.contains(&backend.address) {
+    let node = match (stage, backend.path) {
+        // From there the node's own packets would be martians to the kernel, so the client's address it is.
+        (Stage::Tcp(UpstreamSource::Node), BackendPath::Pod { ifindex }) => {
+            tables.node_address(ifindex, if backend.address.is_v4() {
+                Family::V4
+            } else {
+                Family::V6
+            })
+        }
+        _ => None,
+    };
+    let source = if let Some(address) = node {
+        Some(FlowSource { address, port: 0 })
+    } else if client.addresses.contains(&backend.address) {
         Some(FlowSource {
             address: state.hairpin(&key.tuple.src)?,
             port: key.tuple.sport,
@@ -125,7 +151,10 @@ fn service_flow(
             slot: service.dependence(backend),
         },
         source,
-        kind: FlowKind::Service,
+        kind: match stage {
+            Stage::L4 => FlowKind::Service,
+            Stage::Tcp(_) => FlowKind::Terminated,
+        },
         reply: true,
         client_slot: client.slot,
         service: service.spec.id,
@@ -145,7 +174,7 @@ pub(crate) fn refusal(error: InsertError) -> DropReason {
         InsertError::Full => DropReason::FlowTableFull,
         InsertError::Share => DropReason::FlowShare,
         InsertError::ServiceShare => DropReason::ServiceFlowShare,
-        InsertError::Clash(_) => DropReason::TupleClash,
+        InsertError::Clash(_) | InsertError::NoPort => DropReason::TupleClash,
     }
 }
 
@@ -160,15 +189,19 @@ pub(crate) fn with_other_port(
     state: &mut State,
 ) -> Result<FlowId, InsertError> {
     let tuple = flow.key.tuple;
-    let address = flow.source.map_or(tuple.src, |source| source.address);
-    let ports = port_range(tuple.sport);
+    // The node's flows hash as the node's, the client's as the client's whatever the backend sees.
+    let (address, hashed, ports) = match flow.source {
+        Some(FlowSource { address, port: 0 }) => (address, address, EPHEMERAL),
+        Some(source) => (source.address, tuple.src, port_range(tuple.sport)),
+        None => (tuple.src, tuple.src, port_range(tuple.sport)),
+    };
     let count = ports.len();
     let start = reduce(state.random(), count as u32) as usize;
     let (mut result, mut tried) = (Err(clash), 0);
     // Bound: the range, or as many hashes as find SOURCE_PORTS of this worker's own.
     for at in 0..count.min(SOURCE_PORTS * 2 * usize::from(state.workers)) {
         let port = ports.start + ((start + at) % count) as u16;
-        if source_hash(&tuple.src, port, tuple.proto) % state.workers != state.worker {
+        if source_hash(&hashed, port, tuple.proto) % state.workers != state.worker {
             continue;
         }
         let source = Some(FlowSource { address, port });
@@ -190,13 +223,16 @@ pub(crate) fn with_other_port(
 }
 
 /// Ports that stand in for `port`: reserved ones for a reserved one (RFC 6056 section 3.2 keeps below 1024
-/// apart), else those above what Linux gives out by itself (`ip_local_port_range`).
+/// apart), else those of [`EPHEMERAL`].
 fn port_range(port: u16) -> Range<u16> {
     match port {
         0..1024 => 600..1024,
-        _ => 61_000..65_535,
+        _ => EPHEMERAL,
     }
 }
+
+/// Ports above what Linux gives out by itself (`ip_local_port_range`).
+const EPHEMERAL: Range<u16> = 61_000..65_535;
 
 /// Adds a flow; one in the way of its keys makes way if it is over.
 pub(crate) fn add(
@@ -217,7 +253,7 @@ pub(crate) fn add(
             if state.flows.at(holder).is_some_and(|other| {
                 other.state().over()
                     || !other.valid(now, tables)
-                    || flow.kind == FlowKind::Service && other.unanswered_datagrams()
+                    || flow.kind.serves() && other.unanswered_datagrams()
             }) =>
         {
             state.remove(holder);

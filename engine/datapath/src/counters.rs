@@ -3,13 +3,15 @@
 use crate::{DropReason, KernelReason, Verdict};
 
 /// One count per fate. Every frame received is in exactly one of them, so
-/// `received() = forwarded + replied + to_kernel + handed_over + held + dropped`.
+/// `received() = forwarded + replied + terminated + to_kernel + handed_over + held + dropped`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Counters {
     /// Translated where needed and put into a pod, or back to the kernel with a backend's address.
     pub forwarded: u64,
     /// Answered with a reset or an ICMP error.
     pub replied: u64,
+    /// Taken by the TCP stack.
+    pub terminated: u64,
     /// Handed to the worker that owns the flow.
     pub handed_over: u64,
     /// Fragments copied, to be decided about when their first one comes. They come in again then, or are
@@ -27,6 +29,7 @@ impl Default for Counters {
         Self {
             forwarded: 0,
             replied: 0,
+            terminated: 0,
             handed_over: 0,
             held: 0,
             kernel: [0; KernelReason::ALL.len()],
@@ -42,6 +45,7 @@ impl Counters {
         match verdict {
             Verdict::Deliver => self.forwarded += 1,
             Verdict::Reply => self.replied += 1,
+            Verdict::Terminate(_) => self.terminated += 1,
             Verdict::HandOver(_) => self.handed_over += 1,
             Verdict::Hold => self.held += 1,
             Verdict::Kernel(reason) => self.kernel[reason as usize] += 1,
@@ -63,6 +67,7 @@ impl Counters {
     pub fn received(&self) -> u64 {
         self.forwarded
             + self.replied
+            + self.terminated
             + self.handed_over
             + self.held
             + self.total_kernel()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flow::{Flow, FlowId, FlowKind, InsertError, NewFlow};
+use crate::flow::{Flow, FlowId, InsertError, NewFlow};
 use crate::{Now, State, Tables};
 
 /// Places of the slab that are looked at for one new flow: with a quarter of them evictable, one is found in
@@ -75,8 +75,8 @@ fn relieves(flow: &Flow, bound: InsertError, new: &NewFlow) -> bool {
         InsertError::Full => true,
         InsertError::Share => flow.client_slot().slot == new.client_slot.slot,
         InsertError::ServiceShare => {
-            flow.kind() == FlowKind::Service && flow.service() == new.service
+            flow.kind().serves() && flow.service() == new.service
         }
-        InsertError::Clash(_) => false,
+        InsertError::Clash(_) | InsertError::NoPort => false,
     }
 }

@@ -58,6 +58,24 @@ impl IcmpMessage {
         self.end
     }
 
+    /// Bytes of the longest IP packet that gets through, if the message says that one was too long for its path.
+    /// Old routers say 0 (RFC 1191 section 5): the least that every IPv4 host takes stands for that.
+    pub(crate) fn longest(&self, frame: &[u8]) -> Option<u16> {
+        let header = &frame[self.l4..self.l4 + icmp::LEN];
+        let code = header[icmp::CODE];
+        match (self.family, self.number, code) {
+            (Family::V4, icmp::V4_UNREACHABLE, icmp::V4_FRAGMENTATION_NEEDED) => {
+                Some(be16(header, icmp::V4_MTU).max(ipv4::MTU_LEAST))
+            }
+            (Family::V6, icmp::V6_TOO_BIG, _) => {
+                let high = be16(header, icmp::V6_MTU_HIGH);
+                let low = be16(header, icmp::V6_MTU_LOW);
+                Some(if high == 0 { low } else { u16::MAX }.max(ipv6::MTU_LEAST))
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         let (errors, echo): (&[u8], u8) = match self.family {
             Family::V4 => (&icmp::V4_ERRORS, icmp::V4_ECHO_REQUEST),
@@ -119,6 +137,14 @@ impl Quoted {
             l4: start + l4,
             end: start + length,
         }))
+    }
+
+    /// The sequence number of a TCP segment.
+    pub(crate) fn sequence(&self, frame: &[u8]) -> u32 {
+        let at = self.l4 + tcp::SEQUENCE.start;
+        frame[at..]
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_be_bytes(*bytes))
     }
 
     /// Where the checksum of its TCP or UDP header stands, if the quotation reaches that far.

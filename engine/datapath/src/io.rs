@@ -47,6 +47,9 @@ pub trait PacketIo {
         f: impl FnOnce(&mut FrameBuf<'_>) -> R,
     ) -> R;
 
+    /// Frames that [`send`](Self::send) takes before the next [`flush`](Self::flush).
+    fn room(&self) -> usize;
+
     /// Queues a frame for transmission, or gives it back when the ring is full.
     fn send(&mut self, frame: Self::Frame) -> Result<(), Self::Frame>;
 

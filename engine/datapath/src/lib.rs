@@ -55,13 +55,13 @@ pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
 pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
-pub use process::{Verdict, process};
+pub use process::{Claim, Verdict, older, process};
 pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};
 pub use tables::{
     Algorithm, Backend, BackendPath, BackendState, BuildError, Pod, PodState, ServiceOptions,
-    ServicePort, ServicePortSpec, SlotRef, Tables, TablesBuilder,
+    ServicePort, ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder, UpstreamSource,
 };
 pub use time::Now;
 

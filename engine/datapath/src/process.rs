@@ -14,8 +14,11 @@ use crate::{
 
 mod icmp;
 mod opening;
+mod terminate;
 
 use opening::from_pod;
+
+pub use opening::older;
 
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
 /// the worker that its source MAC names.
@@ -28,6 +31,8 @@ pub enum Verdict {
     Reply,
     /// Transmit: back to the kernel as if never touched, MACs encoded.
     Kernel(KernelReason),
+    /// Give to the TCP stack, whole and untouched.
+    Terminate(Claim),
     /// Give to that worker.
     HandOver(u16),
     /// Release: a copy waits for the first fragment of its packet ([`FragmentTable`]).
@@ -36,6 +41,27 @@ pub enum Verdict {
     Hold,
     /// Release.
     Drop(DropReason),
+}
+
+/// Why a packet is the TCP stack's.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// Of a flow that ends here, or to a port whose connections do.
+    Stack,
+    /// To such a port, opening nothing, while the kernel may have flows older than the enrolment: the stack's if it
+    /// knows the connection, else to be given to [`older`].
+    PerhapsOlder,
+    /// An ICMP error: what was sent in a flow that ends here was too long for its path.
+    TooLong {
+        /// The flow.
+        flow: FlowId,
+        /// That of the packets of the end that it was sent to.
+        from: Direction,
+        /// Bytes of the longest IP packet that gets through.
+        mtu: u16,
+        /// The sequence number of what was sent.
+        sequence: u32,
+    },
 }
 
 /// Decides about one punted frame and rewrites it accordingly.
@@ -178,6 +204,10 @@ pub(crate) fn pass(
     let bytes = part.end - ethernet::LEN;
     let (egress, hop) = match way_on(flow, direction) {
         Way::Ours { egress, hop } => (egress, hop),
+        Way::Here => {
+            flow.counted_in(direction, bytes, now);
+            return Verdict::Terminate(Claim::Stack);
+        }
         Way::Kernel(egress) => {
             let _ = flow.seen(direction, part.flags, bytes, now); // No backend of ours counts it.
             egress.write(frame.bytes_mut(), &ports);
@@ -203,10 +233,15 @@ enum Way {
     Ours { egress: Egress, hop: bool },
     /// Back to where it came from, untouched: the flow is the kernel's.
     Kernel(Egress),
+    /// Into the TCP stack.
+    Here,
 }
 
 #[inline]
 fn way_on(flow: &Flow, direction: Direction) -> Way {
+    if flow.kind() == FlowKind::Terminated {
+        return Way::Here;
+    }
     let (client, server) = (flow.client_ifindex(), flow.server_ifindex());
     if flow.kind() == FlowKind::Kernel {
         return Way::Kernel(Egress::reingress(match direction {

@@ -59,6 +59,9 @@ reasons! {
         /// An ICMP error that quotes too little of a packet, a contradictory one, or one whose sender is not who
         /// the error goes to.
         IcmpError = "icmp_error",
+        /// An ICMP error about a connection that ends here, other than that its packets are too long: TCP
+        /// finds out by itself (RFC 5461).
+        IcmpTerminated = "icmp_terminated",
         /// An ICMP error that Weft would have sent, above the limit on them, the pod's or the worker's.
         IcmpRate = "icmp_rate",
         /// IPv6 extension headers to a VIP that are not followed: too many, too long, or a routing header
@@ -83,6 +86,9 @@ reasons! {
         FragmentMemory = "fragment_memory",
         /// As many packets in fragments are under way as a worker can tell apart.
         FragmentTable = "fragment_table",
+        /// A fragment of a TCP packet to or of a connection that ends here: the TCP stack takes whole packets. TCP
+        /// sends none by itself.
+        FragmentTerminated = "fragment_terminated",
         /// To a VIP, and neither served nor to be answered: ICMP other than errors and echo requests, echo requests
         /// where `vip_echo` is off, fragments of neither TCP nor UDP, and IPv6 without a payload.
         VipProtocol = "vip_protocol",

@@ -6,7 +6,9 @@ use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowKind, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
-use crate::{Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Now, Pod, Ports, Tables};
+use crate::{
+    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, Tables,
+};
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
 /// one in the way of the new one's reply removed, and a new one written, each in both directions.
@@ -29,6 +31,9 @@ pub enum PinOp {
         owner: u16,
         /// The flow's number.
         cookie: u64,
+        /// How packets that answer them are injected, if the flow ends here: whoever finds no worker alive resets
+        /// its ends by that.
+        terminated: Option<Inject>,
     },
     /// Packets of this key belong to nobody.
     Remove {
@@ -106,6 +111,9 @@ pub struct State {
     pub pin_ops: PinOps,
     /// Clients of services with session affinity, and their backends. Of several workers each has the same.
     pub affinity: AffinityTable,
+    /// Terminated flows that are no more, though their connections are not: to be reset. Never more than `pin_ops`
+    /// has removals, so it never grows.
+    pub severed: Vec<FlowKey>,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -138,6 +146,7 @@ impl State {
             fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
             affinity,
+            severed: Vec::with_capacity(PIN_OPS_MAX),
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
@@ -158,6 +167,11 @@ impl State {
     /// than the enrolment, whatever the pods' own grace.
     pub fn was_away(&mut self, until: Now) {
         self.away_until = until;
+    }
+
+    /// The punt pair.
+    pub fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// Flows that made room for new ones before their time was over.
@@ -214,8 +228,16 @@ impl State {
     pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
-        for key in self.pinned(id).into_iter().flatten() {
-            self.pin_ops.push(PinOp::Insert { key, owner, cookie });
+        let pinned = self.pinned(id);
+        for (direction, key) in [Direction::Forward, Direction::Reply].into_iter().zip(pinned) {
+            let Some(key) = key else { continue };
+            let terminated = self.flows.at(id).and_then(|flow| flow.answer(direction));
+            self.pin_ops.push(PinOp::Insert {
+                key,
+                owner,
+                cookie,
+                terminated,
+            });
         }
         Ok(id)
     }
@@ -225,7 +247,12 @@ impl State {
         let [forward, reply] = self.pinned(id);
         if let Some(flow) = self.flows.at(id) {
             let (kind, cookie) = (flow.kind(), flow.cookie());
-            let to_vip = |key: &FlowKey| kind == FlowKind::Service && forward == Some(*key);
+            if flow.terminated()
+                && let Some(key) = flow.key(Direction::Forward)
+            {
+                self.severed.push(key);
+            }
+            let to_vip = |key: &FlowKey| kind.serves() && forward == Some(*key);
             for key in [forward, reply].into_iter().flatten() {
                 let shared = !to_vip(&key) && self.contested(&key);
                 let cookie = shared.then_some(cookie);
@@ -236,14 +263,17 @@ impl State {
     }
 
     /// The keys of a flow that steering must know: all where there are several workers; with one,
-    /// replies that come by the kernel, which would reach the pod untranslated.
+    /// replies that come by the kernel, which would reach the pod untranslated, and those of terminated flows, which
+    /// may be to the node's address, and whose ends are to be reset when no worker is left.
     fn pinned(&self, id: FlowId) -> [Option<FlowKey>; 2] {
         let Some(flow) = self.flows.at(id) else {
             return [None, None];
         };
         [Direction::Forward, Direction::Reply].map(|direction| {
-            flow.key(direction)
-                .filter(|_| self.workers > 1 || flow.hook(direction) == Hook::ToPod)
+            let pinned = self.workers > 1
+                || flow.hook(direction) == Hook::ToPod
+                || flow.kind() == FlowKind::Terminated;
+            flow.key(direction).filter(|_| pinned)
         })
     }
 

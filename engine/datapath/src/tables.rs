@@ -84,6 +84,27 @@ pub enum BackendState {
     Unready,
 }
 
+/// How far up a service port is served.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Stage {
+    /// Packets are translated.
+    #[default]
+    L4,
+    /// Connections end here, and are joined byte for byte to others that are opened from the address given.
+    Tcp(UpstreamSource),
+}
+
+/// Whom a backend sees as the peer of a connection that was opened on behalf of a client.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum UpstreamSource {
+    /// The client's address, and its port where no other connection of the client's to that backend has it.
+    #[default]
+    Client,
+    /// The node's address. A backend that the kernel brings packets to sees the client's all the same: its replies
+    /// would otherwise be the kernel's.
+    Node,
+}
+
 /// What a service wants beyond a choice among backends. The default wants nothing.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceOptions {
@@ -94,6 +115,8 @@ pub struct ServiceOptions {
     /// TCP flows to a backend that leaves the service are reset at their client's next packet,
     /// rather than left alone (SVC-24).
     pub reset_on_removal: bool,
+    /// How far up it is served; beyond layer 4 only TCP can be.
+    pub stage: Stage,
 }
 
 /// How packets get to a backend.
@@ -189,6 +212,11 @@ impl ServicePort {
     /// The protocol.
     pub fn proto(&self) -> Protocol {
         self.spec.proto
+    }
+
+    /// What it wants beyond a choice among backends.
+    pub fn options(&self) -> &ServiceOptions {
+        &self.spec.options
     }
 
     /// The way to choose.

@@ -52,6 +52,8 @@ pub mod ipv4 {
     pub const DST: Range<usize> = 16..20;
     /// Length without options.
     pub const LEN: usize = 20;
+    /// Bytes of a packet that every host takes in one piece (RFC 791 section 3.2).
+    pub const MTU_LEAST: u16 = 576;
 }
 
 /// IPv6 (RFC 8200).
@@ -97,6 +99,8 @@ pub mod ipv6 {
     pub const EXTENSIONS_MAX: usize = 8;
     /// Bytes of extension headers that are followed at most, as in the BPF programs.
     pub const EXTENSION_BYTES_MAX: usize = 256;
+    /// Bytes of a packet that every link carries (RFC 8200 section 5).
+    pub const MTU_LEAST: u16 = 1280;
 }
 
 /// The fragment header of IPv6 (RFC 8200 section 4.5).
@@ -182,6 +186,18 @@ pub mod icmp {
     pub const REST: Range<usize> = 4..8;
     /// Length before the packet in error.
     pub const LEN: usize = 8;
+    /// Type of destination unreachable.
+    pub const V4_UNREACHABLE: u8 = 3;
+    /// Its code for a packet that is too long and must not be fragmented.
+    pub const V4_FRAGMENTATION_NEEDED: u8 = 4;
+    /// The MTU of the next hop there (RFC 1191 section 4).
+    pub const V4_MTU: Range<usize> = 6..8;
+    /// ICMPv6's type for that.
+    pub const V6_TOO_BIG: u8 = 2;
+    /// Upper half of its MTU.
+    pub const V6_MTU_HIGH: Range<usize> = 4..6;
+    /// Lower half of its MTU.
+    pub const V6_MTU_LOW: Range<usize> = 6..8;
     /// Bytes of the quoted packet's transport header that an error has at least (RFC 792).
     pub const QUOTED_MIN: usize = 8;
     /// Length of the quotation in 32-bit words, 0 where nothing follows it (RFC 4884 section 4).

@@ -117,6 +117,31 @@ pub struct Worker {
     pub packets: Packets,
     /// `XDP_STATISTICS` of the socket.
     pub socket: Counts,
+    /// Its TCP stack, once a connection has ended there.
+    pub tcp: Option<Tcp>,
+}
+
+/// A worker's TCP stack. docs/tcp.md says what the names mean.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tcp {
+    /// Connections that are opening, open or closing: two for each one that is proxied.
+    pub connections: u64,
+    /// Those of them with a socket and buffers: they are not idle.
+    pub sockets: u64,
+    /// Half-open connections.
+    pub half_open: u64,
+    /// Connections in TIME-WAIT.
+    pub time_wait: u64,
+    /// Segments taken by a connection.
+    pub delivered: u64,
+    /// Segments answered without being taken.
+    pub answered: u64,
+    /// Segments dropped, by reason.
+    pub dropped: Counts,
+    /// What happened to connections.
+    pub events: Counts,
+    /// Accepted connections that were reset because no flow could be made for them, by reason.
+    pub refused: Counts,
 }
 
 /// Where the frames of a UMEM are. The parts add up to `total`.
@@ -149,6 +174,10 @@ pub struct Packets {
     pub handed_in: u64,
     /// Given to another worker.
     pub handed_out: u64,
+    /// Taken by the TCP stack.
+    pub terminated: u64,
+    /// Sent by the TCP stack.
+    pub originated: u64,
     /// Fragments held until the first of their packet comes.
     pub held: u64,
     /// Of those, decided about again since, or given up.

@@ -79,6 +79,9 @@ pub(super) fn status(status: &Status) -> String {
         workers(&status.workers),
         frames(&status.workers)
     );
+    if let Some(tcp) = tcp(&status.workers) {
+        let _ = writeln!(text, "\n{tcp}");
+    }
     let mut pods = table(&[
         "pod",
         "interface",
@@ -186,6 +189,42 @@ fn workers(workers: &[Worker]) -> String {
         ]);
     }
     rows.to_string()
+}
+
+/// The workers' TCP stacks, if there are any yet.
+fn tcp(workers: &[Worker]) -> Option<String> {
+    let mut rows = table(&[
+        "queue",
+        "connections",
+        "sockets",
+        "half open",
+        "time wait",
+        "delivered",
+        "answered",
+        "dropped",
+        "events",
+        "refused",
+    ]);
+    let stacks = || {
+        let workers = workers.iter();
+        workers.filter_map(|worker| Some((worker.queue, worker.tcp.as_ref()?)))
+    };
+    stacks().next()?;
+    for (queue, tcp) in stacks() {
+        rows.add_row([
+            queue.to_string(),
+            tcp.connections.to_string(),
+            tcp.sockets.to_string(),
+            tcp.half_open.to_string(),
+            tcp.time_wait.to_string(),
+            tcp.delivered.to_string(),
+            tcp.answered.to_string(),
+            counts(&tcp.dropped),
+            counts(&tcp.events),
+            counts(&tcp.refused),
+        ]);
+    }
+    Some(rows.to_string())
 }
 
 fn frames(workers: &[Worker]) -> String {

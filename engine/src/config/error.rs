@@ -152,6 +152,12 @@ pub enum Reason {
     /// A table that only one file may hold stands in two.
     #[error("may stand in one file only, and stands at {}:{} already", .0.file.display(), .0.line)]
     SecondTable(Location),
+    /// A stage above layer 4 for what is no TCP.
+    #[error("only TCP ports have a stage other than \"l4\"")]
+    StageProtocol,
+    /// A source where the client's own packets go on.
+    #[error("with stage = \"l4\" backends see the client: `source` is for \"tcp\"")]
+    SourceStage,
     /// A text, list or table that must hold something.
     #[error("must not be empty")]
     Empty,

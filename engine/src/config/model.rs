@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Location;
+pub use weft_datapath::{Stage, UpstreamSource};
 
 /// A whole configuration, of one file or several.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -168,7 +169,7 @@ pub struct ServicePort {
     pub port: u16,
     /// The port of the backend.
     pub target_port: TargetPort,
-    /// How deep Weft looks into the traffic.
+    /// How far up the port is served, and as whom its backends are spoken to.
     pub stage: Stage,
 }
 
@@ -199,14 +200,6 @@ pub enum TargetPort {
     Number(u16),
     /// Looked up in the `ports` of the backend; one without that name is no backend of the port.
     Named(String),
-}
-
-/// How deep Weft looks into a port's traffic.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Stage {
-    /// Addresses and ports.
-    #[default]
-    L4,
 }
 
 /// The backends of a service.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::{Location, Reason};
 use super::model::{
-    Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort,
+    Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource,
 };
 use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
@@ -34,7 +34,8 @@ const AFFINITY_TIMEOUT: DurationRange = DurationRange {
     max: "24h",
 };
 const AFFINITY_DEFAULT: Duration = Duration::from_hours(3);
-pub(super) const PORT_KEYS: &[&str] = &["name", "protocol", "port", "target_port", "stage"];
+pub(super) const PORT_KEYS: &[&str] =
+    &["name", "protocol", "port", "target_port", "stage", "source"];
 pub(super) const ENDPOINT_KEYS: &[&str] = &[
     "address",
     "ready",
@@ -153,15 +154,37 @@ fn read_port(
         Some(value) => read_target_port(&value),
         None => port.map(TargetPort::Number),
     };
-    let stage = table.optional("stage", Stage::default(), |value| {
-        value.word(&[("l4", Stage::L4)], &["tcp", "tls", "http"])
-    });
+    let stage = read_stage(&table, protocol);
     Some(ServicePort {
         name: name?,
         protocol: protocol?,
         port: port?,
         target_port: target_port?,
         stage: stage?,
+    })
+}
+
+/// How far up the port is served, and from where its backends are spoken to.
+fn read_stage(table: &Table<'_, '_>, protocol: Option<Protocol>) -> Option<Stage> {
+    let stage = table.optional("stage", Stage::default(), |value| {
+        let words = [("l4", Stage::L4), ("tcp", Stage::Tcp(UpstreamSource::default()))];
+        let stage = value.word(&words, &["tls", "http"])?;
+        if stage != Stage::L4 && protocol == Some(Protocol::Udp) {
+            return value.reject(Reason::StageProtocol);
+        }
+        Some(stage)
+    });
+    let source = table.optional("source", None, |value| {
+        let words = [("client", UpstreamSource::Client), ("node", UpstreamSource::Node)];
+        let source = value.word(&words, &[])?;
+        if stage == Some(Stage::L4) {
+            return value.reject(Reason::SourceStage);
+        }
+        Some(Some(source))
+    });
+    Some(match (stage?, source?) {
+        (Stage::Tcp(_), Some(source)) => Stage::Tcp(source),
+        (stage, _) => stage,
     })
 }
 

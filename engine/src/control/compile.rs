@@ -257,6 +257,7 @@ fn add(
                     affinity: service.session_affinity,
                     max_flows: service.max_flows,
                     reset_on_removal: service.rst_on_removal,
+                    stage: port.stage,
                 },
             });
         }

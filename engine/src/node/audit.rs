@@ -150,7 +150,7 @@ pub fn audit(first: &Reading, second: &Reading) -> Audit {
         .collect();
     let engine = &second.engine;
     equations.push(Equation {
-        name: "received + handed in + released = forwarded + replied + kernel + dropped + held + handed out".into(),
+        name: "received + handed in + released = forwarded + replied + terminated + kernel + dropped + held + handed out".into(),
         left: engine.received + engine.handed_in + engine.released,
         right: engine.fates.received(),
         in_flight_max: 0,

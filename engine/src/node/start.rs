@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use crossbeam::channel;
 use weft_datapath::{AffinityTable, Ports, State, StateConfig};
+use weft_stack::StackConfig;
 use weft_xdp::{PairInfo, Steering, XskConfig, XskIo, netlink};
 
 use super::{Error, WorkerSide, system};
 use crate::config::{self, Config, InterfaceInfo};
 use crate::control::{Control, WorkerHandle, checked};
-use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker, Worker};
+use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker};
 
 /// Questions to one worker that may wait.
 const COMMANDS: usize = 4;
@@ -133,16 +134,21 @@ pub(super) fn workers(
             },
             clients.shared(),
         );
-        let worker = Worker::new(Parts {
+        let parts = Parts {
             io,
             pins: control.kernel().pin_writer()?,
             tables: control.tables(),
             state,
+            stack: StackConfig {
+                secret: secret(),
+                limits: Default::default(),
+                timeouts: Default::default(),
+            },
             handover,
             commands: asked,
             shared,
             heartbeat_limit: config.workers.heartbeat,
-        });
+        };
         let spawn = Spawn {
             index,
             core,
@@ -150,7 +156,7 @@ pub(super) fn workers(
             heartbeat: heartbeat.clone(),
             waker,
         };
-        let running = worker::spawn(worker, spawn).map_err(system("cannot start a worker"))?;
+        let running = worker::spawn(parts, spawn).map_err(system("cannot start a worker"))?;
         sides.push(WorkerSide {
             running,
             commands,
@@ -161,6 +167,16 @@ pub(super) fn workers(
     }
     control.set_workers(handles);
     Ok(sides)
+}
+
+/// What only this process knows, for sequence numbers and cookies that nobody can guess.
+fn secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    // Bound: the kernel gives up to 256 bytes at once, and is interrupted at most before it has begun.
+    while !rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
+        .is_ok_and(|given| given == 32)
+    {}
+    secret
 }
 
 /// A seed for the flow table's hash, so that nobody outside can aim at one of its buckets.

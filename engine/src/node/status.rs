@@ -14,10 +14,10 @@ use super::audit::{Reading, audit};
 use super::{Error, Node};
 use crate::admin::view::{
     Backend, Counts, Flow, Flows, Frames, LbList, Ledger, Owned, Packets, Pod, ServicePort, Status,
-    Worker,
+    Tcp, Worker,
 };
 use crate::rundir::RunDir;
-use crate::worker::{self, Command, FlowSlice, Snapshot, Totals, Waker};
+use crate::worker::{self, Command, FlowSlice, Snapshot, TcpReport, Totals, Waker};
 
 /// Flows asked of a worker at a time: about 20 us of its time.
 const SLICE: usize = 256;
@@ -124,7 +124,17 @@ impl Node {
             },
             packets: packets(&totals),
             socket: socket_counts(&statistics),
+            tcp: self.tcp(index)?,
         })
+    }
+
+    /// What a worker says of its TCP stack.
+    fn tcp(&self, index: usize) -> Result<Option<Tcp>, Error> {
+        let (side, handle) = (&self.workers[index], &self.control.workers()[index]);
+        let (reply, answer) = channel::bounded(1);
+        let report = ask(&side.commands, &handle.waker, Command::Tcp { reply }, &answer)
+            .ok_or(Error::WorkerSilent(index as u16))?;
+        Ok(report.map(|report| tcp(&report)))
     }
 
     /// Where the packets are, since the node process took over.
@@ -172,7 +182,7 @@ impl Node {
         for flow in self
             .all_flows()?
             .iter()
-            .filter(|flow| flow.kind() == FlowKind::Service)
+            .filter(|flow| flow.kind().serves())
         {
             let to = flow.backend_tuple();
             let sum = flows.entry((flow.service(), to.dst, to.dport)).or_default();
@@ -263,9 +273,10 @@ impl Node {
                 FlowKind::Service => "service",
                 FlowKind::Direct => "direct",
                 FlowKind::Kernel => "kernel",
+                FlowKind::Terminated => "terminated",
             }
             .into(),
-            service: (flow.kind() == FlowKind::Service).then(|| service.to_string()),
+            service: flow.kind().serves().then(|| service.to_string()),
             client_pod: pod_name(front.src),
             backend_pod: pod_name(back.dst),
             state: flow.state().name().into(),
@@ -316,10 +327,47 @@ fn flow_slice(
         flows: Vec::with_capacity(SLICE),
         reply,
     };
+    ask(commands, waker, asked, &answer)
+}
+
+/// Asks one worker, and waits for the answer. `None` when it does not come in time.
+fn ask<A>(
+    commands: &channel::Sender<Command>,
+    waker: &Waker,
+    asked: Command,
+    answer: &channel::Receiver<A>,
+) -> Option<A> {
     // A full queue holds what a silent worker was asked before.
     commands.try_send(asked).ok()?;
     waker.wake();
     answer.recv_timeout(PATIENCE).ok()
+}
+
+fn tcp(report: &TcpReport) -> Tcp {
+    let (holdings, counters) = (&report.holdings, &report.counters);
+    let named = |names: &[&str], counts: &[u64]| -> Counts {
+        let pairs = names.iter().zip(counts).filter(|(_, count)| **count > 0);
+        pairs
+            .map(|(name, count)| ((*name).to_string(), *count))
+            .collect()
+    };
+    Tcp {
+        connections: holdings.connections as u64,
+        sockets: holdings.sockets as u64,
+        half_open: holdings.half_open as u64,
+        time_wait: holdings.time_wait as u64,
+        delivered: counters.delivered,
+        answered: counters.answered,
+        dropped: named(
+            &weft_stack::DropReason::ALL.map(weft_stack::DropReason::name),
+            &counters.dropped,
+        ),
+        events: named(
+            &weft_stack::Event::ALL.map(weft_stack::Event::name),
+            &counters.events,
+        ),
+        refused: named(&DropReason::ALL.map(DropReason::name), &report.refused[..]),
+    }
 }
 
 fn ledger(reading: &Reading) -> Ledger {
@@ -379,6 +427,8 @@ fn packets(totals: &Totals) -> Packets {
         received: totals.received,
         forwarded: fates.forwarded,
         replied: fates.replied,
+        terminated: fates.terminated,
+        originated: totals.originated,
         handed_in: totals.handed_in,
         handed_out: fates.handed_over,
         held: fates.held,

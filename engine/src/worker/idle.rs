@@ -34,8 +34,12 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     ///
     /// Four naps within the heartbeat limit, so that one late wake-up does not look like death; with flows no
     /// longer than a step can make up for, and briefly while their time is running out.
-    pub fn nap(&self) -> Duration {
+    pub fn nap(&self, now: Now) -> Duration {
         let longest = self.heartbeat_limit / 4;
+        let longest = match self.tcp.next() {
+            Some(due) => longest.min(due.since(now)),
+            None => longest,
+        };
         if self.forgetting {
             longest.min(HOUSEKEEPING_EVERY)
         } else if self.state.flows.is_empty() && self.state.fragments.is_empty() {

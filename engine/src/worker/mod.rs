@@ -3,6 +3,7 @@
 mod handover;
 mod idle;
 mod stats;
+mod tcp;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -19,11 +20,15 @@ use weft_datapath::{
     BURST_MAX, DropReason, Flow, LookAhead, Now, PacketIo, PinOp, State, Tables, Verdict, process,
 };
 
+use weft_stack::StackConfig;
 use weft_xdp::{PinOutcome, PinWriter};
 
 pub use handover::{HandOver, Waker};
 pub use stats::{Shared, Snapshot, Totals};
+pub use tcp::TcpReport;
 pub use thread::{Running, Spawn, now, spawn};
+
+use tcp::Tcp;
 
 /// How often at most a worker does what no packet asks for: it moves the clock hand of the flow table
 /// and publishes where its frames are.
@@ -57,6 +62,11 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<FlowSlice>,
     },
+    /// Say how the TCP stack does; `None` if there has been no need of one.
+    Tcp {
+        /// Where the answer goes.
+        reply: Sender<Option<TcpReport>>,
+    },
 }
 
 /// Part of a worker's flow table.
@@ -77,6 +87,7 @@ pub struct Worker<IO: PacketIo, P: PinSink> {
     outgoing: ArrayVec<(IO::Frame, Verdict), BURST_MAX>,
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     state: State,
+    tcp: Tcp,
     handover: HandOver,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -99,6 +110,8 @@ pub struct Parts<IO, P> {
     pub tables: Arc<ArcSwap<Tables>>,
     /// Flows and cursors.
     pub state: State,
+    /// What the TCP stack is made of when a connection ends here for the first time.
+    pub stack: StackConfig,
     /// Rings to and from the other workers.
     pub handover: HandOver,
     /// Questions from control.
@@ -117,6 +130,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             pins,
             tables,
             state,
+            stack,
             handover,
             commands,
             shared,
@@ -130,6 +144,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             outgoing: ArrayVec::new(),
             tables: Cache::new(tables),
             state,
+            tcp: Tcp::new(stack),
             handover,
             commands,
             shared,
@@ -182,6 +197,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             self.state.fragments.expire(now, FRAGMENTS_BUDGET);
         }
         self.transmit();
+        self.serve_tcp(now, &tables);
         self.count_timed_out();
         let changed = self.local.generation != tables.generation;
         self.local.generation = tables.generation;
@@ -244,6 +260,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             io,
             state,
             handover,
+            tcp,
             local,
             outgoing,
             ..
@@ -252,6 +269,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             Verdict::HandOver(to) if !handover.push(to, buf.bytes()) => {
                 Verdict::Drop(DropReason::HandOverFull)
             }
+            Verdict::Terminate(claim) => tcp.take(buf, claim, now, tables, state),
+            Verdict::Drop(DropReason::UnknownFlow) => tcp.take_unknown(buf, now, tables, state),
             verdict => verdict,
         });
         match verdict {
@@ -259,7 +278,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 // Room: a burst comes in, at most a burst goes out, then `transmit` empties it.
                 outgoing.push((frame, verdict));
             }
-            Verdict::HandOver(_) | Verdict::Hold | Verdict::Drop(_) => {
+            Verdict::HandOver(_) | Verdict::Hold | Verdict::Terminate(_) | Verdict::Drop(_) => {
                 local.totals.fates.record(verdict);
                 io.release(frame);
             }
@@ -273,13 +292,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// Writes the owner entries of the burst, then sends it, so that no reply can come in before
     /// its owner is known.
     fn transmit(&mut self) {
-        if !self.state.pin_ops.is_empty() {
-            let outcome = self.pins.apply(self.state.pin_ops.as_slice());
-            self.local.pins = (self.local.pins + outcome.inserted)
-                .saturating_sub(outcome.removed + outcome.foreign);
-            self.local.pin_errors += outcome.full + outcome.failed;
-            self.state.pin_ops.clear();
-        }
+        self.write_pins();
         for (frame, mut verdict) in self.outgoing.drain(..) {
             if let Err(frame) = self.io.send(frame) {
                 self.io.release(frame);
@@ -287,6 +300,17 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             }
             self.local.totals.fates.record(verdict);
         }
+    }
+
+    fn write_pins(&mut self) {
+        if self.state.pin_ops.is_empty() {
+            return;
+        }
+        let outcome = self.pins.apply(self.state.pin_ops.as_slice());
+        self.local.pins = (self.local.pins + outcome.inserted)
+            .saturating_sub(outcome.removed + outcome.foreign);
+        self.local.pin_errors += outcome.full + outcome.failed;
+        self.state.pin_ops.clear();
     }
 
     /// Takes at most one burst of fragments that were held until the first of their packet came.
@@ -366,6 +390,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 let end = start.saturating_add(room);
                 let next = (end < table.places()).then_some(end);
                 let _ = reply.try_send(FlowSlice { flows, next }); // The asker may have left.
+            }
+            Command::Tcp { reply } => {
+                let _ = reply.try_send(self.tcp.report());
             }
         }
     }

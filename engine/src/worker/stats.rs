@@ -15,6 +15,8 @@ pub struct Totals {
     pub handed_in: u64,
     /// Fragments that were held and no longer are: decided about again, or given up.
     pub released: u64,
+    /// Packets of the TCP stack's, put on the transmit ring besides.
+    pub originated: u64,
     /// Their fates.
     pub fates: Counters,
 }
@@ -28,7 +30,7 @@ impl Totals {
 
     /// Frames that the worker put on its transmit ring.
     pub fn transmitted(&self) -> u64 {
-        self.fates.forwarded + self.fates.replied + self.fates.total_kernel()
+        self.fates.forwarded + self.fates.replied + self.fates.total_kernel() + self.originated
     }
 
     /// Adds another worker's totals to these.
@@ -36,9 +38,11 @@ impl Totals {
         self.received += other.received;
         self.handed_in += other.handed_in;
         self.released += other.released;
+        self.originated += other.originated;
         let (mine, theirs) = (&mut self.fates, &other.fates);
         mine.forwarded += theirs.forwarded;
         mine.replied += theirs.replied;
+        mine.terminated += theirs.terminated;
         mine.handed_over += theirs.handed_over;
         mine.held += theirs.held;
         for (mine, theirs) in mine.kernel.iter_mut().zip(theirs.kernel) {
@@ -62,6 +66,8 @@ pub struct Shared {
     released: AtomicU64,
     forwarded: AtomicU64,
     replied: AtomicU64,
+    terminated: AtomicU64,
+    originated: AtomicU64,
     handed_over: AtomicU64,
     held: AtomicU64,
     kernel: [AtomicU64; KernelReason::ALL.len()],
@@ -110,6 +116,8 @@ impl Default for Shared {
             released: AtomicU64::default(),
             forwarded: AtomicU64::default(),
             replied: AtomicU64::default(),
+            terminated: AtomicU64::default(),
+            originated: AtomicU64::default(),
             handed_over: AtomicU64::default(),
             held: AtomicU64::default(),
             kernel: std::array::from_fn(|_| AtomicU64::default()),
@@ -141,6 +149,8 @@ impl Shared {
         let fates = &totals.fates;
         store(&self.forwarded, fates.forwarded);
         store(&self.replied, fates.replied);
+        store(&self.terminated, fates.terminated);
+        store(&self.originated, totals.originated);
         store(&self.handed_over, fates.handed_over);
         store(&self.held, fates.held);
         for (cell, value) in self.kernel.iter().zip(fates.kernel) {
@@ -185,9 +195,11 @@ impl Shared {
                 received: load(&self.received),
                 handed_in: load(&self.handed_in),
                 released: load(&self.released),
+                originated: load(&self.originated),
                 fates: Counters {
                     forwarded: load(&self.forwarded),
                     replied: load(&self.replied),
+                    terminated: load(&self.terminated),
                     handed_over: load(&self.handed_over),
                     held: load(&self.held),
                     kernel: std::array::from_fn(|i| load(&self.kernel[i])),

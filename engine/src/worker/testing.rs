@@ -12,6 +12,7 @@ use crossbeam::channel::{Sender, bounded};
 use etherparse::PacketBuilder;
 use pcap_file::PcapError;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
+use weft_stack::{Limits, StackConfig};
 use weft_datapath::{
     AffinityTable, Algorithm, Backend, BackendPath, BackendState, Hook, Ingress, MemoryIo, Now,
     PinOp, Pod, PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State,
@@ -138,6 +139,7 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
                 pins: pins.clone(),
                 tables: Arc::clone(&tables),
                 state,
+                stack: stack(),
                 handover,
                 commands: asked,
                 shared: Arc::clone(&shared[usize::from(index)]),
@@ -150,6 +152,18 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
         commands,
         tables,
         pins,
+    }
+}
+
+/// What a test's TCP stack is made of.
+pub fn stack() -> StackConfig {
+    StackConfig {
+        secret: [7; 32],
+        limits: Limits {
+            connections: 4096,
+            ..Limits::default()
+        },
+        timeouts: Default::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use weft_datapath::Now;
 use weft_xdp::{Heartbeat, XskIo};
 
-use super::{PinSink, Waker, Worker};
+use super::{Parts, PinSink, Waker, Worker};
 use crate::config::Poll;
 
 /// How long `poll = "adaptive"` keeps looking after the last frame: longer than a request's round
@@ -20,6 +20,9 @@ const SPIN: Duration = Duration::from_micros(100);
 /// How long a worker may take to stop: a step, or the longest nap that a late wake-up leaves it in
 /// (2.5 s, a quarter of the longest heartbeat limit).
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long resetting every connection may take: 100,000 of them take some 300 ms.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The monotonic clock, the one that `bpf_ktime_get_ns` reads.
 pub fn now() -> Now {
@@ -84,7 +87,7 @@ impl Drop for Running {
 ///
 /// # Errors
 /// When the kernel refuses another thread.
-pub fn spawn<P>(mut worker: Worker<XskIo, P>, spawn: Spawn) -> std::io::Result<Running>
+pub fn spawn<P>(parts: Parts<XskIo, P>, spawn: Spawn) -> std::io::Result<Running>
 where
     P: PinSink + Send + 'static,
 {
@@ -101,7 +104,7 @@ where
                     "cannot pin the worker"
                 );
             }
-            run(&mut worker, &spawn, &stopped);
+            run(&mut Worker::new(parts), &spawn, &stopped);
         })?;
     Ok(Running {
         index,
@@ -147,6 +150,17 @@ fn run<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn, stop: &AtomicBo
             }
         }
     }
+    close(worker);
+}
+
+/// Tells the peers of terminated connections, which would otherwise wait for whom there is no more.
+fn close<P: PinSink>(worker: &mut Worker<XskIo, P>) {
+    let deadline = Instant::now() + CLOSE_PATIENCE;
+    // Bound: the time it may take.
+    while !worker.close_tcp(now()) && Instant::now() < deadline {
+        worker.flush();
+    }
+    worker.flush();
 }
 
 /// Waits for frames or for work, and sends what the last step left to be sent.
@@ -155,7 +169,7 @@ fn sleep<P: PinSink>(worker: &mut Worker<XskIo, P>, spawn: &Spawn) {
     if worker.has_work() {
         worker.flush();
     } else {
-        let nap = worker.nap();
+        let nap = worker.nap(now());
         let woken = worker.io_mut().wait(nap, &[spawn.waker.fd().as_fd()]);
         // An interrupted or failed wait only means one more empty step.
         if woken.is_ok_and(|ready| ready.waker) {

@@ -57,8 +57,8 @@ impl Net {
 pub struct Port80(pub ServiceOptions);
 
 impl Listeners for Port80 {
-    fn lookup(&self, _: Address, port: u16, _: u32) -> Option<(ServiceId, &ServiceOptions)> {
-        (port == 80).then_some((SERVICE, &self.0))
+    fn lookup(&self, _: Address, port: u16, _: u32) -> Option<(ServiceId, ServiceOptions)> {
+        (port == 80).then_some((SERVICE, self.0))
     }
 }
 

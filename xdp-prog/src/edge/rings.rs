@@ -222,6 +222,11 @@ impl Rings {
         Ok(())
     }
 
+    /// Places of the transmit ring that are surely free: those of frames that are sent and not reaped count as taken.
+    pub(crate) fn room(&self) -> usize {
+        self.ring.saturating_sub(self.counts[Place::Tx as usize])
+    }
+
     pub(crate) fn release(&mut self, frame: XskFrame) {
         self.assert_ours(&frame);
         self.free_frame(frame.index);

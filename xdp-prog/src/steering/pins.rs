@@ -63,9 +63,14 @@ impl PinWriter {
             }
             self.inserting = inserting;
             match op {
-                PinOp::Insert { key, owner, cookie } => {
+                PinOp::Insert {
+                    key,
+                    owner,
+                    cookie,
+                    terminated,
+                } => {
                     self.keys[self.used] = key.into();
-                    self.values[self.used] = abi::FlowValue::owner(*owner, *cookie);
+                    self.values[self.used] = abi::FlowValue::owner(*owner, *cookie, *terminated);
                 }
                 PinOp::Remove { key, cookie } => {
                     let key = key.into();
@@ -134,7 +139,7 @@ impl Steering {
         Ok(PinWriter {
             map: self.pins.duplicate()?,
             keys: Box::new([abi::FlowKey::new_zeroed(); BATCH]),
-            values: Box::new([abi::FlowValue::owner(0, 0); BATCH]),
+            values: Box::new([abi::FlowValue::owner(0, 0, None); BATCH]),
             used: 0,
             inserting: true,
             outcome: PinOutcome::default(),

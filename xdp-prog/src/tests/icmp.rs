@@ -125,8 +125,7 @@ fn svc_34_k_01_an_error_goes_to_the_owner_of_the_quoted_flow() {
                 pins.apply([&PinOp::Insert {
                     key,
                     owner,
-                    cookie: 1,
-                }]);
+                    cookie: 1, terminated: None }]);
             }
             let (translated, others): (&[u8], &[u8]) = if pod.is_ipv4() {
                 (&[3, 11, 12], &[0, 4, 5, 8, 13])

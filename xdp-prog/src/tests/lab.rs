@@ -262,8 +262,7 @@ fn a_pinned_reply_is_punted_on_its_way_to_the_pod() {
                 ifindex: a.ifindex,
             },
             owner: 0,
-            cookie: 1,
-        };
+            cookie: 1, terminated: None };
         let mut writer = steering.pin_writer().unwrap();
         assert_eq!(writer.apply([&pin]).inserted, 1);
         let before = steering.counters().unwrap();
@@ -336,8 +335,7 @@ fn the_owner_decides_the_queue() {
             writer.apply([&PinOp::Insert {
                 key,
                 owner,
-                cookie: 0,
-            }]);
+                cookie: 0, terminated: None }]);
             socket.send_to(b"x", (b.v4, 7)).unwrap();
             let (right, wrong) = (usize::from(owner % 2), usize::from(1 - owner % 2));
             let mut burst = ArrayVec::<_, BURST_MAX>::new();

@@ -25,8 +25,7 @@ fn insert(n: u16, owner: u16) -> PinOp {
     PinOp::Insert {
         key: key(n),
         owner,
-        cookie: u64::from(n) << 32,
-    }
+        cookie: u64::from(n) << 32, terminated: None }
 }
 
 fn remove(n: u16, cookie: Option<u64>) -> PinOp {
@@ -51,8 +50,7 @@ fn a_flow_that_ends_leaves_the_entry_to_whoever_wrote_it_last() {
             .map(|n| PinOp::Insert {
                 key: key(n),
                 owner: 1,
-                cookie: theirs(n),
-            })
+                cookie: theirs(n), terminated: None })
             .collect();
         writers[1].apply(&again);
         let removals: Vec<PinOp> = (0..330).map(|n| remove(n, Some(ours(n)))).collect();

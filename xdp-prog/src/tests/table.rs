@@ -317,8 +317,7 @@ fn every_row_holds_in_both_families() {
                             writer.apply([&PinOp::Insert {
                                 key,
                                 owner: OWNER,
-                                cookie: 1,
-                            }]);
+                                cookie: 1, terminated: None }]);
                         }
                         check(&steering, row, (src, dst, l4), ifindex, key.is_some());
                         if let Some(key) = key {
@@ -345,8 +344,7 @@ fn no_pod_hits_anothers_entry() {
         steering.pin_writer().unwrap().apply([&PinOp::Insert {
             key,
             owner: OWNER,
-            cookie: 1,
-        }]);
+            cookie: 1, terminated: None }]);
         let packet = frame(family.pod, family.outside, l4);
         let from_pod = &steering.skel.progs.weft_from_pod;
         let outcome = run(from_pod, &packet, Context::at(ifindex));

@@ -281,6 +281,11 @@ impl PacketIo for XskIo {
     }
 
     #[inline]
+    fn room(&self) -> usize {
+        self.rings.room()
+    }
+
+    #[inline]
     fn send(&mut self, frame: XskFrame) -> Result<(), XskFrame> {
         self.rings.send(frame)
     }

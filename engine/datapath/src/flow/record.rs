@@ -4,7 +4,9 @@ use std::hint::black_box;
 
 use super::state::FlowState;
 use crate::parse::TcpFlags;
-use crate::{Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple};
+use crate::{
+    Address, Delta, Direction, FlowKey, Hook, Inject, Now, Protocol, SlotRef, Tables, Tuple,
+};
 
 /// What a flow is.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -16,6 +18,16 @@ pub enum FlowKind {
     Direct,
     /// Older than the enrolment: the kernel's.
     Kernel,
+    /// To a service, and ended here: the client's connection and the one to the backend. Its packets are the TCP
+    /// stack's, which also says when it is over.
+    Terminated,
+}
+
+impl FlowKind {
+    /// Whether it is to a service port, and one of those that it may have.
+    pub const fn serves(self) -> bool {
+        matches!(self, Self::Service | Self::Terminated)
+    }
 }
 
 /// The far end of a flow and how it replies.
@@ -175,7 +187,10 @@ impl Flow {
             server_slot: end.slot,
             l3,
             l4,
-            state: FlowState::first(tuple.proto, new.kind == FlowKind::Kernel),
+            state: match new.kind {
+                FlowKind::Terminated => FlowState::Established, // The client has opened it already.
+                kind => FlowState::first(tuple.proto, kind == FlowKind::Kernel),
+            },
             heard: 0,
             live: true,
             replies,
@@ -319,6 +334,15 @@ impl Flow {
         }
     }
 
+    /// How what answers a packet of that direction is injected, if the flow ends here: the way back that the TCP
+    /// stack's packets take.
+    pub fn answer(&self, direction: Direction) -> Option<Inject> {
+        (self.kind == FlowKind::Terminated).then(|| match self.hook(direction) {
+            Hook::FromPod => Inject::Peer,
+            Hook::ToPod => Inject::Reingress,
+        })
+    }
+
     /// Whether `key` is that direction's.
     #[inline]
     pub(super) fn is(&self, direction: Direction, key: &FlowKey) -> bool {
@@ -419,7 +443,8 @@ impl Flow {
     /// not taken for anything else.
     #[cold]
     pub(crate) fn removed(&self, now: Now, tables: &Tables) -> bool {
-        self.server_slot.as_member().is_some()
+        self.kind != FlowKind::Terminated
+            && self.server_slot.as_member().is_some()
             && !tables.holds(self.server_slot)
             && !self.timed_out(now)
             && tables.holds(self.client_slot)
@@ -437,6 +462,28 @@ impl Flow {
         self.last_seen = now;
     }
 
+    /// One of the two connections of a terminated flow is over; says whether the flow is.
+    pub(crate) fn half_over(&mut self, direction: Direction, now: Now) -> bool {
+        self.heard |= 1 << direction as u8;
+        let over = self.heard == 0b11;
+        if over {
+            self.close(now);
+        }
+        over
+    }
+
+    /// Counts a packet of a terminated flow, whose state is its connections'.
+    pub(crate) fn counted_in(&mut self, direction: Direction, bytes: usize, now: Now) {
+        self.last_seen = now;
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += bytes as u64;
+    }
+
+    /// Whether the TCP stack has it, or should have.
+    pub(crate) fn terminated(&self) -> bool {
+        self.kind == FlowKind::Terminated && self.state != FlowState::Closed
+    }
+
     /// Whether it has been silent, or unanswered, for longer than its state allows.
     #[inline]
     fn timed_out(&self, now: Now) -> bool {
@@ -445,6 +492,7 @@ impl Flow {
             _ => self.last_seen,
         };
         now.as_nanos().saturating_sub(since.as_nanos()) > self.state.limit_nanos()
+            && !self.terminated()
     }
 
     /// Whether a SYN of that direction is a new connection: an end has closed the old one, or it was

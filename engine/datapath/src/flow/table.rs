@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use super::index::{Index, KeyHash};
-use super::record::{Flow, FlowKind, NewFlow};
+use super::record::{Flow, NewFlow};
 use crate::{FlowKey, SlotRef};
 
 /// Which way a packet of a flow goes.
@@ -36,6 +36,9 @@ pub enum InsertError {
     /// Another flow has one of the keys.
     #[error("another flow has the same key")]
     Clash(FlowId),
+    /// None of the source ports tried is free.
+    #[error("no source port is free towards that backend")]
+    NoPort,
 }
 
 /// A pod may hold as many times the room that is left. A dynamic threshold: a pod alone gets four fifths of
@@ -165,7 +168,7 @@ impl FlowTable {
         if new.client_slot.slot != 0 && self.held[holder] as usize >= share {
             return Err(InsertError::Share);
         }
-        let served = (new.kind == FlowKind::Service).then_some(new.service as usize % SERVICES);
+        let served = new.kind.serves().then_some(new.service as usize % SERVICES);
         if let Some(served) = served {
             let limit = new.max_flows.map_or(SERVICE_SHARE * share, |limit| {
                 (SERVICE_SHARE * share).min(limit as usize)
@@ -216,7 +219,7 @@ impl FlowTable {
         flow.kill();
         let (member, counted) = (flow.member(), flow.counted());
         self.held[holder(flow.client_slot())] -= 1;
-        if flow.kind() == FlowKind::Service {
+        if flow.kind().serves() {
             self.served[flow.service() as usize % SERVICES] -= 1;
         }
         let keys = [Direction::Forward, Direction::Reply]

@@ -105,6 +105,10 @@ impl PacketIo for MemoryIo {
         result
     }
 
+    fn room(&self) -> usize {
+        self.ring - self.tx.len()
+    }
+
     fn send(&mut self, frame: MemoryFrame) -> Result<(), MemoryFrame> {
         if self.tx.len() == self.ring {
             return Err(frame);

@@ -1,6 +1,6 @@
 //! What becomes of ICMP, of other protocols to a VIP, and of packets whose hop count is used up.
 
-use super::{Way, ingress, replied, sender, to_kernel, way_back, way_on};
+use super::{Claim, Way, ingress, replied, sender, to_kernel, way_back, way_on};
 use crate::answer::{self, ErrorKind};
 use crate::flow::{Direction, FlowId};
 use crate::icmp::{IcmpMessage, Kind, Quoted, translate_error};
@@ -111,6 +111,17 @@ fn known_error(
         Way::Ours { egress, hop } => (egress, hop),
         Way::Kernel(back) => {
             return to_kernel(frame, back, KernelReason::OlderThanEnrolment, state);
+        }
+        Way::Here => {
+            return match message.longest(frame.bytes()) {
+                Some(mtu) => Verdict::Terminate(Claim::TooLong {
+                    flow: id,
+                    from: direction,
+                    mtu,
+                    sequence: quoted.sequence(frame.bytes()),
+                }),
+                None => Verdict::Drop(DropReason::IcmpTerminated),
+            };
         }
     };
     let (seen, other) = match direction {

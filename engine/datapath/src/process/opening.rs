@@ -1,14 +1,14 @@
 //! What becomes of a packet of no flow: it opens one, is the kernel's, or is refused. The slow way.
 
-use super::{known_flow, replied, sender, to_kernel};
+use super::{Claim, ingress, known_flow, replied, sender, to_kernel};
 use crate::choice::{add, open_service, refusal, with_other_port};
 use crate::flow::{Direction, FlowEnd, FlowKind, InsertError, NewFlow};
-use crate::parse::Packet;
+use crate::parse::{Packet, Parsed, parse};
 use crate::reject::reject;
-use crate::tables::{Pod, ServicePort};
+use crate::tables::{Pod, ServicePort, Stage};
 use crate::{
-    DropReason, Egress, FlowKey, FrameBuf, KernelReason, Now, Protocol, SlotRef, State, Tables,
-    Verdict,
+    DropReason, Egress, FlowKey, FrameBuf, KernelReason, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef,
+    State, Tables, Verdict,
 };
 
 /// A packet of no flow from a pod.
@@ -50,40 +50,77 @@ fn to_vip(
     tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    let FlowKey { tuple, ifindex } = key;
+    let ifindex = key.ifindex;
     let back = Egress::reingress(ifindex);
     if pod.draining() {
         return to_kernel(frame, back, KernelReason::Draining, state);
     }
+    let ends_here = service.is_some_and(|service| service.options().stage != Stage::L4);
     if !packet.opens() {
         if !state.grace(pod, now) {
-            return Verdict::Drop(DropReason::UnknownFlow);
+            return if ends_here {
+                Verdict::Terminate(Claim::Stack)
+            } else {
+                Verdict::Drop(DropReason::UnknownFlow)
+            };
         }
-        // The kernel translates it to a backend we do not know, so its replies are not ours to find.
-        let end = FlowEnd {
-            address: tuple.dst,
-            port: tuple.dport,
-            ifindex: 0,
-            slot: SlotRef::FIXED,
-        };
-        return older_flow(
-            frame,
-            packet,
-            key,
-            (pod.slot, end, false),
-            now,
-            tables,
-            state,
-        );
+        if ends_here {
+            return Verdict::Terminate(Claim::PerhapsOlder);
+        }
+        return older_than_enrolment(frame, packet, key, pod, now, tables, state);
     }
     let Some(service) = service.filter(|service| service.serves()) else {
         let rejected = reject(frame, packet, state.icmp_errors.about(ifindex, now));
         return replied(frame, rejected, ifindex, state);
     };
-    match open_service(service, key, pod, packet.hops(), now, tables, state) {
+    if ends_here {
+        return Verdict::Terminate(Claim::Stack); // Nothing is remembered before the client has answered.
+    }
+    match open_service(service, Stage::L4, key, pod, packet.hops(), now, tables, state) {
         Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
         Err(reason) => Verdict::Drop(reason),
     }
+}
+
+/// A packet to a VIP that [`Claim::PerhapsOlder`] was said of, and that the TCP stack does not know: a flow that the
+/// kernel translates. What is not such a packet is dropped as an unknown flow.
+pub fn older(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
+    const UNKNOWN: Verdict = Verdict::Drop(DropReason::UnknownFlow);
+    let (Ok(ingress), Ok(Parsed::Flow(packet))) = (ingress(frame.bytes()), parse(frame.bytes()))
+    else {
+        return UNKNOWN;
+    };
+    let key = FlowKey {
+        tuple: *packet.tuple(),
+        ifindex: ingress.ifindex,
+    };
+    match tables.pod_by_ifindex(ingress.ifindex) {
+        Some(pod) if state.pin_ops.room() >= PIN_OPS_PER_FRAME => {
+            older_than_enrolment(frame, &packet, key, pod, now, tables, state)
+        }
+        _ => UNKNOWN,
+    }
+}
+
+/// A packet to a VIP of a flow that the kernel translates to a backend that we do not know, so that its replies are not
+/// ours to find.
+fn older_than_enrolment(
+    frame: &mut FrameBuf<'_>,
+    packet: &Packet,
+    key: FlowKey,
+    pod: &Pod,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let end = FlowEnd {
+        address: key.tuple.dst,
+        port: key.tuple.dport,
+        ifindex: 0,
+        slot: SlotRef::FIXED,
+    };
+    let parts = (pod.slot, end, false);
+    older_flow(frame, packet, key, parts, now, tables, state)
 }
 
 /// To another enrolled pod, no flow known.

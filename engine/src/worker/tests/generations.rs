@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use weft_datapath::{FrameBuf, FrameLedger, MemoryFrame, MemoryIo, Ports, StateConfig};
 
-use super::super::testing::Pins;
+use super::super::testing::{Pins, stack};
 use super::*;
 
 /// Frames in memory; new tables are published while the worker has one in its hands.
@@ -32,6 +32,10 @@ impl PacketIo for Meddling {
         }
         self.frames = self.frames.wrapping_sub(1);
         self.io.with_frame(frame, f)
+    }
+
+    fn room(&self) -> usize {
+        self.io.room()
     }
 
     fn send(&mut self, frame: MemoryFrame) -> Result<(), MemoryFrame> {
@@ -88,6 +92,7 @@ fn svc_45_a_burst_sees_one_generation_and_the_worker_keeps_no_other() {
             ports: Ports { weft0_mac: [2; 6] },
             hairpin: Default::default(),
         }),
+        stack: stack(),
         handover: HandOver::mesh(&[waker]).remove(0),
         commands: bounded(1).1,
         shared: Arc::clone(&shared),

@@ -17,7 +17,7 @@ fn a_full_table_is_forgotten_within_seconds_on_an_idle_node() {
     for workers in [1, 2] {
         let mut bench = bench_for(workers, 256, 128, 1 << 16);
         let worker = &mut bench.workers[0];
-        assert_eq!(worker.nap(), HEARTBEAT_LIMIT / 4, "nothing to forget");
+        assert_eq!(worker.nap(Now::default()), HEARTBEAT_LIMIT / 4, "nothing to forget");
         let mut now = at(0);
         for first in (0..FLOWS).step_by(BURST_MAX) {
             for sport in first..FLOWS.min(first + BURST_MAX as u16) {
@@ -32,15 +32,15 @@ fn a_full_table_is_forgotten_within_seconds_on_an_idle_node() {
         // Nobody sends. What is not over stays.
         let last = now;
         while now < last + (timeouts::UDP_ONE_WAY - Duration::from_millis(100)) {
-            assert_eq!(worker.nap(), Duration::from_millis(25));
-            now = now + worker.nap();
+            assert_eq!(worker.nap(now), Duration::from_millis(25));
+            now = now + worker.nap(now);
             worker.step(now);
         }
         assert_eq!(worker.shared().read().flows, u64::from(FLOWS));
         let over: Now = last + timeouts::UDP_ONE_WAY;
         let mut before = u64::from(FLOWS);
         while before > 0 {
-            now = now + worker.nap();
+            now = now + worker.nap(now);
             worker.step(now);
             let left = worker.shared().read().flows;
             assert!(
@@ -55,8 +55,8 @@ fn a_full_table_is_forgotten_within_seconds_on_an_idle_node() {
             );
         }
         // Back to sleep.
-        worker.step(now + worker.nap());
-        assert_eq!(worker.nap(), HEARTBEAT_LIMIT / 4);
+        worker.step(now + worker.nap(now));
+        assert_eq!(worker.nap(now), HEARTBEAT_LIMIT / 4);
         let ops = bench.pins.0.lock().unwrap();
         let removed = ops.iter().filter(|op| matches!(op, PinOp::Remove { .. }));
         let pinned = if workers > 1 {

@@ -1,0 +1,65 @@
+//! Flows that end here: what the TCP stack and the flow table tell each other of their connections.
+
+use crate::choice::open_service;
+use crate::flow::{Direction, FlowId};
+use crate::tables::Stage;
+use crate::{DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, Protocol, State, Tables};
+
+/// Hops of a packet that comes from here.
+const HOPS: u8 = 64;
+
+impl State {
+    /// A client's connection has been accepted: chooses a backend and adds the flow, which says between which ends
+    /// the connection to the backend is to be opened ([`Flow::backend_tuple`](crate::Flow::backend_tuple)).
+    ///
+    /// # Errors
+    /// The bound, or what has changed since the client's SYN: then the client is to be reset.
+    pub fn terminate(
+        &mut self,
+        key: FlowKey,
+        now: Now,
+        tables: &Tables,
+    ) -> Result<FlowId, DropReason> {
+        if self.pin_ops.room() < PIN_OPS_PER_FRAME {
+            return Err(DropReason::PinRoom);
+        }
+        let pod = tables
+            .pod_by_ifindex(key.ifindex)
+            .ok_or(DropReason::UnknownFlow)?;
+        let service = tables
+            .service(&key.tuple.dst, key.tuple.dport, Protocol::Tcp)
+            .filter(|service| service.serves())
+            .ok_or(DropReason::UnknownFlow)?;
+        let stage = match service.options().stage {
+            Stage::L4 => Stage::Tcp(Default::default()), // As it was when the client began.
+            stage => stage,
+        };
+        open_service(service, stage, key, pod, HOPS, now, tables, self)
+    }
+
+    /// The connection whose peer's packets have this key is over. With both, the flow is.
+    pub fn connection_over(&mut self, key: &FlowKey, now: Now) {
+        let Some((id, direction)) = self.flows.find(key) else {
+            return;
+        };
+        if let Some(flow) = self.flows.at_mut(id)
+            && flow.terminated()
+            && flow.half_over(direction, now)
+        {
+            self.flows.settle(id);
+        }
+    }
+
+    /// The flow's connection to the backend could not be made.
+    pub fn not_connected(&mut self, id: FlowId, now: Now) {
+        if let Some(flow) = self.flows.at_mut(id) {
+            flow.close(now);
+            self.flows.settle(id);
+        }
+    }
+
+    /// The key of the packets that come from that end of the flow.
+    pub fn end_of(&self, id: FlowId, from: Direction) -> Option<FlowKey> {
+        self.flows.at(id)?.key(from)
+    }
+}

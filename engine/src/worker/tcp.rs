@@ -1,0 +1,367 @@
+//! TCP termination: the worker's stack, what it is given, what it joins, and how its packets leave.
+
+use weft_datapath::wire::ethernet;
+use weft_datapath::{
+    Address, BURST_MAX, Claim, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject,
+    MAX_IFINDEX, Now, PIN_OPS_PER_FRAME, PacketIo, Parsed, Ports, Protocol, Stage, State, Tables,
+    Tuple, Verdict, older, parse,
+};
+use weft_stack::{
+    Accepted, Arrival, Connect, Counters, Holdings, Listeners, Outgoing, Route,
+    ServiceId, ServiceOptions, Stack, StackConfig, Transmit,
+};
+
+use super::{PinSink, Worker};
+
+/// Bytes of the longest IP packet that a connection sends or asks for, until its path turns out to carry less. What a
+/// peer's SYN says bounds it, too, so that a pod with a smaller MTU gets no more than that.
+const ROUTE_MTU: u16 = 1_500;
+/// Places of the transmit ring that are left to packets that are passed on: as many as a step can send before its
+/// doorbell.
+const RESERVE: usize = 4 * BURST_MAX;
+
+/// The TCP stack of a worker, made when it is first needed.
+pub(super) struct Tcp {
+    config: StackConfig,
+    stack: Option<Stack>,
+    /// Connections whose flow could not be made, by reason.
+    refused: Box<[u64; DropReason::ALL.len()]>,
+}
+
+/// What a worker says of its TCP stack.
+#[derive(Clone, Debug)]
+pub struct TcpReport {
+    /// What it holds.
+    pub holdings: Holdings,
+    /// What became of segments and connections.
+    pub counters: Counters,
+    /// Accepted connections that were reset at once, because no flow could be made for them, by reason.
+    pub refused: Box<[u64; DropReason::ALL.len()]>,
+}
+
+impl Tcp {
+    pub(super) fn new(config: StackConfig) -> Self {
+        Self {
+            config,
+            stack: None,
+            refused: Box::new([0; DropReason::ALL.len()]),
+        }
+    }
+
+    fn stack(&mut self) -> &Stack {
+        self.stack.get_or_insert_with(|| Stack::new(&self.config))
+    }
+
+    /// Takes a packet that `claim` says is the stack's, and says what became of the frame.
+    pub(super) fn take(
+        &mut self,
+        frame: &mut FrameBuf<'_>,
+        claim: Claim,
+        now: Now,
+        tables: &Tables,
+        state: &mut State,
+    ) -> Verdict {
+        match claim {
+            Claim::TooLong {
+                flow,
+                from,
+                mtu,
+                sequence,
+            } => {
+                if let Some(key) = state.end_of(flow, from)
+                    && let Some(inject) = state.flows.at(flow).and_then(|flow| flow.answer(from))
+                {
+                    let tag = tag(Egress {
+                        ifindex: key.ifindex,
+                        inject,
+                    });
+                    self.stack().too_long(&key.tuple, tag, mtu, sequence);
+                }
+            }
+            Claim::PerhapsOlder if !self.knows(frame.bytes()) => {
+                return older(frame, now, tables, state);
+            }
+            Claim::PerhapsOlder | Claim::Stack => {
+                let Some((packet, tag)) = segment(frame.bytes()) else {
+                    return Verdict::Drop(DropReason::UnknownFlow); // Nothing is claimed that is no TCP.
+                };
+                let arrival = Arrival {
+                    route: Route {
+                        tag,
+                        mtu: ROUTE_MTU,
+                    },
+                    verified: false,
+                };
+                let listening = Listening(tables);
+                self.stack()
+                    .ingest(frame.bytes_mut(), &packet, arrival, &listening, now);
+            }
+        }
+        Verdict::Terminate(claim)
+    }
+
+    /// A packet that belongs to no flow, and that the stack may know all the same: its connection is half open, or in
+    /// TIME-WAIT, while the service was served differently before.
+    #[cold]
+    pub(super) fn take_unknown(
+        &mut self,
+        frame: &mut FrameBuf<'_>,
+        now: Now,
+        tables: &Tables,
+        state: &mut State,
+    ) -> Verdict {
+        if self.knows(frame.bytes()) {
+            self.take(frame, Claim::Stack, now, tables, state)
+        } else {
+            Verdict::Drop(DropReason::UnknownFlow)
+        }
+    }
+
+    fn knows(&self, frame: &[u8]) -> bool {
+        let Some(stack) = &self.stack else {
+            return false;
+        };
+        segment(frame).is_some_and(|(packet, tag)| stack.knows(packet.tuple(), tag))
+    }
+
+    /// When the stack has something to do though no frame comes.
+    pub(super) fn next(&self) -> Option<Now> {
+        self.stack.as_ref()?.next()
+    }
+
+    pub(super) fn report(&self) -> Option<TcpReport> {
+        let stack = self.stack.as_ref()?;
+        Some(TcpReport {
+            holdings: stack.holdings(),
+            counters: stack.counters(),
+            refused: self.refused.clone(),
+        })
+    }
+}
+
+impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
+    /// The stack's turn: joins what has been accepted to connections to backends, sends what there is to send, and
+    /// lets the flow table know what is over.
+    pub(super) fn serve_tcp(&mut self, now: Now, tables: &Tables) {
+        if self.tcp.stack.is_none() {
+            return;
+        }
+        self.sever();
+        self.note_finished(now);
+        // Bound: as many as handshakes were completed by the frames of this step.
+        while let Some(accepted) = self.tcp.stack().accept() {
+            if self.state.pin_ops.room() < PIN_OPS_PER_FRAME {
+                self.write_pins();
+            }
+            self.join(accepted, now, tables);
+        }
+        self.write_pins(); // Before the SYNs that they steer the answers to.
+        self.send_tcp(now);
+        self.note_finished(now);
+    }
+
+    /// Resets every connection, and sends that: what a worker does that ends. False while there is more to send than
+    /// the ring takes: to be called again after a flush.
+    pub fn close_tcp(&mut self, now: Now) -> bool {
+        let Some(stack) = &self.tcp.stack else {
+            return true;
+        };
+        stack.abort_all();
+        self.send_tcp(now);
+        self.publish();
+        self.tcp
+            .stack()
+            .next()
+            .is_none_or(|next| next > now || self.io.room() > RESERVE)
+    }
+
+    /// Resets the connections of flows that are no more.
+    fn sever(&mut self) {
+        for key in self.state.severed.drain(..) {
+            self.tcp
+                .stack()
+                .abort(&key.tuple, tag(Egress::peer(key.ifindex)));
+        }
+    }
+
+    fn note_finished(&mut self, now: Now) {
+        // Bound: each connection ends once.
+        while let Some((tuple, tag)) = self.tcp.stack().finished() {
+            let key = FlowKey {
+                tuple,
+                ifindex: egress(tag).ifindex,
+            };
+            self.state.connection_over(&key, now);
+        }
+    }
+
+    /// Opens the connection to a backend for a client that has come, and joins the two. A client for whom there is
+    /// none is reset.
+    fn join(&mut self, accepted: Accepted, now: Now, tables: &Tables) {
+        let Accepted {
+            stream,
+            service,
+            tuple,
+            route,
+        } = accepted;
+        let key = FlowKey {
+            tuple,
+            ifindex: egress(route.tag).ifindex,
+        };
+        let id = match self.state.terminate(key, now, tables) {
+            Ok(id) => id,
+            Err(reason) => {
+                self.tcp.refused[reason as usize] += 1;
+                return stream.abort();
+            }
+        };
+        let connect = self.state.flows.at(id).and_then(|flow| {
+            let reply = weft_datapath::Direction::Reply;
+            let (back, from) = (flow.backend_tuple(), flow.key(reply)?);
+            let tag = tag(Egress {
+                ifindex: from.ifindex,
+                inject: flow.answer(reply)?,
+            });
+            Some(Connect {
+                local: (back.src, back.sport),
+                remote: (back.dst, back.dport),
+                route: Route { tag, mtu: ROUTE_MTU },
+                service,
+            })
+        });
+        let options = options(tables, &tuple);
+        let opened = connect.map(|connect| self.tcp.stack().connect(&connect, &options, now));
+        match opened {
+            Some(Ok(upstream)) => self.tcp.stack().splice(stream, upstream),
+            Some(Err(_)) | None => {
+                self.tcp.refused[DropReason::TupleClash as usize] += 1;
+                self.state.not_connected(id, now);
+                stream.abort();
+            }
+        }
+    }
+
+    fn send_tcp(&mut self, now: Now) {
+        let Self {
+            io,
+            tcp,
+            local,
+            state,
+            ..
+        } = self;
+        let Some(stack) = &tcp.stack else { return };
+        let mut out = Out {
+            io,
+            spare: None,
+            ports: state.ports(),
+            sent: &mut local.totals.originated,
+        };
+        stack.poll(&mut out, now);
+        if let Some(spare) = out.spare {
+            self.io.release(spare);
+        }
+    }
+}
+
+/// The transmit ring as the stack sees it.
+struct Out<'w, IO: PacketIo> {
+    io: &'w mut IO,
+    spare: Option<IO::Frame>,
+    ports: Ports,
+    sent: &'w mut u64,
+}
+
+impl<IO: PacketIo> Transmit for Out<'_, IO> {
+    fn ready(&mut self) -> bool {
+        if self.io.room() <= RESERVE {
+            return false;
+        }
+        if self.spare.is_none() {
+            self.spare = self.io.allocate();
+        }
+        self.spare.is_some()
+    }
+
+    fn send(&mut self, packet: Outgoing, write: impl FnOnce(&mut [u8])) {
+        let Some(mut frame) = self.spare.take() else {
+            return; // Never: the stack asks first.
+        };
+        let ports = self.ports;
+        self.io.with_frame(&mut frame, |buf| {
+            // A packet of the stack's fits: ROUTE_MTU is less than a frame holds.
+            if buf.resize(ethernet::LEN + packet.len).is_ok() {
+                let bytes = buf.bytes_mut();
+                let version = ethernet::LEN..ethernet::LEN + 1;
+                write(&mut bytes[ethernet::LEN..]);
+                let ethertype = match bytes[version.start] >> 4 {
+                    4 => ethernet::IPV4,
+                    _ => ethernet::IPV6,
+                };
+                bytes[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
+                bytes[ethernet::DST].copy_from_slice(&ports.weft0_mac);
+                bytes[ethernet::SRC].copy_from_slice(&egress(packet.tag).encode());
+            }
+        });
+        match self.io.send(frame) {
+            Ok(()) => *self.sent += 1,
+            Err(frame) => self.io.release(frame), // Never: there was room.
+        }
+    }
+}
+
+/// Who listens: the tables of this step.
+struct Listening<'t>(&'t Tables);
+
+impl Listeners for Listening<'_> {
+    fn lookup(&self, local: Address, port: u16, _: u32) -> Option<(ServiceId, ServiceOptions)> {
+        let service = self.0.service(&local, port, Protocol::Tcp)?;
+        let ends_here = service.options().stage != Stage::L4 && service.serves();
+        // The numbers of service ports count up from 0; two that are equal modulo this share limits.
+        ends_here.then(|| (ServiceId(service.id() as u16), limits(service)))
+    }
+}
+
+fn options(tables: &Tables, tuple: &Tuple) -> ServiceOptions {
+    let service = tables.service(&tuple.dst, tuple.dport, Protocol::Tcp);
+    service.map_or_else(ServiceOptions::default, limits)
+}
+
+fn limits(service: &weft_datapath::ServicePort) -> ServiceOptions {
+    let flows = service.options().max_flows.unwrap_or(u32::MAX);
+    ServiceOptions {
+        connections: flows.saturating_mul(2), // One to the client and one to the backend.
+        ..ServiceOptions::default()
+    }
+}
+
+/// The TCP packet in a punted frame, and the tag of where it comes from.
+fn segment(frame: &[u8]) -> Option<(weft_datapath::Packet, u32)> {
+    let source = frame.get(ethernet::SRC)?.try_into().ok()?;
+    let ingress = Ingress::decode(&source)?;
+    let Ok(Parsed::Flow(packet)) = parse(frame) else {
+        return None;
+    };
+    let inject = match ingress.hook {
+        Hook::FromPod => Inject::Peer,
+        Hook::ToPod => Inject::Reingress,
+    };
+    let back = Egress {
+        ifindex: ingress.ifindex,
+        inject,
+    };
+    (packet.tuple().proto == Protocol::Tcp).then(|| (packet, tag(back)))
+}
+
+/// What the stack calls a way back: the interface, and above it how a packet gets there.
+fn tag(egress: Egress) -> u32 {
+    egress.ifindex | (egress.inject as u32) << MAX_IFINDEX.count_ones()
+}
+
+fn egress(tag: u32) -> Egress {
+    let ifindex = tag & MAX_IFINDEX;
+    if tag >> MAX_IFINDEX.count_ones() == Inject::Reingress as u32 {
+        Egress::reingress(ifindex)
+    } else {
+        Egress::peer(ifindex)
+    }
+}
