@@ -107,11 +107,10 @@ pub struct Port {
     pub port: u16,
     /// The port at the endpoint.
     pub target_port: TargetPort,
-    /// `l4` or `tcp`; the default when `None`.
+    /// How far up its connections are taken: `l4` or `tcp`; the default when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
-    /// Whose address the backend sees of a connection that is terminated, `client` or `node`; the default
-    /// when `None`.
+    /// Whose address the endpoint sees at stage `tcp`: `client` or `node`; the default when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
@@ -250,6 +249,22 @@ impl Service {
     pub fn serve_at(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> &mut Self {
         self.selector = None;
         self.endpoints = Some(addresses.into_iter().map(Endpoint::at).collect());
+        self
+    }
+
+    /// Sets how far up the connections of all its TCP ports are taken.
+    pub fn stage(&mut self, stage: Option<&str>) -> &mut Self {
+        for port in self.ports.iter_mut().filter(|port| port.protocol == "tcp") {
+            port.stage = stage.map(str::to_owned);
+        }
+        self
+    }
+
+    /// Sets whose address the endpoints of all its TCP ports see at stage `tcp`.
+    pub fn source(&mut self, source: &str) -> &mut Self {
+        for port in self.ports.iter_mut().filter(|port| port.protocol == "tcp") {
+            port.source = Some(source.to_owned());
+        }
         self
     }
 

@@ -6,6 +6,8 @@
 //! strictly. Its default route leads to the outside namespace, where whatever leaves the node
 //! untranslated can be counted.
 
+use crate::far::FarPod;
+use crate::impairment::Impairment;
 use crate::janitor::Janitor;
 use crate::namespace::Namespace;
 use crate::process::Process;
@@ -180,26 +182,46 @@ impl Lab {
             !self.pods.contains_key(name),
             "the lab has a pod {name} already"
         );
+        let number = options.number.unwrap_or(self.next_pod);
+        if options.number.is_none() {
+            self.next_pod = self.next_pod.checked_add(1).context("too many pods")?;
+        }
+        let pod = self.name_pod(name, number)?;
+        self.set_up_pod(&pod, number, options)
+            .with_context(|| format!("cannot set up {name}"))?;
+        self.pods.insert(pod.name.clone(), pod.clone());
+        Ok(pod)
+    }
+
+    /// A pod behind a link of its own ([`far`](crate::far)), which does to frames from it what `up` says and to those
+    /// to it what `down` says.
+    pub fn far_pod(&mut self, name: &str, up: Impairment, down: Impairment) -> Result<FarPod> {
+        ensure!(
+            !self.pods.contains_key(name),
+            "the lab has a pod {name} already"
+        );
+        let number = self.next_pod;
+        self.next_pod = number.checked_add(1).context("too many pods")?;
+        let pod = self.name_pod(name, number)?;
+        let far = FarPod::set_up(self, pod, number, [up, down])
+            .with_context(|| format!("cannot set up {name}"))?;
+        self.pods.insert(name.to_owned(), far.pod.clone());
+        Ok(far)
+    }
+
+    /// A pod's namespace, with nothing in it.
+    fn name_pod(&self, name: &str, number: u8) -> Result<Pod> {
         let interface = format!("v-{name}");
         ensure!(
             interface.len() <= 15,
             "{name}: an interface name holds 15 characters"
         );
-        let number = options.number.unwrap_or(self.next_pod);
-        if options.number.is_none() {
-            self.next_pod = self.next_pod.checked_add(1).context("too many pods")?;
-        }
-        let namespace = Namespace::create(&format!("{}-{name}", self.id))?;
-        let pod = Pod {
+        Ok(Pod {
             name: name.to_owned(),
-            namespace,
+            namespace: Namespace::create(&format!("{}-{name}", self.id))?,
             interface,
             ips: pod_ips(number),
-        };
-        self.set_up_pod(&pod, number, options)
-            .with_context(|| format!("cannot set up {name}"))?;
-        self.pods.insert(pod.name.clone(), pod.clone());
-        Ok(pod)
+        })
     }
 
     /// Deletes a pod with its processes and its interface, as a container runtime does.
@@ -264,7 +286,18 @@ impl Lab {
     }
 
     fn set_up_pod(&self, pod: &Pod, number: u8, options: PodOptions) -> Result<()> {
-        quiet_ipv6(&pod.namespace)?;
+        self.plug(pod, &pod.namespace, number, options)?;
+        address(pod, &mac(0xee, number))
+    }
+
+    /// The pod's veth, its far end `eth0` inside `into`, and the node's routes to the pod.
+    pub(crate) fn plug(
+        &self,
+        pod: &Pod,
+        into: &Namespace,
+        number: u8,
+        options: PodOptions,
+    ) -> Result<()> {
         let (host_mac, pod_mac) = (mac(0xee, number), mac(0x01, number));
         let (interface, [ip4, ip6]) = (&pod.interface, pod.ips);
         let queues = format!("numtxqueues {q} numrxqueues {q}", q = options.queues);
@@ -272,28 +305,32 @@ impl Lab {
             .ifindex
             .map_or_else(String::new, |index| format!("index {index} "));
         self.node.ip(&format!(
-            "link add {interface} {index}{queues} address {host_mac} type veth peer name eth0 {queues} address {pod_mac} netns {pod}\n\
+            "link add {interface} {index}{queues} address {host_mac} type veth peer name eth0 {queues} address {pod_mac} netns {into}\n\
              addr add fe80::1/64 dev {interface} nodad\n\
-             link set {interface} up\n",
-            pod = pod.namespace.name(),
-        ))?;
-        pod.namespace.ip(&format!(
-            "addr add {ip4}/32 dev eth0\n\
-             addr add {ip6}/128 dev eth0 nodad\n\
-             link set eth0 up\n\
-             neigh replace 169.254.1.1 lladdr {host_mac} dev eth0 nud permanent\n\
-             neigh replace fe80::1 lladdr {host_mac} dev eth0 nud permanent\n\
-             route add 169.254.1.1/32 dev eth0 scope link\n\
-             route add default via 169.254.1.1 dev eth0\n\
-             route add default via fe80::1 dev eth0\n"
-        ))?;
-        self.node.ip(&format!(
-            "neigh replace {ip4} lladdr {pod_mac} dev {interface} nud permanent\n\
+             link set {interface} up\n\
+             neigh replace {ip4} lladdr {pod_mac} dev {interface} nud permanent\n\
              neigh replace {ip6} lladdr {pod_mac} dev {interface} nud permanent\n\
              route add {ip4}/32 dev {interface} scope link\n\
-             route add {ip6}/128 dev {interface}\n"
+             route add {ip6}/128 dev {interface}\n",
+            into = into.name(),
         ))
     }
+}
+
+/// The pod's own addresses and its default routes, over its `eth0` to the gateway at `gateway_mac`.
+pub(crate) fn address(pod: &Pod, gateway_mac: &str) -> Result<()> {
+    quiet_ipv6(&pod.namespace)?;
+    let [ip4, ip6] = pod.ips;
+    pod.namespace.ip(&format!(
+        "addr add {ip4}/32 dev eth0\n\
+         addr add {ip6}/128 dev eth0 nodad\n\
+         link set eth0 up\n\
+         neigh replace 169.254.1.1 lladdr {gateway_mac} dev eth0 nud permanent\n\
+         neigh replace fe80::1 lladdr {gateway_mac} dev eth0 nud permanent\n\
+         route add 169.254.1.1/32 dev eth0 scope link\n\
+         route add default via 169.254.1.1 dev eth0\n\
+         route add default via fe80::1 dev eth0\n"
+    ))
 }
 
 /// The addresses of pod `number`.
@@ -305,14 +342,14 @@ pub fn pod_ips(number: u8) -> [IpAddr; 2] {
 }
 
 /// No duplicate address detection and no router discovery: nothing a lab has to wait for.
-fn quiet_ipv6(namespace: &Namespace) -> Result<()> {
+pub(crate) fn quiet_ipv6(namespace: &Namespace) -> Result<()> {
     namespace.sysctl(&[
         "net.ipv6.conf.default.accept_dad=0",
         "net.ipv6.conf.default.accept_ra=0",
     ])
 }
 
-fn mac(kind: u8, number: u8) -> String {
+pub(crate) fn mac(kind: u8, number: u8) -> String {
     format!("02:00:00:00:{kind:02x}:{number:02x}")
 }
 

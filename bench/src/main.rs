@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use weft_lab::impairment::Impairment;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
-use weft_lab::tools::{crowd, crr, flood, lookup, new_flows, rr, serve, sink};
+use weft_lab::tcp::Matrix;
+use weft_lab::tools::{crowd, crr, flood, link, lookup, new_flows, rr, serve, sink, transfer};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -40,6 +42,8 @@ enum Command {
     },
     /// Measures Weft against the kernel's paths, and against proxies
     Bench(Bench),
+    /// Measures TCP over bad links: from Linux to Linux, and through Weft
+    Tcp(Tcp),
     /// Removes what dead labs left, kept ones (--keep) included
     Clean {
         /// Only these labs; all whose process is gone when none is named
@@ -104,6 +108,32 @@ enum Command {
         #[arg(long)]
         core: Option<usize>,
     },
+    /// Sends and receives over TCP, every byte checked at both ends
+    Transfer {
+        /// A server of transfers (serve transfer)
+        to: SocketAddr,
+        /// What to do
+        #[arg(value_enum)]
+        mode: transfer::Mode,
+        /// Bytes in each direction that carries any
+        #[arg(long, default_value_t = 1 << 24)]
+        bytes: u64,
+        /// How many pings or connections
+        #[arg(long, default_value_t = 1000)]
+        count: usize,
+        /// For how many milliseconds a receiver stops in the middle of stall-upload and stall-download
+        #[arg(long, default_value_t = 1000)]
+        pause: u64,
+        /// For how many seconds it waits for anything
+        #[arg(long, default_value_t = 30.0)]
+        limit: f64,
+        /// The seed of the bytes; from the clock when not given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
     /// Measures what the first packet of a flow costs the engine among many services, in process
     Lookup {
         /// How many services
@@ -118,6 +148,22 @@ enum Command {
         /// On which core
         #[arg(long)]
         core: Option<usize>,
+    },
+    /// Moves frames between two interfaces of its namespace as a bad link would
+    Link {
+        /// The interface towards the pod
+        pod: String,
+        /// The interface towards the node
+        router: String,
+        /// What it does to frames from the pod: words such as loss=1% delay=10ms
+        #[arg(long, default_value = "")]
+        up: Impairment,
+        /// What it does to frames to the pod
+        #[arg(long, default_value = "")]
+        down: Impairment,
+        /// The seed of what it does
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Counts and drops UDP packets entering an interface
     Sink {
@@ -180,6 +226,24 @@ struct Bench {
     list: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Tcp {
+    /// Over which links (loss-1, delay-10, ...); over all when none is named
+    cases: Vec<String>,
+    /// Bytes of a transfer; some cases take a part of it
+    #[arg(long, default_value_t = 32 << 20)]
+    bytes: u64,
+    /// How often
+    #[arg(long, default_value_t = 3)]
+    reps: usize,
+    /// The stage of the services in Weft
+    #[arg(long)]
+    stage: Option<String>,
+    /// Where to write the report as JSON; - is standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Server {
     /// Echoes datagrams
@@ -190,6 +254,8 @@ enum Server {
     TcpOnce(Listen),
     /// As tcp-once, any number of connections at once
     TcpCrowd(Listen),
+    /// The other end of transfers (weft-lab transfer)
+    Transfer(Listen),
     /// Says its name and the client address and port it sees, over TCP and UDP
     Peer {
         #[command(flatten)]
@@ -231,6 +297,7 @@ fn run(command: Command) -> Result<()> {
             demo::run(demo::Options { keep, kernel })
         }
         Command::Bench(options) => bench(&options),
+        Command::Tcp(options) => tcp(&options),
         Command::Clean { labs } => clean(labs),
         Command::Janitor { lab } => janitor::watch(&lab),
         Command::SelfTest => self_test(),
@@ -239,6 +306,9 @@ fn run(command: Command) -> Result<()> {
             Server::TcpEcho(listen) => pinned(listen.core, || serve::tcp_echo(listen.port)),
             Server::TcpOnce(listen) => pinned(listen.core, || serve::tcp_once(listen.port)),
             Server::TcpCrowd(listen) => pinned(listen.core, || serve::tcp_crowd(listen.port)),
+            Server::Transfer(listen) => pinned(listen.core, || {
+                transfer::serve(listen.port, transfer::SERVER_LIMIT)
+            }),
             Server::Peer { listen, name } => {
                 pinned(listen.core, || serve::peer(listen.port, &name))
             }
@@ -280,6 +350,28 @@ fn run(command: Command) -> Result<()> {
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
+        Command::Transfer {
+            to,
+            mode,
+            bytes,
+            count,
+            pause,
+            limit,
+            seed,
+            core,
+        } => pinned(core, || {
+            let plan = transfer::Plan {
+                to,
+                mode,
+                bytes,
+                count,
+                pause: Duration::from_millis(pause),
+                limit: Duration::from_secs_f64(limit),
+                seed: seed.unwrap_or_else(transfer::fresh_seed),
+            };
+            println!("{}", serde_json::to_string(&transfer::run(plan)?)?);
+            Ok(())
+        }),
         Command::Lookup {
             services,
             popularity,
@@ -290,6 +382,13 @@ fn run(command: Command) -> Result<()> {
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
+        Command::Link {
+            pod,
+            router,
+            up,
+            down,
+            seed,
+        } => link::run(&pod, &router, up, down, seed),
         Command::Sink {
             interface,
             port,
@@ -348,24 +447,11 @@ fn bench(options: &Bench) -> Result<()> {
         Effort::Full
     };
     let report = Plan::new(&options.scenarios, &options.paths, options.reps, effort)?.run()?;
-    let mut to_stdout = false;
-    for (file, text) in [
-        (&options.json, serde_json::to_string_pretty(&report)? + "\n"),
-        (&options.html, html::render(&report)?),
-    ] {
-        let Some(file) = file else { continue };
-        if file.as_os_str() == "-" {
-            print!("{text}");
-            to_stdout = true;
-        } else {
-            if let Some(directory) = file.parent() {
-                std::fs::create_dir_all(directory)?;
-            }
-            std::fs::write(file, text).with_context(|| file.display().to_string())?;
-            eprintln!("wrote {}", file.display());
-        }
-    }
-    if !to_stdout {
+    let json = write(&options.json, || {
+        Ok(serde_json::to_string_pretty(&report)? + "\n")
+    })?;
+    let html = write(&options.html, || html::render(&report))?;
+    if !(json || html) {
         println!("{}", report.table());
         for scenario in &report.scenarios {
             for (name, ratio) in &scenario.ratio {
@@ -374,6 +460,33 @@ fn bench(options: &Bench) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn tcp(options: &Tcp) -> Result<()> {
+    sweep_on_signals()?;
+    let stage = options.stage.clone();
+    let report = Matrix::new(&options.cases, options.bytes, options.reps, stage)?.run()?;
+    let text = || Ok(serde_json::to_string_pretty(&report)? + "\n");
+    if !write(&options.json, text)? {
+        println!("{}", report.table());
+    }
+    Ok(())
+}
+
+/// Writes a report to where it is wanted, if it is; whether that is standard output.
+fn write(file: &Option<PathBuf>, text: impl FnOnce() -> Result<String>) -> Result<bool> {
+    let Some(file) = file else { return Ok(false) };
+    let text = text()?;
+    if file.as_os_str() == "-" {
+        print!("{text}");
+        return Ok(true);
+    }
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    std::fs::write(file, text).with_context(|| file.display().to_string())?;
+    eprintln!("wrote {}", file.display());
+    Ok(false)
 }
 
 fn self_test() -> Result<()> {

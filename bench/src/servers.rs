@@ -17,6 +17,8 @@ pub const PEER_PORT: u16 = 7000;
 pub const ECHO_PORT: u16 = 7001;
 /// The port of the server of one request a connection.
 pub const ONCE_PORT: u16 = 7002;
+/// The port of the server of transfers.
+pub const TRANSFER_PORT: u16 = 7003;
 /// The port of iperf3.
 pub const IPERF_PORT: u16 = 5201;
 
@@ -97,6 +99,13 @@ pub fn once(lab: &mut Lab, pod: &Pod, wrapper: &[&str]) -> Result<()> {
     let name = format!("tcp-once-{}", pod.name);
     lab.spawn(&name, pod.namespace.command(words[0]).args(&words[1..]))?;
     listening(&pod.namespace, ONCE_PORT, "the server")
+}
+
+/// The other end of `weft-lab transfer`, on [`TRANSFER_PORT`].
+pub fn transfer(lab: &mut Lab, pod: &Pod) -> Result<()> {
+    let (name, port) = (format!("transfer-{}", pod.name), TRANSFER_PORT.to_string());
+    serve(lab, &pod.namespace, &name, &["transfer", "--port", &port])?;
+    listening(&pod.namespace, TRANSFER_PORT, "the server of transfers")
 }
 
 fn serve(lab: &mut Lab, namespace: &Namespace, name: &str, words: &[&str]) -> Result<()> {

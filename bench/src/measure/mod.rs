@@ -29,6 +29,7 @@ use crate::machine::{Machine, open_more_files};
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail, ensure};
 use placement::{Placement, placements};
+pub(crate) use report::median;
 use report::{Report, Samples};
 use scenario::{Node, Probe, Workload};
 use std::collections::BTreeMap;

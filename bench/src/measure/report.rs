@@ -164,7 +164,7 @@ impl PathReport {
 }
 
 /// The middle value; of an even number the mean of the two in the middle; NaN of none.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,

@@ -140,7 +140,7 @@ fn connect(
     }
 }
 
-fn summarise(mut times: Vec<Duration>, lost: usize) -> Option<RoundTrips> {
+pub(super) fn summarise(mut times: Vec<Duration>, lost: usize) -> Option<RoundTrips> {
     times.sort_unstable();
     let micros = |time: &Duration| time.as_nanos() as f64 / 1000.0;
     let count = times.len();

@@ -24,5 +24,7 @@ mod path_mtu;
 mod reloads;
 mod sources;
 mod syn_flood;
+mod tcp_links;
+mod tcp_stage;
 mod unenrolled;
 mod workers;

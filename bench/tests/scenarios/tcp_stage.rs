@@ -1,0 +1,147 @@
+//! Services whose connections are terminated in user space: what backends, clients and the node's kernel see of it.
+
+use crate::fixture::{Fixture, WEB, soak, web, with_weft};
+use crate::tcp_links::STAGE;
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use weft_lab::client::Talk;
+use weft_lab::command::run;
+use weft_lab::config::Config;
+use weft_lab::conntrack;
+use weft_lab::lab::{Family, pick, vips};
+use weft_lab::namespace::Namespace;
+use weft_lab::servers::PEER_PORT;
+use weft_lab::snapshot::Snapshot;
+use weft_lab::weft::Weft;
+
+/// A second service of the same backends.
+const OTHER: u8 = 42;
+
+/// The web service and another one, on one backend, at the stage that is tested.
+fn config(fixture: &Fixture) -> Config {
+    let mut config = fixture.config();
+    config.workers.heartbeat = Some("500ms".into());
+    config.service("other", OTHER, &[("tcp", PEER_PORT, PEER_PORT)]);
+    for service in &mut config.services {
+        service.serve_at(fixture.backends[0].ips).stage(STAGE);
+    }
+    config
+}
+
+/// What the node's kernel has to do with TCP.
+#[derive(Debug, PartialEq)]
+struct Kernel {
+    sockets: String,
+    tracked: u64,
+    /// Connections opened, segments in and out, resets (SNMP).
+    tcp: BTreeMap<String, u64>,
+}
+
+impl Kernel {
+    fn of(node: &Namespace) -> Result<Self> {
+        let snmp = node.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+        let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+        let (names, values) = (lines.next(), lines.next());
+        let names = names.context("no Tcp line")?.split_whitespace();
+        let values = values.context("no Tcp line")?.split_whitespace();
+        let tcp = names
+            .zip(values)
+            .filter(|(name, _)| {
+                name.ends_with("Opens") || name.contains("Segs") || name.contains("Rsts")
+            })
+            .map(|(name, value)| Ok((name.to_owned(), value.parse()?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            sockets: run(node.command("ss").args(["-Hnat"]))?,
+            tracked: conntrack::count(node)?,
+            tcp,
+        })
+    }
+}
+
+#[test]
+fn u03_scr06_a_proxied_connection_leaves_nothing_in_the_nodes_kernel() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        // Rules for the same service: what went through the kernel would be tracked.
+        fixture.install_shadow_rules()?;
+        let weft = Weft::start(&fixture.lab, &config(&fixture))?;
+        let node = &fixture.lab.node;
+        let (kernel, before) = (Kernel::of(node)?, Snapshot::take(&fixture.lab)?);
+        ensure!(kernel.sockets.is_empty(), "{kernel:?}");
+
+        let mut talks = Vec::new();
+        for _ in 0..if soak() { 2000 } else { 100 } {
+            for family in Family::BOTH {
+                let to = web(family, PEER_PORT);
+                talks.push(Talk::open(&fixture.client.namespace, to)?);
+            }
+        }
+        assert_eq!(Kernel::of(node)?, kernel, "with connections");
+        let changes = before.difference(&Snapshot::take(&fixture.lab)?);
+        ensure!(changes.is_empty(), "{changes:#?}");
+
+        // Rules come and go, and nothing of that concerns these connections.
+        for program in ["iptables-legacy", "ip6tables-legacy"] {
+            for table in ["nat", "filter"] {
+                run(node.command(program).args(["-w", "5", "-t", table, "-F"]))?;
+            }
+        }
+        run(node.command("nft").args(["flush", "ruleset"]))?;
+        for talk in &mut talks {
+            talk.ask().context("after the rules had gone")?;
+        }
+        for family in Family::BOTH {
+            Talk::open(&fixture.client.namespace, web(family, PEER_PORT))?;
+        }
+        assert_eq!(Kernel::of(node)?, kernel, "after all of it");
+        weft.audit().map(drop)
+    })
+}
+
+#[test]
+fn u02_backends_see_the_clients_address_and_port() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let weft = Weft::start(&fixture.lab, &config(&fixture))?;
+        for _ in 0..if soak() { 5000 } else { 100 } {
+            for family in Family::BOTH {
+                let talk = Talk::open(&fixture.client.namespace, web(family, PEER_PORT))?;
+                assert_eq!(talk.greeting.client, talk.local);
+            }
+        }
+        weft.audit().map(drop)
+    })
+}
+
+#[test]
+fn u02_one_port_of_a_client_towards_two_services_and_their_backend_itself() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let weft = Weft::start(&fixture.lab, &config(&fixture))?;
+        let client = &fixture.client.namespace;
+        for (family, port) in Family::BOTH.into_iter().zip([20_001, 20_002]) {
+            let services = [WEB, OTHER].map(|n| SocketAddr::new(pick(&vips(n), family), PEER_PORT));
+            let backend = fixture.backends[0].at(family, PEER_PORT);
+            let mut first = Talk::open_from(client, port, services[0])?;
+            assert_eq!(first.greeting.client, first.local);
+            let mut second = Talk::open_from(client, port, services[1])?;
+            assert_eq!(second.greeting.client.ip(), second.local.ip());
+            assert_ne!(
+                second.greeting.client.port(),
+                port,
+                "there is one such tuple"
+            );
+            // The client's own connection to the backend would have that tuple, too.
+            let mut own = Talk::open_from(client, port + 10, backend)?;
+            assert_eq!(own.greeting.client, own.local);
+            let mut third = Talk::open_from(client, port + 10, services[0])?;
+            assert_eq!(third.greeting.client.ip(), third.local.ip());
+            for talk in [&mut first, &mut second, &mut own, &mut third] {
+                assert_eq!(talk.ask()?, talk.greeting);
+            }
+        }
+        weft.audit().map(drop)
+    })
+}
