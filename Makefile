@@ -3,7 +3,7 @@
 CARGO := $(shell command -v cargo || echo $$HOME/.cargo/bin/cargo)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 RUNNER := $(if $(SUDO),--config 'target."cfg(all())".runner = "sudo -E"')
-LAB := target/release/weft-lab
+LAB := $(or $(CARGO_TARGET_DIR),target)/release/weft-lab
 REPS ?= 5
 SECONDS ?= 600
 
