@@ -21,9 +21,9 @@ build: setup ## target/release/weft and weft-lab
 test: setup ## every test: unit, property, BPF programs, labs
 	.ci/test
 
-soak: setup ## hostile pods, churn and oracle at full length: minutes of frames, 100,000 connections
+soak: setup ## hostile pods, churn, oracle and reloads at full length: minutes of frames, 100,000 connections
 	$(CARGO) build --workspace --bins
-	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle
+	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle svc45
 
 lint: setup ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
