@@ -3,7 +3,7 @@
 CARGO := $(shell command -v cargo || echo $$HOME/.cargo/bin/cargo)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 RUNNER := $(if $(SUDO),--config 'target."cfg(all())".runner = "sudo -E"')
-LAB := target/release/weft-lab
+LAB := $(or $(CARGO_TARGET_DIR),target)/release/weft-lab
 REPS ?= 5
 SECONDS ?= 600
 
@@ -21,9 +21,9 @@ build: setup ## target/release/weft and weft-lab
 test: setup ## every test: unit, property, BPF programs, labs
 	.ci/test
 
-soak: setup ## hostile pods, churn and oracle at full length: minutes of frames, 100,000 connections
+soak: setup ## hostile pods, churn, oracle, reloads and TCP at full length: minutes of frames, 100,000 connections
 	$(CARGO) build --workspace --bins
-	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle tcp
+	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle svc45 tcp
 
 lint: setup ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

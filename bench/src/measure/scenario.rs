@@ -191,6 +191,11 @@ pub static SCENARIOS: &[Scenario] = &[
         "l4-rr-p50 over IPv6",
         Probe::RoundTrip(Family::V6),
     ),
+    tail(
+        "l4-rr-p99-v6",
+        "l4-rr-p99 over IPv6",
+        Probe::RoundTrip(Family::V6),
+    ),
     new_flows!(1, true),
     new_flows!(1000, false),
     new_flows!(5000, true),
