@@ -7,6 +7,7 @@ use weft_datapath::Now;
 
 use crate::clock::Clock;
 use crate::config::{Route, ServiceId};
+use crate::grow::Growth;
 use crate::key::Key;
 use crate::live::{Buffers, Live};
 use crate::seq::Seq;
@@ -76,6 +77,7 @@ pub(crate) struct Connection {
     pub(crate) challenge_at: Now,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
+    pub(crate) growth: Growth,
     /// The other end of a splice.
     pub(crate) spliced: Option<u32>,
     /// It was spliced once: whoever did it asks for its end.
@@ -108,6 +110,7 @@ impl Connection {
             challenge_at: Now::default(),
             reader: None,
             writer: None,
+            growth: Growth::default(),
             spliced: None,
             joined: false,
         }
@@ -220,9 +223,10 @@ impl Connection {
 
     /// Buffers of its sockets.
     pub(crate) fn buffers(&self, send: usize) -> Buffers {
+        let own = self.growth.send;
         Buffers {
             receive: self.wire.capacity as usize,
-            send,
+            send: if own == 0 { send } else { own.min(send) },
         }
     }
 }
