@@ -1,6 +1,6 @@
 //! Hostile pods: broken frames, forged tuples, floods. Others' flows go on, and every frame is counted.
 
-use crate::fixture::{Fixture, WEB, flawless, progress, soak, web, with_weft};
+use crate::fixture::{Fixture, REAL_TIME, WEB, flawless, progress, soak, web, with_weft};
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +19,6 @@ use weft_lab::weft::Weft;
 const BURST: usize = 32;
 /// And for how long.
 const NAP: Duration = Duration::from_millis(1);
-
-/// Real-time priority for the worker: what a busy machine keeps from it overflows its ring, and is no attacker's doing.
-const WORKER: [&str; 3] = ["chrt", "-f", "20"];
 
 /// How long frames are thrown at the node.
 fn length() -> Duration {
@@ -162,7 +159,7 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
         for pod in &attackers {
             config.enrol(pod, "attacker");
         }
-        let weft = Weft::start_under(&fixture.lab, &config, &WORKER)?;
+        let weft = Weft::start_under(&fixture.lab, &config, &REAL_TIME)?;
         let mut talks = talks(&fixture)?;
         let loads = fixture.loads(Duration::from_millis(5));
         let targets = targets(&fixture);
