@@ -465,7 +465,8 @@ fn bench(options: &Bench) -> Result<()> {
     }
     let report = plan.run()?;
     let json = write(&options.json, || {
-        Ok(serde_json::to_string_pretty(&report)? + "
+        Ok(serde_json::to_string_pretty(&report)?
+            + "
 ")
     })?;
     let html = write(&options.html, || html::render(&report))?;

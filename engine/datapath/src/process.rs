@@ -263,7 +263,8 @@ fn way_on(flow: &Flow, direction: Direction) -> Way {
 
 /// A packet of a flow whose backend has left the service. UDP and every SYN get a new backend: `None`. Other
 /// segments are told that the connection is over, if the service says so. What the backend
-/// still sends would reach the client from an address that it never spoke to.
+/// still sends would reach the client from an address that it never spoke to; but what was under way from one that only
+/// is reached in another way now, since its pod was enrolled, is a reply still.
 fn removed(
     frame: &mut FrameBuf<'_>,
     packet: &Packet,
@@ -278,6 +279,9 @@ fn removed(
         return None;
     }
     match direction {
+        Direction::Reply if flow.serves_still(tables) => {
+            Some(known_flow(frame, packet, id, direction, now, state))
+        }
         Direction::Reply if !packet.flags().opens() => Some(Verdict::Drop(DropReason::UnknownFlow)),
         Direction::Forward if flow.resets() && !packet.opens() => {
             let rejected = reject(frame, packet, state.icmp_errors.about(key.ifindex, now));

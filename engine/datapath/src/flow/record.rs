@@ -450,6 +450,15 @@ impl Flow {
             && tables.holds(self.client_slot)
     }
 
+    /// Whether the backend of a UDP flow that was [`removed`](Self::removed) is one of the service port still: there is
+    /// another way to it, and so another place.
+    pub(crate) fn serves_still(&self, tables: &Tables) -> bool {
+        let service = tables.service(&self.vip, self.vip_port, self.proto);
+        self.proto == Protocol::Udp
+            && service
+                .is_some_and(|service| service.position((self.server, self.server_port)).is_some())
+    }
+
     /// Whether the client of a flow that was [`removed`](Self::removed) is told by a reset.
     pub(crate) fn resets(&self) -> bool {
         self.reset && self.proto == Protocol::Tcp

@@ -369,6 +369,39 @@ fn svc27_svc28_late_replies_of_a_removed_endpoint_never_arrive_untranslated() {
 /// SVC-27 b and c, SVC-04: the last endpoint gone, flows that there are are rejected like new ones; with the
 /// first one back they are served.
 #[test]
+fn amb_01_svc27_a_reply_under_way_arrives_when_only_the_way_to_its_backend_changed() {
+    for net in Net::BOTH {
+        let before = tables(net, Protocol::Udp, &[ready(BACKEND_1)], &[], false);
+        let mut state = state(2);
+        let at = ask(
+            &question(net, Protocol::Udp, 4000, 0),
+            START,
+            &before,
+            &mut state,
+        )
+        .unwrap();
+        assert_eq!(at.0, BACKEND_1);
+        // The same address at another place: its pod left the configuration, or came back.
+        let moved = End {
+            member: SlotRef::member(40, 1),
+            ..ready(BACKEND_1)
+        };
+        let after = tables(net, Protocol::Udp, &[moved], &[BACKEND_1], false);
+        let now = START + Duration::from_millis(1);
+        assert_eq!(answer(at, 0, now, &after, &mut state), Verdict::Deliver);
+        // The next question chooses anew, and so its answer is of the new place.
+        let again = ask(
+            &question(net, Protocol::Udp, 4000, 0),
+            now,
+            &after,
+            &mut state,
+        )
+        .unwrap();
+        assert_eq!(answer(again, 0, now, &after, &mut state), Verdict::Deliver);
+    }
+}
+
+#[test]
 fn svc27_none_left_rejects_known_flows_and_one_back_serves_them() {
     for net in Net::BOTH {
         let proto = Protocol::Udp;
