@@ -59,6 +59,8 @@ pub(crate) struct Connection {
     pub(crate) held: bool,
     /// The device segments what it sends.
     pub(crate) segmentation: bool,
+    /// Its SYN was sent again because the peer was in TIME-WAIT.
+    pub(crate) knocked: bool,
     /// Keep-alives sent since the peer was last heard.
     pub(crate) keepalives: u8,
     /// When the peer was last heard, and when it began to owe an answer.
@@ -96,6 +98,7 @@ impl Connection {
             reset_due: false,
             held: true,
             segmentation: false,
+            knocked: false,
             keepalives: 0,
             heard_at: now,
             owed_since: None,
