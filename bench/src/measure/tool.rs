@@ -24,6 +24,10 @@ fn run_as<T: DeserializeOwned>(command: impl Fn(&str) -> Command, words: &[&str]
     let words = [&[&*program], words].concat();
     let words = real_time(priority::LOAD, &words);
     let finished = finish(command(words[0]).args(&words[1..]), COMMAND_LIMIT)?;
+    ensure!(
+        finished.status.is_some(),
+        "still running after {COMMAND_LIMIT:?}"
+    );
     ensure!(finished.success(), "{}", finished.stderr.trim());
     serde_json::from_str(&finished.stdout).context("the tool said nothing")
 }
