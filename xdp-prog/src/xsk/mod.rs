@@ -155,6 +155,8 @@ pub struct Ready {
 pub struct XskIo {
     rings: Rings,
     bulk: Option<BulkLane>,
+    /// The bulk lane may hold a packet: to ask costs a system call, so a wait that has just looked answers.
+    bulk_ready: bool,
     /// Frames queued since the last doorbell, which a packet by the bulk lane would overtake.
     unrung: bool,
 }
@@ -176,6 +178,7 @@ impl XskIo {
         Ok(Self {
             rings,
             bulk: None,
+            bulk_ready: false,
             unrung: false,
         })
     }
@@ -217,6 +220,7 @@ impl XskIo {
             Err(error) => return Err(error.into()),
         }
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        self.bulk_ready = own > 1 && ready(&fds[1]);
         Ok(Ready {
             socket: fds[..own].iter().any(ready),
             waker: fds[own..].iter().any(ready),
@@ -319,8 +323,12 @@ impl PacketIo for XskIo {
     }
 
     fn receive_bulk<R>(&mut self, take: impl FnOnce(&mut [u8], bool) -> R) -> Option<R> {
-        let (frame, verified) = self.bulk.as_mut()?.receive()?;
-        Some(take(frame, verified))
+        if !self.bulk_ready {
+            return None;
+        }
+        let received = self.bulk.as_mut().and_then(BulkLane::receive);
+        self.bulk_ready = received.is_some();
+        received.map(|(frame, verified)| take(frame, verified))
     }
 
     fn send_bulk(
@@ -352,7 +360,7 @@ impl PacketIo for XskIo {
         // A doorbell fails only when the interface has gone or is down, which control sees: nothing
         // is lost that the ledger would not show, and the next flush tries again.
         let _ = self.rings.kick();
-        self.unrung = false;
+        (self.unrung, self.bulk_ready) = (false, true);
         self.rings.reap();
         self.rings.refill();
     }
