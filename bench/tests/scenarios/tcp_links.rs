@@ -10,7 +10,7 @@ use weft_lab::tcp::{Case, FAR, NEAR, Wish, World};
 use weft_lab::tools::transfer::{Mode, Transfer};
 
 /// The stage of the services.
-pub const STAGE: Option<&str> = None;
+pub const STAGE: Option<&str> = Some("tcp");
 /// Bytes of a bulk transfer: more than all buffers on the way, of which there are three times 256 KiB.
 const BYTES: u64 = 2 << 20;
 /// How long a receiver stops.
