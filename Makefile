@@ -3,7 +3,7 @@
 CARGO := $(shell command -v cargo || echo $$HOME/.cargo/bin/cargo)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 RUNNER := $(if $(SUDO),--config 'target."cfg(all())".runner = "sudo -E"')
-LAB := target/release/weft-lab
+LAB := $(or $(CARGO_TARGET_DIR),target)/release/weft-lab
 REPS ?= 5
 SECONDS ?= 600
 
@@ -21,15 +21,16 @@ build: setup ## target/release/weft and weft-lab
 test: setup ## every test: unit, property, BPF programs, labs
 	.ci/test
 
-soak: setup ## hostile pods, churn and oracle at full length: minutes of frames, 100,000 connections
+soak: setup ## hostile pods, churn, oracle, reloads and TCP at full length: minutes of frames, 100,000 connections
 	$(CARGO) build --workspace --bins
-	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle tcp
+	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle svc45 tcp
 
 lint: setup ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-bench: build ## weft against the kernel's paths (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
+bench: build ## weft against the kernel's paths and proxies (SCENARIOS="l4-rr-p50 ..." REPS=5), with a report in target/bench
+	@.ci/setup bench
 	$(SUDO) $(LAB) bench $(SCENARIOS) --reps $(REPS) --json target/bench/report.json --html target/bench/report.html
 
 fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|ingest|config, SECONDS=600 each)

@@ -16,6 +16,28 @@ pub fn weft_lab() -> Option<PathBuf> {
     sibling("weft-lab")
 }
 
+/// HAProxy, of the distribution's package.
+pub fn haproxy() -> Option<PathBuf> {
+    // Root's PATH does not have to name the directory that daemons are in.
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .map(|directory| directory.join("haproxy"))
+        .find(|path| path.is_file())
+}
+
+/// Envoy, where `.ci/setup bench` puts it. `ENVOY_BIN` overrides it.
+pub fn envoy() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("ENVOY_BIN") {
+        return Some(PathBuf::from(path)).filter(|path| path.is_file());
+    }
+    let current = env::current_exe().ok()?;
+    // From target/<profile> or target/<profile>/deps.
+    let mut directories = current.ancestors().skip(2).take(2);
+    directories
+        .find_map(|directory| Some(directory.join("envoy/envoy")).filter(|path| path.is_file()))
+}
+
 /// A program in the running one's directory, or in the one above: tests run in `deps/`.
 fn sibling(name: &str) -> Option<PathBuf> {
     let current = env::current_exe().ok()?;

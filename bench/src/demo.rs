@@ -8,6 +8,7 @@ use crate::lab::{Family, Lab, Pod, pick, vips};
 use crate::namespace::Packets;
 use crate::progress::Progress;
 use crate::servers::{self, HTTP_PORT, IPERF_PORT, PEER_PORT};
+use crate::wait::{START_LIMIT, wait_until};
 use crate::weft::Weft;
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
@@ -54,7 +55,7 @@ pub fn run(options: Options) -> Result<()> {
     progress.step("iperf3 to a ClusterIP, IPv4 and IPv6");
     let iperf = demo.iperf()?;
     progress.step("the pod that is not enrolled");
-    let before = demo.punted()?;
+    let before = demo.punted_at_rest()?;
     let untouched = demo.requests(&demo.legacy)?;
     let after = demo.punted()?;
     drop(progress);
@@ -241,6 +242,17 @@ impl Demo {
     }
 
     /// Packets on the punt pair, when there is one.
+    /// The same once nothing moves any more: what the last client closed may still be under way.
+    fn punted_at_rest(&self) -> Result<Option<Packets>> {
+        let mut last = self.punted()?;
+        wait_until("the punt pair to be at rest", START_LIMIT, || {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = self.punted().ok().flatten();
+            std::mem::replace(&mut last, now) == now
+        })?;
+        Ok(last)
+    }
+
     fn punted(&self) -> Result<Option<Packets>> {
         self.weft
             .as_ref()

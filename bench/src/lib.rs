@@ -29,6 +29,7 @@ pub mod packet;
 pub mod pattern;
 pub mod process;
 pub mod progress;
+pub mod proxy;
 pub mod random;
 pub mod raw;
 pub mod servers;

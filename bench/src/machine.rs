@@ -1,6 +1,7 @@
 //! What the machine is and what its processors do.
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 use std::fs;
@@ -92,6 +93,32 @@ pub fn process_time(pid: i32) -> Result<Duration> {
             .unwrap_or(0);
     }
     Ok(Duration::from_nanos(total))
+}
+
+/// Memory of one process that is in RAM, in bytes (VmRSS of proc_pid_status).
+pub fn resident(pid: i32) -> Result<u64> {
+    let file = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&file).with_context(|| file.clone())?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|value| value.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{file} has no VmRSS"))? * 1024)
+}
+
+/// How many files a process may open.
+pub fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Lets this process, and what it starts, open as many files as it is allowed to.
+pub fn open_more_files() -> Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).context("cannot raise the number of open files")
 }
 
 /// Ties the calling thread, and every thread it starts, to one core.

@@ -12,7 +12,7 @@ use weft_lab::impairment::Impairment;
 use weft_lab::lab::Lab;
 use weft_lab::measure::{Effort, Plan, SCENARIOS, html};
 use weft_lab::tcp::Matrix;
-use weft_lab::tools::{crr, flood, link, lookup, new_flows, rr, serve, sink, transfer};
+use weft_lab::tools::{crowd, crr, flood, link, lookup, new_flows, rr, serve, sink, transfer};
 use weft_lab::{demo, janitor, machine, servers, sweep};
 
 /// Set once a signal has asked for the end.
@@ -40,7 +40,7 @@ enum Command {
         #[arg(long)]
         kernel: bool,
     },
-    /// Measures Weft against the kernel's paths
+    /// Measures Weft against the kernel's paths, and against proxies
     Bench(Bench),
     /// Measures TCP over bad links: from Linux to Linux, and through Weft
     Tcp(Tcp),
@@ -93,8 +93,11 @@ enum Command {
     },
     /// Makes short TCP connections one after another
     Crr {
-        /// A server of one request a connection (serve tcp-once)
+        /// A server of one request a connection (serve tcp-once, serve tcp-crowd)
         to: SocketAddr,
+        /// Or so many at once
+        #[arg(long)]
+        at_once: Option<usize>,
         /// How many at most
         #[arg(long, default_value_t = 10_000)]
         count: usize,
@@ -218,7 +221,7 @@ struct Bench {
     /// A fraction of everything, to see that it runs; the figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// Only name the scenarios
+    /// Only name the scenarios and their paths
     #[arg(long)]
     list: bool,
 }
@@ -249,6 +252,8 @@ enum Server {
     TcpEcho(Listen),
     /// Answers one 64-byte request a connection and closes
     TcpOnce(Listen),
+    /// As tcp-once, any number of connections at once
+    TcpCrowd(Listen),
     /// The other end of transfers (weft-lab transfer)
     Transfer(Listen),
     /// Says its name and the client address and port it sees, over TCP and UDP
@@ -300,6 +305,7 @@ fn run(command: Command) -> Result<()> {
             Server::UdpEcho(listen) => pinned(listen.core, || serve::udp_echo(listen.port)),
             Server::TcpEcho(listen) => pinned(listen.core, || serve::tcp_echo(listen.port)),
             Server::TcpOnce(listen) => pinned(listen.core, || serve::tcp_once(listen.port)),
+            Server::TcpCrowd(listen) => pinned(listen.core, || serve::tcp_crowd(listen.port)),
             Server::Transfer(listen) => pinned(listen.core, || {
                 transfer::serve(listen.port, transfer::SERVER_LIMIT)
             }),
@@ -331,11 +337,16 @@ fn run(command: Command) -> Result<()> {
         }),
         Command::Crr {
             to,
+            at_once,
             count,
             seconds,
             core,
         } => pinned(core, || {
-            let found = crr::connections(to, count, Duration::from_secs_f64(seconds))?;
+            let limit = Duration::from_secs_f64(seconds);
+            let found = match at_once {
+                None => crr::connections(to, count, limit)?,
+                Some(at_once) => crowd::connections(to, at_once, count, limit)?,
+            };
             println!("{}", serde_json::to_string(&found)?);
             Ok(())
         }),
@@ -424,6 +435,8 @@ fn bench(options: &Bench) -> Result<()> {
                 "{mark} {:22} {} ({})",
                 scenario.id, scenario.about, scenario.unit
             );
+            let paths = scenario.workload.paths.iter().map(|path| path.id());
+            println!("{:25}{}", "", paths.collect::<Vec<_>>().join(", "));
         }
         return Ok(());
     }

@@ -121,7 +121,7 @@ list! {
         TimeWaitEvicted = "time_wait_evicted",
         /// A connection was closed without TIME-WAIT, at its service's limit.
         TimeWaitSkipped = "time_wait_skipped",
-        /// A SYN took over a tuple in TIME-WAIT.
+        /// A SYN, the peer's or ours, took over a tuple in TIME-WAIT.
         TimeWaitReused = "time_wait_reused",
         /// An idle connection gave its socket and buffers back.
         Hibernated = "hibernated",

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::device::Transmit;
 use crate::ingest::Arrival;
 use crate::key::Key;
-use crate::reason::{Counters, DropReason, Fate};
+use crate::reason::{Counters, DropReason, Event, Fate};
 use crate::segment::unicast;
 use crate::seq::Seq;
 use crate::stream::Stream;
@@ -45,8 +45,8 @@ pub enum ConnectError {
     /// The ends are of two families, or one is no unicast address, or has port 0.
     #[error("no connection can have these ends: see RFC 9293 section 3.9.1.1")]
     Unaddressable,
-    /// There is one, or one in TIME-WAIT: take another port.
-    #[error("a connection with these ends exists, or is in TIME-WAIT")]
+    /// There is one: take another port.
+    #[error("a connection with these ends exists")]
     InUse,
     /// No port of the range is free.
     #[error("every port of the range is in use towards this peer")]
@@ -338,6 +338,10 @@ fn key_of(connect: &Connect) -> Key {
     }
 }
 
+/// How far the first number of a connection lies at least beyond the last one of the same tuple's: more than a window
+/// that is not scaled, as Linux does it.
+const TIME_WAIT_GAP: u32 = 65_537;
+
 impl Core {
     fn connect(
         &mut self,
@@ -352,10 +356,7 @@ impl Core {
             return Err(ConnectError::Unaddressable);
         }
         let hash = self.secret.demux(&key);
-        if self.find(hash, &key).is_some()
-            || self.half_open.find(hash, &key).is_some()
-            || self.time_wait.find(hash, &key).is_some()
-        {
+        if self.find(hash, &key).is_some() || self.half_open.find(hash, &key).is_some() {
             return Err(ConnectError::InUse);
         }
         self.service(connect.service, options);
@@ -363,7 +364,16 @@ impl Core {
         if self.sockets >= self.limits.sockets {
             return Err(ConnectError::Limit(DropReason::SocketLimit));
         }
-        let iss = self.secret.isn(&key, self.now);
+        let mut iss = self.secret.isn(&key, self.now);
+        if let Some(old) = self.time_wait.find(hash, &key) {
+            // The peer has closed in order, and knows nothing of the old connection any more. Numbers beyond its own keep
+            // old duplicates out (RFC 1122 section 4.2.2.13).
+            if !iss.after(old.nxt + TIME_WAIT_GAP) {
+                iss = old.nxt + TIME_WAIT_GAP;
+            }
+            self.time_wait.forget(hash, &key);
+            self.counters.count(Event::TimeWaitReused);
+        }
         let capacity = self.options(connect.service).receive_buffer;
         let wire = Wire::new(tuple, iss, connect.route.mtu, capacity);
         let connection = Connection::new(key, connect.route.mtu, connect.service, wire, self.now);

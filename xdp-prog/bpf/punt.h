@@ -66,11 +66,20 @@ static __always_inline void learn_mac(struct __sk_buff *skb, struct weft_pod_sta
 }
 
 /*
- * `pod` and `state` are null for the ToPod hook, which neither limits nor learns. With PUNT_SENT
+ * A large packet of the bulk lane costs user space about as much as that many small ones: it is copied
+ * whole, and looked at once.
+ */
+static __always_inline __u32 bulk_cost(__u32 packets)
+{
+	return 1 + packets / 8;
+}
+
+/*
+ * `lane` is the device of the bulk lane, or 0. `pod` and `state` are null for the ToPod hook, which neither limits nor learns. With PUNT_SENT
  * `*action` is the program's return value.
  */
 static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __u16 target,
-					     __u32 packets, bool opens,
+					     __u32 packets, bool opens, __u32 lane,
 					     const struct weft_pod *pod,
 					     struct weft_pod_state *state, int *action)
 {
@@ -86,12 +95,19 @@ static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __
 	if (!alive(cfg, worker, now))
 		return PUNT_STALE;
 	if (state) {
-		if (pod && !conforms(pod, state, packets, opens, now))
+		if (pod &&
+		    !conforms(pod, state, lane ? bulk_cost(packets) : packets, opens, now))
 			return PUNT_RATE;
 		learn_mac(skb, state);
 	}
 	if (bpf_skb_store_bytes(skb, ETH_ALEN, mac, sizeof(mac), 0))
 		return PUNT_STALE; /* No memory to unshare the header: the kernel may do better. */
+	if (lane) {
+		count(WEFT_COUNT_BULK_PUNTED, packets);
+		count(WEFT_COUNT_BULK_FRAMES, 1);
+		*action = bpf_redirect(lane, 0);
+		return PUNT_SENT;
+	}
 	skb->queue_mapping = worker + 1;
 	*action = bpf_redirect(cfg->weft0_ifindex, 0);
 	return PUNT_SENT;

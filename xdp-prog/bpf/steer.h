@@ -90,6 +90,37 @@ static __always_inline struct weft_flow_value *pin(const struct packet *packet, 
 	return bpf_map_lookup_elem(&pins, &key);
 }
 
+/* For so long small packets follow a large one, so that none overtakes it: longer than it waits to be read. */
+#define BULK_MEMORY_NS (10 * 1000 * 1000)
+
+/*
+ * Where a packet of a flow that ends in user space goes by the bulk lane, so that nobody has to cut it up;
+ * 0: it goes by the pair.
+ */
+static __always_inline __u32 bulk_lane(struct __sk_buff *skb, const struct packet *packet,
+				       __u32 ifindex)
+{
+	struct weft_flow_value *flow;
+	__u32 zero = 0;
+
+	if (!packet->ports || packet->proto != IPPROTO_TCP)
+		return 0;
+	if (!skb->gso_size) {
+		struct weft_config *cfg = bpf_map_lookup_elem(&config, &zero);
+
+		if (!cfg || !cfg->lanes)
+			return 0;
+	}
+	flow = pin(packet, ifindex);
+	if (!flow || flow->mode != WEFT_MODE_TERMINATED || !flow->egress_ifindex)
+		return 0;
+	if (skb->gso_size)
+		flow->last_seen = bpf_ktime_get_ns();
+	else if (bpf_ktime_get_ns() - flow->last_seen > BULK_MEMORY_NS)
+		return 0;
+	return flow->egress_ifindex;
+}
+
 /* Spreads the flows that nobody owns yet. By the source alone, so that a flow's fragments of
  * knowledge (its SYN, its retransmissions, its sibling to another VIP) meet on one worker; and so do
  * the fragments of a packet, whose port counts as 0 here, first or not. The same for every service, or two

@@ -70,8 +70,8 @@ int weft_from_pod(struct __sk_buff *skb)
 		state = bpf_map_lookup_elem(&pod_state, &ifindex);
 		if (!state) /* Its MAC could not be given back: leave the packet whole. */
 			break;
-		switch (punt(skb, WEFT_TAG_FROM_POD, target, packets, packet.opens, pod, state,
-			     &action)) {
+		switch (punt(skb, WEFT_TAG_FROM_POD, target, packets, packet.opens,
+			     bulk_lane(skb, &packet, ifindex), pod, state, &action)) {
 		case PUNT_SENT:
 			count(WEFT_COUNT_FROM_POD_PUNTED, packets);
 			return action;
@@ -103,7 +103,8 @@ int weft_to_pod(struct __sk_buff *skb)
 	packets = segments(skb, &packet);
 	count(WEFT_COUNT_TO_POD, packets);
 	if (steer_to_pod(skb, &packet, ifindex, &target) == STEER_PUNT) {
-		if (punt(skb, WEFT_TAG_TO_POD, target, packets, false, NULL, NULL, &action) == PUNT_SENT) {
+		if (punt(skb, WEFT_TAG_TO_POD, target, packets, false,
+			 bulk_lane(skb, &packet, ifindex), NULL, NULL, &action) == PUNT_SENT) {
 			count(WEFT_COUNT_TO_POD_PUNTED, packets);
 			return action;
 		}
@@ -113,7 +114,7 @@ int weft_to_pod(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
-/* weft0, ingress: what user space injects. Nothing else has any business there. */
+/* weft0 and the bulk lanes, ingress: what user space injects. Nothing else has any business there. */
 SEC("tcx/ingress")
 int weft_injected(struct __sk_buff *skb)
 {

@@ -66,7 +66,11 @@ WEFT_CONST(POD_DRAINING, 4)
 
 /* weft_flow_value.mode: the flow belongs to a worker in user space. Others come with tier 0. */
 WEFT_CONST(MODE_OWNER, 0)
-/* The same, and its connections end there: `rewrite` says how answers to its packets are injected. */
+/*
+ * The same, and its connections end there: `rewrite` says how answers to its packets are injected, and
+ * `egress_ifindex` where its large packets go, 0: with all others.
+ * `last_seen` is when the last large one went there, written by the program that sent it.
+ */
 WEFT_CONST(MODE_TERMINATED, 1)
 
 /* 16 bytes in network order. IPv4 is v4-mapped, ::ffff:a.b.c.d. */
@@ -82,7 +86,7 @@ struct weft_config {
 	__u32 abi;
 	__u32 workers;
 	__u32 weft0_ifindex;
-	__u32 pad;
+	__u32 lanes; /* 1 once an owner entry names a bulk lane */
 	__u64 heartbeat_limit_ns; /* 0: user space is never taken for dead (tests) */
 };
 
@@ -143,7 +147,7 @@ struct weft_flow_key {
 	__u8 pad[3];
 };
 
-/* In these modes `owner`, `cookie` and `rewrite` count; the rest is laid out for tier 0, and zero. */
+/* In these modes `owner`, `cookie`, `rewrite` and `egress_ifindex` count; the rest is laid out for tier 0, and zero. */
 struct weft_flow_value {
 	struct weft_addr rewrite_addr;
 	__be16 rewrite_port;
@@ -170,6 +174,7 @@ struct weft_flow_value {
 WEFT_SIZE(config, 24)
 WEFT_OFFSET(config, workers, 4)
 WEFT_OFFSET(config, weft0_ifindex, 8)
+WEFT_OFFSET(config, lanes, 12)
 WEFT_OFFSET(config, heartbeat_limit_ns, 16)
 WEFT_SIZE(heartbeat, 64)
 WEFT_OFFSET(heartbeat, last_ns, 0)
@@ -222,7 +227,7 @@ WEFT_OFFSET(flow_value, tcp_state, 72)
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
  *   from_pod = from_pod_kernel + from_pod_punted + malformed + src_spoof + punt_rate
  *   to_pod   = to_pod_kernel + to_pod_punted
- *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair
+ *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
 #define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
 enum weft_counter {
@@ -232,6 +237,8 @@ WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
 WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
 WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
+WEFT_COUNTER(BULK_PUNTED, "of the packets sent to user space, those in large ones by the bulk lane")
+WEFT_COUNTER(BULK_FRAMES, "those large packets")
 WEFT_COUNTER(STALE, "packets left to the kernel because their worker's heartbeat is stale")
 WEFT_COUNTER(REINGRESSED, "packets given back to the kernel that passed the pod's hook")
 WEFT_COUNTER(MALFORMED, "dropped: truncated or contradictory IP or layer 4 header")

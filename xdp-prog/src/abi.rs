@@ -27,7 +27,7 @@ pub(crate) struct Config {
     pub(crate) abi: u32,
     pub(crate) workers: u32,
     pub(crate) weft0_ifindex: u32,
-    pub(crate) pad: u32,
+    pub(crate) lanes: u32,
     pub(crate) heartbeat_limit_ns: u64,
 }
 
@@ -157,11 +157,13 @@ impl FlowKey {
 }
 
 impl FlowValue {
-    /// An entry that says who owns the flow, and, where its connections end there, how what answers them is injected.
-    pub(crate) fn owner(owner: u16, cookie: u64, terminated: Option<Inject>) -> Self {
+    /// An entry that says who owns the flow, and, where its connections end there, how what
+    /// answers them is injected and by which device large packets come.
+    pub(crate) fn owner(owner: u16, cookie: u64, terminated: Option<(Inject, u32)>) -> Self {
         Self {
             mode: terminated.map_or(MODE_OWNER, |_| MODE_TERMINATED) as u8,
-            rewrite: terminated.map_or(0, |answer| answer as u8),
+            rewrite: terminated.map_or(0, |(answer, _)| answer as u8),
+            egress_ifindex: terminated.map_or(0, |(_, lane)| lane),
             owner,
             cookie,
             ..Self::new_zeroed()

@@ -11,6 +11,7 @@
 
 mod abi;
 mod bpffs;
+mod bulk;
 mod edge;
 mod links;
 mod maps;
@@ -25,6 +26,8 @@ mod tests;
 
 pub use abi::Counter;
 pub use bpffs::{BPFFS, ensure_bpffs};
+pub use bulk::{BulkError, BulkLane};
+pub use edge::tap::map_large_blocks;
 pub use links::{Attach, LinkError, attach_tcx_unpinned};
 pub use maps::MapError;
 pub use netlink::PairInfo;

@@ -1,7 +1,8 @@
 //! How long it takes until a changed endpoint is live on a node that knows very many.
 
-use super::path::{PathKind, Topology};
+use super::path::PathKind;
 use super::services::{self, Change};
+use super::topology::Topology;
 use super::{Figure, Sample};
 use crate::balancer::Balancer;
 use crate::lab::Family;
@@ -30,7 +31,7 @@ pub fn measure(topology: &Topology) -> Result<Sample> {
                 nftables::update(&topology.lab.node, first + change.number, rule)
             })
         }
-        PathKind::Direct => bail!("there is nothing to change"),
+        path => bail!("{} has nothing to change", path.id()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Short TCP connections a second.
 
-use super::path::Topology;
 use super::placement::{LOAD_CORE, Placement};
-use super::services::once_port;
+use super::services::{crowd_port, once_port};
+use super::topology::Topology;
 use super::{Sample, tool};
 use crate::lab::Family;
 use crate::tools::crr::Connections;
@@ -13,29 +13,40 @@ const COUNT: usize = 20_000;
 /// And for how long.
 const SECONDS: f64 = 2.0;
 
-/// Measures once at `placement`.
+/// Connections at a time of a crowd.
+pub const AT_ONCE: usize = 32;
+
+/// Measures once at `placement`, one connection after another.
 pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
-    let to = topology
-        .target(Family::V4, once_port(placement.server_core))
-        .to_string();
-    let [count, seconds, core] = [
+    make(topology, once_port(placement.server_core), &[])
+}
+
+/// Measures once at `placement`, [`AT_ONCE`] connections at a time.
+pub fn measure_crowd(topology: &Topology, placement: &Placement) -> Result<Sample> {
+    let at_once = AT_ONCE.to_string();
+    let port = crowd_port(placement.server_core);
+    make(topology, port, &["--at-once", &at_once])
+}
+
+fn make(topology: &Topology, port: u16, more: &[&str]) -> Result<Sample> {
+    let [to, count, seconds, core] = [
+        topology.target(Family::V4, port).to_string(),
         topology.effort().operations(COUNT).to_string(),
         SECONDS.to_string(),
         LOAD_CORE.to_string(),
     ];
-    let found: Connections = tool::run(
-        &topology.client.namespace,
-        &[
-            "crr",
-            &to,
-            "--count",
-            &count,
-            "--seconds",
-            &seconds,
-            "--core",
-            &core,
-        ],
-    )?;
+    let words = [
+        "crr",
+        &to,
+        "--count",
+        &count,
+        "--seconds",
+        &seconds,
+        "--core",
+        &core,
+    ];
+    let words = [&words, more].concat();
+    let found: Connections = tool::run(&topology.client.namespace, &words)?;
     ensure!(found.failed == 0, "{} connections failed", found.failed);
     ensure!(found.count > 0, "no connection was made");
     let count = found.count as f64;

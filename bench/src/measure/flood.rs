@@ -1,8 +1,8 @@
 //! Packet rate: a generator in one pod, a counter at the door of the other.
 
-use super::path::Topology;
 use super::placement::LOAD_CORE;
 use super::services::FLOOD_PORT;
+use super::topology::Topology;
 use super::{Sample, priority, real_time};
 use crate::command::{COMMAND_LIMIT, wait};
 use crate::lab::Family;

@@ -9,6 +9,7 @@ pub mod config_update;
 pub mod connections;
 pub mod flood;
 pub mod html;
+pub mod idle_memory;
 pub mod lookup_scale;
 pub mod new_flows;
 pub mod path;
@@ -18,16 +19,15 @@ pub mod round_trip;
 pub mod scenario;
 pub mod services;
 pub mod tool;
+pub mod topology;
 
 pub use path::PathKind;
 pub use scenario::{SCENARIOS, Scenario};
 
-use crate::binaries;
 use crate::command::run;
-use crate::machine::Machine;
+use crate::machine::{Machine, open_more_files};
 use crate::progress::Progress;
 use anyhow::{Context, Result, bail, ensure};
-use path::Topology;
 use placement::{Placement, placements};
 pub(crate) use report::median;
 use report::{Report, Samples};
@@ -35,6 +35,7 @@ use scenario::{Node, Probe, Workload};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
+use topology::Topology;
 
 /// Scheduling priorities of a run. Real time, because any other process on the machine would
 /// otherwise be part of the figure; in this order, so that nothing that measures can be starved.
@@ -42,7 +43,7 @@ use std::time::Duration;
 pub mod priority {
     /// Generators, clients and servers.
     pub const LOAD: &str = "10";
-    /// The node process: when it wakes on a shared core it runs at once, as a softirq would.
+    /// The node process, or a proxy in its place: when it wakes on a shared core it runs at once, as a softirq would.
     pub const DATAPLANE: &str = "20";
     /// The packet sink, which only ever answers questions.
     pub const SINK: &str = "25";
@@ -90,6 +91,8 @@ pub enum Figure {
     Change,
     /// How long of that after the text has been understood.
     Switch,
+    /// Bytes of a connection.
+    Memory,
 }
 
 /// What one measurement of one path at one placement found.
@@ -131,7 +134,7 @@ impl Sample {
 pub struct Plan {
     /// The scenarios, in order.
     pub scenarios: Vec<&'static Scenario>,
-    /// The paths, in the order each repetition takes them.
+    /// The paths, in the order each repetition takes them; a scenario takes those that it has.
     pub paths: Vec<PathKind>,
     /// Repetitions.
     pub reps: usize,
@@ -148,13 +151,14 @@ impl Plan {
         effort: Effort,
     ) -> Result<Self> {
         ensure!(reps > 0, "--reps: at least 1");
-        let scenarios = if scenarios.is_empty() {
-            SCENARIOS.iter().filter(|s| s.by_default).collect()
-        } else {
+        let named = !scenarios.is_empty();
+        let mut scenarios: Vec<&Scenario> = if named {
             scenarios
                 .iter()
                 .map(|id| Scenario::find(id))
                 .collect::<Result<_>>()?
+        } else {
+            SCENARIOS.iter().filter(|s| s.by_default).collect()
         };
         let asked = !paths.is_empty();
         let mut paths = if asked {
@@ -165,13 +169,23 @@ impl Plan {
         } else {
             PathKind::ALL.to_vec()
         };
-        if binaries::weft().is_none() && paths.contains(&PathKind::WeftUser) {
-            if asked {
-                bail!("weft-user: the node process is not built: cargo build --release -p weft");
-            }
-            eprintln!("weft-lab: weft-user is left out: the node process is not built");
-            paths.retain(|path| *path != PathKind::WeftUser);
+        let runs = |scenario: &Scenario, paths: &[PathKind]| {
+            let mut own = scenario.workload.paths.iter();
+            scenario.workload.paths.is_empty() || own.any(|path| paths.contains(path))
+        };
+        if let Some(none) = scenarios.iter().find(|s| named && !runs(s, &paths)) {
+            bail!("--paths: {} has none of these", none.id);
         }
+        scenarios.retain(|scenario| runs(scenario, &paths));
+        paths.retain(|path| scenarios.iter().any(|s| s.workload.paths.contains(path)));
+        for path in &paths {
+            match path.lacks() {
+                Some(lack) if asked => bail!("{}: {lack}", path.id()),
+                Some(lack) => eprintln!("weft-lab: {} is left out: {lack}", path.id()),
+                None => {}
+            }
+        }
+        paths.retain(|path| path.lacks().is_none());
         Ok(Self {
             scenarios,
             paths,
@@ -183,6 +197,7 @@ impl Plan {
     /// Runs everything and reports.
     pub fn run(&self) -> Result<Report> {
         conduct_in_real_time()?;
+        open_more_files()?;
         let mut workloads: Vec<Workload> = Vec::new();
         for scenario in &self.scenarios {
             if !workloads.contains(&scenario.workload) {
@@ -276,7 +291,11 @@ impl Plan {
     fn turns(&self, workloads: &[Workload]) -> Vec<Turn> {
         workloads
             .iter()
-            .flat_map(|workload| self.paths.iter().map(move |path| (*workload, *path)))
+            .flat_map(|workload| {
+                let paths = self.paths.iter();
+                let own = paths.filter(|path| workload.paths.contains(path));
+                own.map(move |path| (*workload, *path))
+            })
             .flat_map(|(workload, path)| {
                 placements(path, workload.probe)
                     .into_iter()

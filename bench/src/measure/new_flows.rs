@@ -1,9 +1,9 @@
 //! Rate of new flows: every packet has a 5-tuple that the node has not seen.
 
 use super::flood::Sink;
-use super::path::Topology;
 use super::placement::LOAD_CORE;
 use super::services::{FLOOD_PORT, NEW_FLOW_PORTS};
+use super::topology::Topology;
 use super::{Sample, tool};
 use crate::lab::Family;
 use crate::tools::new_flows::NewFlows;

@@ -1,26 +1,8 @@
-//! The ways a packet can take from a client pod to a server pod, each in a topology of its own.
+//! The ways a packet can take from a client pod to a server pod.
 
-use super::placement::{CORES, Placement};
-use super::scenario::{Node, Probe};
-use super::services::{self, ServicePort, VIP, bulk_port, datagram_port, echo_port, once_port};
-use super::{
-    Effort, Sample, bulk, config_update, connections, flood, new_flows, priority, real_time,
-    round_trip,
-};
-use crate::balancer::Balancer;
 use crate::binaries;
-use crate::command::run;
-use crate::config::Config;
-use crate::conntrack;
-use crate::kubeproxy;
-use crate::lab::{Family, Lab, Pod, pick, vips};
-use crate::nftables;
-use crate::wait::{START_LIMIT, wait_until};
-use crate::weft::Weft;
+use crate::proxy::Kind;
 use anyhow::{Context, Result};
-use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
-use std::time::Duration;
 
 /// A way through the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,17 +15,29 @@ pub enum PathKind {
     Nftables,
     /// A load balancer in eBPF at the pods' tcx hooks, as good as they come.
     Ebpf,
+    /// Weft with `stage = "tcp"`: connections are terminated and proxied in user space.
+    Weft,
+    /// HAProxy in TCP mode behind a REDIRECT of the kernel.
+    Haproxy,
+    /// The same with splicing.
+    HaproxySplice,
+    /// Envoy's tcp_proxy behind a REDIRECT of the kernel.
+    Envoy,
     /// No translation: the backend's own address, no rule loaded.
     Direct,
 }
 
 impl PathKind {
     /// Every path.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::WeftUser,
         Self::Iptables,
         Self::Nftables,
         Self::Ebpf,
+        Self::Weft,
+        Self::Haproxy,
+        Self::HaproxySplice,
+        Self::Envoy,
         Self::Direct,
     ];
 
@@ -54,6 +48,10 @@ impl PathKind {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
             Self::Ebpf => "ebpf",
+            Self::Weft => "weft",
+            Self::Haproxy => "haproxy",
+            Self::HaproxySplice => "haproxy-splice",
+            Self::Envoy => "envoy",
             Self::Direct => "direct",
         }
     }
@@ -66,246 +64,39 @@ impl PathKind {
             .find(|path| path.id() == id)
             .with_context(|| format!("no path {id}; there are {known}"))
     }
-}
 
-/// A client pod, a server pod and the node between them.
-#[derive(Debug)]
-pub struct Topology {
-    path: PathKind,
-    /// What the node knows.
-    knows: Node,
-    effort: Effort,
-    /// The ports of the measured service in the kernel's rules, where the path has any.
-    installed: Vec<ServicePort>,
-    /// The node process of the placement it runs in; it starts and stops with its turns.
-    weft: Option<Weft>,
-    /// The load balancer, likewise.
-    balancer: Option<Balancer>,
-    /// The sender.
-    pub client: Pod,
-    /// The receiver.
-    pub server: Pod,
-    /// The lab; it goes last.
-    pub lab: Lab,
-}
+    /// The proxy that it leads through.
+    pub fn proxy(self) -> Option<Kind> {
+        match self {
+            Self::Haproxy => Some(Kind::Haproxy),
+            Self::HaproxySplice => Some(Kind::HaproxySplice),
+            Self::Envoy => Some(Kind::Envoy),
+            _ => None,
+        }
+    }
 
-impl Topology {
-    /// Makes the pods and their servers on a node that knows as much as `knows` says.
-    pub fn new(path: PathKind, knows: Node, effort: Effort) -> Result<Self> {
-        let mut lab = Lab::new()?;
-        let (client, server) = (lab.pod("client")?, lab.pod("server")?);
-        // Single packets shall leave the pod, not super-packets that the receiver would count as one.
-        run(client.namespace.command("ethtool").args([
-            "-K",
-            "eth0",
-            "tx-udp-segmentation",
-            "off",
-        ]))?;
-        serve(&mut lab, &server)?;
-        let topology = Self {
-            path,
-            knows,
-            effort,
-            installed: Vec::new(),
-            weft: None,
-            balancer: None,
-            client,
-            server,
-            lab,
+    /// True where the kernel tracks its connections.
+    pub fn is_tracked(self) -> bool {
+        matches!(self, Self::Iptables | Self::Nftables) || self.proxy().is_some()
+    }
+
+    /// What it lacks on this machine, and what to do about it; `None` when it can run.
+    pub fn lacks(self) -> Option<&'static str> {
+        let (program, hint) = match self {
+            Self::WeftUser | Self::Weft => (
+                binaries::weft(),
+                "the node process is not built: cargo build --release -p weft",
+            ),
+            Self::Haproxy | Self::HaproxySplice => (
+                binaries::haproxy(),
+                "haproxy is not installed: .ci/setup installs it",
+            ),
+            Self::Envoy => (
+                binaries::envoy(),
+                "Envoy is not installed: .ci/setup bench installs it under target",
+            ),
+            _ => return None,
         };
-        topology.wait_for_servers()?;
-        Ok(topology)
+        program.is_none().then_some(hint)
     }
-
-    /// Measures once.
-    pub fn measure(&mut self, probe: Probe, placement: &Placement) -> Result<Sample> {
-        let ports = services::ports(self.knows.services, probe);
-        self.install(&ports)?;
-        self.forget_connections()?;
-        self.steer(placement.rps_core)?;
-        if let Some((core, poll)) = placement.worker {
-            let wrapper = real_time(priority::DATAPLANE, &[]);
-            self.weft = Some(Weft::start_under(
-                &self.lab,
-                &self.config(core, poll, &ports),
-                &wrapper,
-            )?);
-        }
-        if self.path == PathKind::Ebpf {
-            self.balancer = Some(self.balance(&ports)?);
-        }
-        let sample = match probe {
-            Probe::Flood(family) => flood::measure(self, family),
-            Probe::FloodOneCore => flood::measure(self, Family::V4),
-            Probe::Connections => connections::measure(self, placement),
-            Probe::FreshRoundTrip => round_trip::measure_fresh(self, placement),
-            Probe::Bulk => bulk::measure(self, placement),
-            Probe::NewFlows => new_flows::measure(self),
-            Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
-            Probe::ConfigUpdate => config_update::measure(self),
-            Probe::LookupScale => anyhow::bail!("it needs no topology"),
-        };
-        self.balancer = None;
-        if let Some(mut weft) = self.weft.take() {
-            let status = weft.stop()?;
-            anyhow::ensure!(
-                status.success(),
-                "the node process ended with {status}: {}",
-                weft.log()
-            );
-        }
-        sample
-    }
-
-    /// The way it is.
-    pub fn path(&self) -> PathKind {
-        self.path
-    }
-
-    /// How much a measurement takes.
-    pub fn effort(&self) -> Effort {
-        self.effort
-    }
-
-    /// What the node knows.
-    pub fn knows(&self) -> Node {
-        self.knows
-    }
-
-    /// The ports of the measured service in the kernel's rules.
-    pub fn installed(&self) -> &[ServicePort] {
-        &self.installed
-    }
-
-    /// The node process, while it runs.
-    pub fn weft(&self) -> Option<&Weft> {
-        self.weft.as_ref()
-    }
-
-    /// The load balancer, while it is attached.
-    pub fn balancer(&self) -> Option<&Balancer> {
-        self.balancer.as_ref()
-    }
-
-    /// Where the client sends to for `port`: the VIP, or the backend itself.
-    pub fn target(&self, family: Family, port: u16) -> SocketAddr {
-        match self.path {
-            PathKind::Direct => self.server.at(family, port),
-            PathKind::WeftUser | PathKind::Iptables | PathKind::Nftables | PathKind::Ebpf => {
-                (pick(&vips(VIP), family), port).into()
-            }
-        }
-    }
-
-    /// Every measurement starts with an empty connection table, as Weft starts with an empty flow
-    /// table; so no path pays for the flows of the one before.
-    fn forget_connections(&self) -> Result<()> {
-        match self.path {
-            PathKind::Iptables | PathKind::Nftables => conntrack::flush(&self.lab.node),
-            PathKind::WeftUser | PathKind::Ebpf | PathKind::Direct => Ok(()),
-        }
-    }
-
-    /// Flows that the path has entered since the measurement began, where it can say so.
-    pub fn tracked(&self) -> Result<Option<u64>> {
-        match self.path {
-            PathKind::Iptables | PathKind::Nftables => conntrack::count(&self.lab.node).map(Some),
-            PathKind::Ebpf => self.balancer.as_ref().map(Balancer::opened).transpose(),
-            PathKind::WeftUser | PathKind::Direct => Ok(None),
-        }
-    }
-
-    /// Loads the kernel's rules, unless they are there already.
-    fn install(&mut self, ports: &[ServicePort]) -> Result<()> {
-        if self.installed == ports {
-            return Ok(());
-        }
-        let node = &self.lab.node;
-        let measured = services::measured(ports, &self.server);
-        let (before, after) = services::others(self.knows);
-        match self.path {
-            PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
-            PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
-            PathKind::WeftUser | PathKind::Ebpf | PathKind::Direct => {}
-        }
-        self.installed = ports.to_vec();
-        Ok(())
-    }
-
-    fn balance(&self, ports: &[ServicePort]) -> Result<Balancer> {
-        let (before, after) = services::others(self.knows);
-        let rules = [before, services::measured(ports, &self.server), after].concat();
-        Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
-    }
-
-    fn config(&self, core: usize, poll: &str, ports: &[ServicePort]) -> Config {
-        let mut config = Config::new();
-        config.workers.cores = vec![core];
-        config.workers.poll = poll.into();
-        // What this path is, whatever the default may be.
-        config.workers.fast_path = "off".into();
-        // The generator's whole rate may come: the limit is not what is measured.
-        config.workers.punt_rate = Some(100_000_000);
-        config
-            .enrol(&self.client, "client")
-            .enrol(&self.server, "server");
-        services::configure(&mut config, self.knows, ports);
-        config
-    }
-
-    /// Receive packet steering of what the client sends, on the node's side of its veth.
-    fn steer(&self, core: Option<usize>) -> Result<()> {
-        let mask = core.map_or(0, |core| 1_u32 << core);
-        let file = format!(
-            "/sys/class/net/{}/queues/rx-0/rps_cpus",
-            self.client.interface
-        );
-        // `ip netns exec` mounts the /sys of the namespace, which is what this needs.
-        run(Command::new("ip")
-            .args(["netns", "exec", self.lab.node.name(), "sh", "-c"])
-            .arg(format!("echo {mask:x} > {file}")))
-        .map(drop)
-    }
-
-    fn wait_for_servers(&self) -> Result<()> {
-        for port in CORES
-            .into_iter()
-            .flat_map(|core| [echo_port(core), once_port(core), bulk_port(core)])
-        {
-            let to = self.server.at(Family::V4, port);
-            self.client.namespace.enter(|| {
-                wait_until("the servers", START_LIMIT, || {
-                    TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
-                })
-            })??;
-        }
-        Ok(())
-    }
-}
-
-/// Starts every server on every core; those that nobody asks only sleep.
-fn serve(lab: &mut Lab, server: &Pod) -> Result<()> {
-    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
-    let program = program.to_string_lossy();
-    for core in CORES {
-        let number = core.to_string();
-        let servers = [
-            ("tcp-echo", echo_port(core)),
-            ("udp-echo", datagram_port(core)),
-            ("tcp-once", once_port(core)),
-        ];
-        for (kind, port) in servers {
-            let port = port.to_string();
-            let words = [&*program, "serve", kind, "--port", &port, "--core", &number];
-            let words = real_time(priority::LOAD, &words);
-            let mut command = server.namespace.command(words[0]);
-            lab.spawn(&format!("{kind}-{core}"), command.args(&words[1..]))?;
-        }
-        let port = bulk_port(core).to_string();
-        // Not in real time: a stream fills its core, and would keep ksoftirqd from it.
-        let mut command = server.namespace.command("iperf3");
-        command.args(["--server", "--port", &port, "--affinity", &number]);
-        lab.spawn(&format!("iperf3-{core}"), &mut command)?;
-    }
-    Ok(())
 }

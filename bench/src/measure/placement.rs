@@ -17,8 +17,8 @@ pub struct Placement {
     pub server_core: usize,
     /// The core that receive packet steering moves the kernel's forwarding to.
     pub rps_core: Option<usize>,
-    /// The worker's core and poll mode, for Weft.
-    pub worker: Option<(usize, &'static str)>,
+    /// The core of the process that carries the traffic, where there is one, and the poll mode of Weft's worker.
+    pub process: Option<(usize, &'static str)>,
 }
 
 /// The kernel's default: it forwards in the sender's system call, on the sender's core.
@@ -26,7 +26,7 @@ const KERNEL: Placement = Placement {
     name: "forwarding on the sender's core",
     server_core: LOAD_CORE,
     rps_core: None,
-    worker: None,
+    process: None,
 };
 
 /// The placements of `path` to try; the best one counts.
@@ -34,9 +34,9 @@ const KERNEL: Placement = Placement {
 /// A worker that shares its core with real-time load must sleep when idle: spinning there at
 /// a real-time priority would keep the load, and the machine, from running at all.
 pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
-    let weft = |name, worker| Placement {
+    let process = |name, core, poll| Placement {
         name,
-        worker: Some(worker),
+        process: Some((core, poll)),
         ..KERNEL
     };
     let kernel = |name, server_core, rps_core| Placement {
@@ -45,39 +45,49 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         rps_core,
         ..KERNEL
     };
-    match (path, probe) {
-        (PathKind::WeftUser, Probe::Flood(_) | Probe::NewFlows) => {
-            vec![weft("worker on the other core", (0, "adaptive"))]
+    let weft = matches!(path, PathKind::WeftUser | PathKind::Weft);
+    match probe {
+        // Without a node no placement.
+        Probe::LookupScale => Vec::new(),
+        Probe::Flood(_) | Probe::NewFlows | Probe::ConfigUpdate if weft => {
+            vec![process("worker on the other core", 0, "adaptive")]
         }
-        (PathKind::WeftUser, Probe::ConfigUpdate) => {
-            vec![weft("worker on the other core", (0, "adaptive"))]
+        Probe::FloodOneCore if weft => {
+            vec![process("worker on the same core", LOAD_CORE, "sleep")]
         }
-        // Without rules there is nothing to change, and without a node no placement.
-        (PathKind::Direct, Probe::ConfigUpdate) | (_, Probe::LookupScale) => Vec::new(),
-        (_, Probe::ConfigUpdate) => vec![Placement {
+        Probe::ConfigUpdate => vec![Placement {
             name: "wherever the kernel runs it",
             ..KERNEL
         }],
-        (PathKind::WeftUser, Probe::FloodOneCore) => {
-            vec![weft("worker on the same core", (LOAD_CORE, "sleep"))]
-        }
-        (
-            PathKind::WeftUser,
-            Probe::RoundTrip(_) | Probe::FreshRoundTrip | Probe::Connections | Probe::Bulk,
-        ) => vec![
-            weft("worker on the pods' core", (LOAD_CORE, "sleep")),
-            weft("worker on the other core", (0, "adaptive")),
-        ],
-        (_, Probe::Flood(_) | Probe::NewFlows) => vec![
+        Probe::Flood(_) | Probe::NewFlows => vec![
             KERNEL,
             kernel("forwarding on the other core", LOAD_CORE, Some(0)),
         ],
-        (_, Probe::FloodOneCore) => vec![KERNEL],
-        (_, Probe::RoundTrip(_) | Probe::FreshRoundTrip | Probe::Connections | Probe::Bulk) => {
-            vec![
-                kernel("both pods on one core", LOAD_CORE, None),
-                kernel("a core for each pod", 0, None),
-            ]
+        Probe::FloodOneCore => vec![KERNEL],
+        // It is not a matter of time.
+        Probe::IdleMemory if weft => vec![process("worker on the other core", 0, "adaptive")],
+        Probe::IdleMemory => vec![process("proxy on the other core", 0, "")],
+        Probe::RoundTrip(_)
+        | Probe::FreshRoundTrip
+        | Probe::Connections
+        | Probe::Crowd
+        | Probe::Bulk => {
+            if weft {
+                vec![
+                    process("worker on the pods' core", LOAD_CORE, "sleep"),
+                    process("worker on the other core", 0, "adaptive"),
+                ]
+            } else if path.proxy().is_some() {
+                vec![
+                    process("proxy on the pods' core", LOAD_CORE, ""),
+                    process("proxy on the other core", 0, ""),
+                ]
+            } else {
+                vec![
+                    kernel("both pods on one core", LOAD_CORE, None),
+                    kernel("a core for each pod", 0, None),
+                ]
+            }
         }
     }
 }
@@ -85,23 +95,20 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::SCENARIOS;
+    use crate::measure::{SCENARIOS, Scenario};
 
     #[test]
     fn a_worker_on_the_load_core_never_spins() {
-        for scenario in SCENARIOS {
-            for path in PathKind::ALL {
-                let placements = placements(path, scenario.workload.probe);
-                let traffic = !matches!(
-                    scenario.workload.probe,
-                    Probe::ConfigUpdate | Probe::LookupScale
-                );
-                assert!(!traffic || !placements.is_empty());
+        for Scenario { id, workload, .. } in SCENARIOS {
+            for path in workload.paths {
+                let placements = placements(*path, workload.probe);
+                assert!(!placements.is_empty(), "{id}: {path:?}");
                 for placement in placements {
-                    if let Some((core, poll)) = placement.worker {
-                        assert!(core != LOAD_CORE || poll == "sleep", "{placement:?}");
-                        assert_ne!(poll, "spin", "{placement:?}");
-                    }
+                    let Some((core, poll)) = placement.process else {
+                        continue;
+                    };
+                    assert!(core != LOAD_CORE || poll != "adaptive", "{placement:?}");
+                    assert_ne!(poll, "spin", "{placement:?}");
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Latency: one byte there and back, over one TCP connection or over a new UDP flow each time.
 
-use super::path::Topology;
 use super::placement::{LOAD_CORE, Placement};
 use super::services::{datagram_port, echo_port};
+use super::topology::Topology;
 use super::{Sample, tool};
 use crate::lab::Family;
 use crate::machine::busy_time;

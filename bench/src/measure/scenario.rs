@@ -1,5 +1,6 @@
 //! What can be measured.
 
+use super::path::PathKind;
 use super::{Figure, lookup_scale};
 use crate::lab::Family;
 use anyhow::{Context, Result};
@@ -17,6 +18,10 @@ pub enum Probe {
     NewFlows,
     /// TCP connect, request, response, close, one after another.
     Connections,
+    /// The same, several at once.
+    Crowd,
+    /// TCP connections in which nothing happens.
+    IdleMemory,
     /// One byte there and back over UDP, each time from a source port of its own.
     FreshRoundTrip,
     /// One TCP stream at full speed.
@@ -46,14 +51,45 @@ impl Node {
     }
 }
 
-/// A kind of traffic, and what the node knows while it runs.
+/// A kind of traffic, what the node knows while it runs, and the ways it is made to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Workload {
     /// What the node knows.
     pub node: Node,
     /// The traffic.
     pub probe: Probe,
+    /// The paths, in the order each repetition takes them; the others are compared with the first. None where the
+    /// probe has its own.
+    pub paths: &'static [PathKind],
 }
+
+/// Weft's layer 4, and what it stands in for.
+const BALANCERS: &[PathKind] = &[
+    PathKind::WeftUser,
+    PathKind::Iptables,
+    PathKind::Nftables,
+    PathKind::Ebpf,
+    PathKind::Direct,
+];
+/// Those that know services.
+const TABLES: &[PathKind] = BALANCERS.split_last().unwrap().1;
+/// Weft's TCP stage, and what terminates connections elsewhere.
+const PROXIES: &[PathKind] = &[
+    PathKind::Weft,
+    PathKind::Haproxy,
+    PathKind::Envoy,
+    PathKind::Direct,
+];
+/// For streams that are worth splicing.
+const BULK_PROXIES: &[PathKind] = &[
+    PathKind::Weft,
+    PathKind::Haproxy,
+    PathKind::HaproxySplice,
+    PathKind::Envoy,
+    PathKind::Direct,
+];
+/// Those that hold connections.
+const HOLDERS: &[PathKind] = PROXIES.split_last().unwrap().1;
 
 /// A row of the report.
 #[derive(Debug)]
@@ -82,6 +118,7 @@ macro_rules! new_flows {
             workload: Workload {
                 node: Node::of($services),
                 probe: Probe::NewFlows,
+                paths: BALANCERS,
             },
             ..rate(
                 concat!("l4-new-flows-", $services),
@@ -104,6 +141,7 @@ macro_rules! connections {
             workload: Workload {
                 node: Node::of($services),
                 probe: Probe::Connections,
+                paths: BALANCERS,
             },
             ..rate(
                 concat!("l4-crr-", $services),
@@ -117,9 +155,6 @@ macro_rules! connections {
         }
     };
 }
-
-/// The path that the others are compared with.
-const OWN: &str = "weft-user";
 
 /// Every scenario there is.
 pub static SCENARIOS: &[Scenario] = &[
@@ -156,6 +191,11 @@ pub static SCENARIOS: &[Scenario] = &[
         "l4-rr-p50 over IPv6",
         Probe::RoundTrip(Family::V6),
     ),
+    tail(
+        "l4-rr-p99-v6",
+        "l4-rr-p99 over IPv6",
+        Probe::RoundTrip(Family::V6),
+    ),
     new_flows!(1, true),
     new_flows!(1000, false),
     new_flows!(5000, true),
@@ -180,14 +220,11 @@ pub static SCENARIOS: &[Scenario] = &[
         "Gbit/s",
         Probe::Bulk,
     ),
-    Scenario {
-        unit: "ns",
-        ..median(
-            "l4-lookup-scale",
-            "the engine alone, in process: the whole decision about a SYN of a new flow; paths are popularity and services",
-            Probe::LookupScale,
-        )
-    },
+    in_process(
+        "l4-lookup-scale",
+        "the engine alone, in process: the whole decision about a SYN of a new flow; paths are popularity and services",
+        Probe::LookupScale,
+    ),
     change(
         "config-update",
         "one of 100,000 endpoints of 10,000 services changes: from its text until it is live",
@@ -197,6 +234,61 @@ pub static SCENARIOS: &[Scenario] = &[
         "config-update-switch",
         "the same without weft's parsing of its whole file, which the kernel's paths have no part like",
         Figure::Switch,
+    ),
+    over(
+        BULK_PROXIES,
+        rate(
+            "tcp-proxy-bulk",
+            "one TCP stream of iperf3 through a proxy; cpu us/op is per megabyte",
+            "Gbit/s",
+            Probe::Bulk,
+        ),
+    ),
+    over(
+        PROXIES,
+        median(
+            "tcp-proxy-rr-p50",
+            "one byte there and back over one connection through a proxy, median",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
+    over(
+        PROXIES,
+        tail(
+            "tcp-proxy-rr-p99",
+            "the same, 99th percentile",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
+    over(
+        PROXIES,
+        rate(
+            "tcp-proxy-cps",
+            "TCP connect, 64-byte request and response, close through a proxy, one after another",
+            "connections/s",
+            Probe::Connections,
+        ),
+    ),
+    over(
+        PROXIES,
+        rate(
+            "tcp-proxy-cps-32",
+            "the same, 32 connections at a time",
+            "connections/s",
+            Probe::Crowd,
+        ),
+    ),
+    over(
+        HOLDERS,
+        Scenario {
+            unit: "bytes",
+            figure: Figure::Memory,
+            ..median(
+                "tcp-idle-memory",
+                "resident memory of the proxy's process per connection that is idle, of 10,000",
+                Probe::IdleMemory,
+            )
+        },
     ),
 ];
 
@@ -211,6 +303,7 @@ const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: 
         workload: Workload {
             node: Node::of(1),
             probe,
+            paths: BALANCERS,
         },
         figure: Figure::Rate,
     }
@@ -233,6 +326,23 @@ const fn tail(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
     }
 }
 
+/// A median time without a node, over the probe's own paths.
+const fn in_process(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        unit: "ns",
+        ..over(&[], median(id, about, probe))
+    }
+}
+
+/// `scenario` over `paths`.
+const fn over(paths: &'static [PathKind], scenario: Scenario) -> Scenario {
+    let Workload { node, probe, .. } = scenario.workload;
+    Scenario {
+        workload: Workload { node, probe, paths },
+        ..scenario
+    }
+}
+
 /// How long a change of one endpoint among very many takes.
 const fn change(id: &'static str, about: &'static str, figure: Figure) -> Scenario {
     let node = Node {
@@ -243,7 +353,11 @@ const fn change(id: &'static str, about: &'static str, figure: Figure) -> Scenar
     Scenario {
         unit: "ms",
         by_default: false,
-        workload: Workload { node, probe },
+        workload: Workload {
+            node,
+            probe,
+            paths: TABLES,
+        },
         figure,
         ..median(id, about, probe)
     }
@@ -253,10 +367,11 @@ impl Scenario {
     /// The pairs of paths whose quotients tell something, out of those measured.
     pub fn pairs<'p>(&self, paths: impl IntoIterator<Item = &'p str>) -> Vec<(&'p str, &'p str)> {
         let paths: Vec<&str> = paths.into_iter().collect();
+        let own = self.workload.paths.first().map(|own| own.id());
         let base = |path: &str| -> Option<&'static str> {
             match self.workload.probe {
                 Probe::LookupScale => lookup_scale::smallest(path),
-                _ => (path != OWN).then_some(OWN),
+                _ => own.filter(|own| *own != path),
             }
         };
         let pair = |path: &&'p str| {

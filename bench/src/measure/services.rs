@@ -30,6 +30,11 @@ pub fn once_port(core: usize) -> u16 {
     7300 + u16::from(core != 0)
 }
 
+/// The port of the TCP server of many connections at once on `core`.
+pub fn crowd_port(core: usize) -> u16 {
+    7400 + u16::from(core != 0)
+}
+
 /// The port of the iperf3 server on `core`.
 pub fn bulk_port(core: usize) -> u16 {
     5201 + u16::from(core != 0)
@@ -59,6 +64,7 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
             servers("tcp", echo_port),
             servers("udp", datagram_port),
             servers("tcp", once_port),
+            servers("tcp", crowd_port),
             servers("tcp", bulk_port),
         ]
         .concat();
@@ -69,6 +75,7 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
         Probe::RoundTrip(_) => servers("tcp", echo_port),
         Probe::FreshRoundTrip => servers("udp", datagram_port),
         Probe::Connections => servers("tcp", once_port),
+        Probe::Crowd | Probe::IdleMemory => servers("tcp", crowd_port),
         Probe::Bulk => servers("tcp", bulk_port),
         Probe::ConfigUpdate | Probe::LookupScale => Vec::new(),
     }

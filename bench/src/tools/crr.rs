@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 /// Bytes of the request and of the response.
 pub const MESSAGE: usize = 64;
 /// How long one step of a connection may take before the connection counts as failed.
-const STEP_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const STEP_LIMIT: Duration = Duration::from_secs(1);
 /// Failed connections after which a run gives up.
-const MAX_FAILED: usize = 5;
+pub(super) const MAX_FAILED: usize = 5;
 
 /// What a run of connections came to.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -51,17 +51,27 @@ pub fn connections(to: SocketAddr, count: usize, limit: Duration) -> Result<Conn
             }
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = start.elapsed();
+    Ok(summarise(times, failed, seconds, busy_time()? - busy))
+}
+
+/// What `times` of connections come to, made within `whole` while the processors ran for `busy`.
+pub(super) fn summarise(
+    mut times: Vec<Duration>,
+    failed: usize,
+    whole: Duration,
+    busy: Duration,
+) -> Connections {
     let count = times.len();
     times.sort_unstable();
     let p99 = times.get(count * 99 / 100);
-    Ok(Connections {
+    Connections {
         count,
         failed,
-        seconds,
+        seconds: whole.as_secs_f64(),
         p99: p99.map_or(0.0, |time| time.as_secs_f64() * 1e6),
-        busy: (busy_time()? - busy).as_secs_f64(),
-    })
+        busy: busy.as_secs_f64(),
+    }
 }
 
 /// One connection; the server closes first, so that the client's port is free at once.

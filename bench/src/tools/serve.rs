@@ -1,5 +1,6 @@
 //! Small servers: UDP echo, TCP echo, and the peer server that says whom it sees.
 
+use super::crowd;
 use super::crr::MESSAGE;
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,6 +34,11 @@ pub fn tcp_echo(port: u16) -> Result<()> {
 /// Answers one request of 64 bytes a connection with as many, then closes; one connection at a time.
 pub fn tcp_once(port: u16) -> Result<()> {
     answer_once(&tcp(port)?)
+}
+
+/// As [`tcp_once`], any number of connections at once; see [`crowd`].
+pub fn tcp_crowd(port: u16) -> Result<()> {
+    crowd::serve(&tcp(port)?)
 }
 
 /// As [`tcp_once`], on a listener that is there.

@@ -11,53 +11,21 @@ use weft_lab::namespace::NETNS_DIR;
 
 const TRAFFIC: [&str; 2] = ["l4-rr-p50", "l4-new-flows-1"];
 const PATHS: [&str; 5] = ["direct", "ebpf", "iptables", "nftables", "weft-user"];
+const PROXIES: [&str; 4] = [
+    "tcp-proxy-bulk",
+    "tcp-proxy-rr-p99",
+    "tcp-proxy-cps-32",
+    "tcp-idle-memory",
+];
 
 #[test]
 fn lab_a_quick_benchmark_reports_every_path_and_leaves_nothing_behind() -> Result<()> {
     with_weft(|| {
-        let program = binaries::weft_lab().context("weft-lab is not built")?;
-        let page = std::env::temp_dir().join(format!("weft-bench-{}.html", std::process::id()));
-        let mut command = Command::new(&program);
-        command
-            .arg("bench")
-            .args(TRAFFIC)
-            .args([
-                "l4-lookup-scale",
-                "--reps",
-                "1",
-                "--quick",
-                "--json",
-                "-",
-                "--html",
-            ])
-            .arg(&page);
-        let bench = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let labs = format!("wl{}-", bench.id());
-        let output = bench.wait_with_output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: {said}", output.status);
-        let json = String::from_utf8(output.stdout)?;
-        let html = fs::read_to_string(&page)?;
-        fs::remove_file(&page)?;
-        let report: Value = serde_json::from_str(&json).context("not JSON")?;
-        assert!(report["machine"]["cores"].as_u64() > Some(0), "{json}");
-        assert_eq!(report["quick"], true);
-        for (index, id) in TRAFFIC.into_iter().chain(["l4-lookup-scale"]).enumerate() {
-            let scenario = &report["scenarios"][index];
-            assert_eq!(scenario["id"], id);
-            sound(scenario).with_context(|| format!("{id}: {scenario:#}"))?;
-            ensure!(html.contains(id), "{id} is not on the page");
-        }
+        let scenarios = [TRAFFIC[0], TRAFFIC[1], "l4-lookup-scale"];
+        let (report, html) = quick(&scenarios)?;
         for scenario in [0, 1].map(|index| &report["scenarios"][index]) {
             assert_eq!(keys(&scenario["paths"]), BTreeSet::from(PATHS));
-            for other in &PATHS[..4] {
-                let name = format!("weft-user/{other}");
-                let ratio = scenario["ratio"][&name].as_f64();
-                ensure!(ratio > Some(0.0), "{name}: {scenario:#}");
-            }
+            compared("weft-user", &PATHS[..4], scenario)?;
         }
         let lookup = &report["scenarios"][2]["ratio"];
         assert_eq!(
@@ -65,12 +33,88 @@ fn lab_a_quick_benchmark_reports_every_path_and_leaves_nothing_behind() -> Resul
             BTreeSet::from(["uniform-1000/uniform-10", "zipf-1000/zipf-10"])
         );
         assert_eq!(html.matches("<svg").count(), 3);
-        for entry in fs::read_dir(NETNS_DIR)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            ensure!(!name.starts_with(&labs), "{name} is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn lab_a_quick_benchmark_of_proxies_goes_over_the_paths_of_each_scenario() -> Result<()> {
+    with_weft(|| {
+        let mut paths = vec!["direct", "haproxy", "haproxy-splice"];
+        // Only benchmarks install it.
+        if binaries::envoy().is_some() {
+            paths.push("envoy");
+        }
+        let paths = paths.join(",");
+        let (report, _) = quick(&[&PROXIES[..], &["--paths", &paths]].concat())?;
+        for (index, id) in PROXIES.into_iter().enumerate() {
+            let measured = keys(&report["scenarios"][index]["paths"]);
+            ensure!(measured.contains("haproxy"), "{id}: {measured:?}");
+            assert_eq!(measured.contains("haproxy-splice"), id == "tcp-proxy-bulk");
+            assert_eq!(measured.contains("direct"), id != "tcp-idle-memory");
         }
         Ok(())
     })
+}
+
+#[test]
+fn a_scenario_without_any_of_the_paths_asked_for_is_named() -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not built")?;
+    let wrong = Command::new(&program)
+        .args(["bench", "tcp-idle-memory", "--paths", "direct"])
+        .output()?;
+    let said = String::from_utf8(wrong.stderr)?;
+    ensure!(
+        !wrong.status.success() && said.contains("tcp-idle-memory has none"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Runs a quick benchmark of scenarios, options after them, and returns its report and page.
+fn quick(words: &[&str]) -> Result<(Value, String)> {
+    let program = binaries::weft_lab().context("weft-lab is not built")?;
+    let page = std::env::temp_dir().join(format!("weft-bench-{}.html", std::process::id()));
+    let bench = Command::new(&program)
+        .arg("bench")
+        .args(words)
+        .args(["--reps", "1", "--quick", "--json", "-", "--html"])
+        .arg(&page)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let labs = format!("wl{}-", bench.id());
+    let output = bench.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    let json = String::from_utf8(output.stdout)?;
+    let html = fs::read_to_string(&page)?;
+    fs::remove_file(&page)?;
+    let report: Value = serde_json::from_str(&json).context("not JSON")?;
+    assert!(report["machine"]["cores"].as_u64() > Some(0), "{json}");
+    assert_eq!(report["quick"], true);
+    let asked = words.iter().take_while(|word| !word.starts_with("--"));
+    for (index, id) in asked.enumerate() {
+        let scenario = &report["scenarios"][index];
+        assert_eq!(scenario["id"], *id);
+        sound(scenario).with_context(|| format!("{id}: {scenario:#}"))?;
+        ensure!(html.contains(id), "{id} is not on the page");
+    }
+    for entry in fs::read_dir(NETNS_DIR)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        ensure!(!name.starts_with(&labs), "{name} is left");
+    }
+    Ok((report, html))
+}
+
+/// The quotients of `own` and each of `others` are there.
+fn compared(own: &str, others: &[&str], scenario: &Value) -> Result<()> {
+    for other in others {
+        let name = format!("{own}/{other}");
+        let ratio = scenario["ratio"][&name].as_f64();
+        ensure!(ratio > Some(0.0), "{name}: {scenario:#}");
+    }
+    Ok(())
 }
 
 /// Every figure is there, and of one run they are all the same.
@@ -110,6 +154,7 @@ fn every_scenario_is_listed_and_unknown_ones_are_named() -> Result<()> {
         "l4-crr-30000",
         "l4-lookup-scale",
         "config-update",
+        "tcp-proxy-cps-32",
     ] {
         ensure!(
             list.lines().any(|line| line.contains(&format!(" {id} "))),

@@ -1,6 +1,6 @@
 //! Many reloads under connections: nobody notices those that do not concern him (SVC-45).
 
-use crate::fixture::{Fixture, progress, with_weft};
+use crate::fixture::{Fixture, progress, soak, with_weft};
 use anyhow::{Context, Result, ensure};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -15,8 +15,9 @@ use weft_lab::weft::Weft;
 const SERVICES: usize = 500;
 /// Connections a second: a new one to each service in turn.
 const INTERVAL: Duration = Duration::from_millis(5);
-/// Reloads, unless `WEFT_RELOADS` says how many.
+/// Reloads, and those of a soak.
 const RELOADS: usize = 60;
+const SOAK_RELOADS: usize = 1000;
 /// Connections that stay open all the time, each to a service of its own.
 const TALKS: usize = 50;
 /// A load has a limit of its own on its time, so a long run takes several.
@@ -68,10 +69,7 @@ fn config(fixture: &Fixture) -> Config {
 #[test]
 fn svc45_reloads_under_connections_lose_and_move_none() -> Result<()> {
     with_weft(|| {
-        let reloads = match std::env::var("WEFT_RELOADS") {
-            Ok(number) => number.parse().context("WEFT_RELOADS")?,
-            Err(_) => RELOADS,
-        };
+        let reloads = if soak() { SOAK_RELOADS } else { RELOADS };
         let fixture = Fixture::new()?;
         let full = config(&fixture);
         let weft = Weft::start(&fixture.lab, &full)?;

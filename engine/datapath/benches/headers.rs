@@ -62,7 +62,7 @@ fn checksums(criterion: &mut Criterion) {
 fn rejections(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("reject");
     group.throughput(Throughput::Elements(1));
-    let tables = tables(Stage::Settled, Stage::Settled);
+    let tables = tables(Standing::Settled, Standing::Settled);
     for net in Net::BOTH {
         let (from, to) = (net.pod(1), net.vip(80));
         for (name, spec) in [

@@ -111,7 +111,7 @@ fn wide_tables() -> Tables {
         }
     }
     builder
-        .add_pod(pod(CLIENT, Stage::Settled))
+        .add_pod(pod(CLIENT, Standing::Settled))
         .set_epochs(epochs());
     builder.build(1).unwrap()
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
-use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, UpstreamSource, Stage};
+use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, Stage, UpstreamSource};
 use crate::{DropReason, Family, FlowKey, Now, State, Tables, flow_hash, source_hash};
 
 /// How often the algorithm is asked before the backends are tried one after another.
@@ -22,8 +22,7 @@ const SOURCE_PORTS: usize = 32;
 /// (SVC-31); without one it is skipped. Where a backend's reply tuple is another flow's (Linux reuses a
 /// source port per destination), another backend is tried, and in the end another source port.
 pub(crate) fn open_service(
-    service: &ServicePort,
-    stage: Stage,
+    (service, stage): (&ServicePort, Stage),
     key: FlowKey,
     client: &Pod,
     hops: u8,
@@ -69,7 +68,8 @@ pub(crate) fn open_service(
         if matches!(backend.path, BackendPath::Pod { .. }) && hops <= 1 {
             return Err(DropReason::TtlExpired);
         }
-        let Some(flow) = service_flow(service, backend, stage, key, client, now, tables, state) else {
+        let Some(flow) = service_flow((service, stage), backend, key, client, now, tables, state)
+        else {
             continue;
         };
         // A clash sends one flow elsewhere, not the client.
@@ -108,9 +108,8 @@ pub(crate) fn open_service(
 
 /// The flow to `backend`; `None` if that is the client itself and there is no hairpin address.
 fn service_flow(
-    service: &ServicePort,
+    (service, stage): (&ServicePort, Stage),
     backend: &Backend,
-    stage: Stage,
     key: FlowKey,
     client: &Pod,
     now: Now,
@@ -119,13 +118,14 @@ fn service_flow(
 ) -> Option<NewFlow> {
     let node = match (stage, backend.path) {
         // From there the node's own packets would be martians to the kernel, so the client's address it is.
-        (Stage::Tcp(UpstreamSource::Node), BackendPath::Pod { ifindex }) => {
-            tables.node_address(ifindex, if backend.address.is_v4() {
+        (Stage::Tcp(UpstreamSource::Node), BackendPath::Pod { ifindex }) => tables.node_address(
+            ifindex,
+            if backend.address.is_v4() {
                 Family::V4
             } else {
                 Family::V6
-            })
-        }
+            },
+        ),
         _ => None,
     };
     let source = if let Some(address) = node {

@@ -74,9 +74,7 @@ fn relieves(flow: &Flow, bound: InsertError, new: &NewFlow) -> bool {
     match bound {
         InsertError::Full => true,
         InsertError::Share => flow.client_slot().slot == new.client_slot.slot,
-        InsertError::ServiceShare => {
-            flow.kind().serves() && flow.service() == new.service
-        }
+        InsertError::ServiceShare => flow.kind().serves() && flow.service() == new.service,
         InsertError::Clash(_) | InsertError::NoPort => false,
     }
 }

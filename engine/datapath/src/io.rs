@@ -1,5 +1,7 @@
 //! The bottom: bursts of frames in and out.
 
+use std::num::NonZeroU16;
+
 use arrayvec::ArrayVec;
 
 use crate::{BURST_MAX, FrameBuf};
@@ -52,6 +54,29 @@ pub trait PacketIo {
 
     /// Queues a frame for transmission, or gives it back when the ring is full.
     fn send(&mut self, frame: Self::Frame) -> Result<(), Self::Frame>;
+
+    /// Whether there is a bulk lane: a second way, for TCP packets of up to 64 KiB that somebody else cuts into
+    /// segments.
+    fn has_bulk(&self) -> bool {
+        false
+    }
+
+    /// Takes one packet from the bulk lane, if one waits: the frame, and whether its checksums need no verifying.
+    fn receive_bulk<R>(&mut self, _take: impl FnOnce(&mut [u8], bool) -> R) -> Option<R> {
+        None
+    }
+
+    /// Sends a packet of `len` bytes by the bulk lane, to be cut into segments with `segment` bytes of data. `write`
+    /// fills it, with the pseudo-header's sum for a TCP checksum. It goes at once, after what was queued before. False
+    /// if it is lost.
+    fn send_bulk(
+        &mut self,
+        _len: usize,
+        _segment: NonZeroU16,
+        _write: impl FnOnce(&mut [u8]),
+    ) -> bool {
+        false
+    }
 
     /// Gives a frame back to the pool.
     fn release(&mut self, frame: Self::Frame);

@@ -55,7 +55,7 @@ pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
 pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
-pub use process::{Claim, Verdict, older, process};
+pub use process::{Claim, TooLong, Verdict, older, process};
 pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
 pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, State, StateConfig};

@@ -51,17 +51,21 @@ pub enum Claim {
     /// To such a port, opening nothing, while the kernel may have flows older than the enrolment: the stack's if it
     /// knows the connection, else to be given to [`older`].
     PerhapsOlder,
-    /// An ICMP error: what was sent in a flow that ends here was too long for its path.
-    TooLong {
-        /// The flow.
-        flow: FlowId,
-        /// That of the packets of the end that it was sent to.
-        from: Direction,
-        /// Bytes of the longest IP packet that gets through.
-        mtu: u16,
-        /// The sequence number of what was sent.
-        sequence: u32,
-    },
+    /// An ICMP error: what was sent in a flow that ends here was too long for its path. [`State::too_long`] has more.
+    TooLong,
+}
+
+/// What a router said of a packet that was sent in a flow that ends here.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct TooLong {
+    /// The key of packets from the end that it was sent to.
+    pub key: FlowKey,
+    /// How packets to that end are injected.
+    pub answer: Inject,
+    /// Bytes of the longest IP packet that gets through.
+    pub mtu: u16,
+    /// The sequence number of what was sent.
+    pub sequence: u32,
 }
 
 /// Decides about one punted frame and rewrites it accordingly.
@@ -370,3 +374,5 @@ pub(crate) fn to_kernel(
     egress.write(frame.bytes_mut(), &state.ports);
     Verdict::Kernel(reason)
 }
+
+const _: () = assert!(size_of::<Verdict>() <= 4, "returned for every packet");

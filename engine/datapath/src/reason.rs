@@ -110,6 +110,9 @@ reasons! {
         ServiceFlowShare = "service_flow_share",
         /// More owner entries to write than one burst may cause: the edge did not flush them.
         PinRoom = "pin_room",
+        /// A large packet of the bulk lane that is of no connection which ends here (any more), and too large to be
+        /// passed on.
+        BulkUnclaimed = "bulk_unclaimed",
         /// The answer does not fit in the frame's memory.
         FrameRoom = "frame_room",
         /// A packet to be answered whose checksum is wrong: its source may be, too.

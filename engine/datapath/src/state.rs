@@ -8,6 +8,7 @@ use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
 use crate::{
     Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, Tables,
+    TooLong,
 };
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
@@ -114,6 +115,8 @@ pub struct State {
     /// Terminated flows that are no more, though their connections are not: to be reset. Never more than `pin_ops`
     /// has removals, so it never grows.
     pub severed: Vec<FlowKey>,
+    /// What the last [`Claim::TooLong`](crate::Claim::TooLong) was about.
+    pub too_long: Option<TooLong>,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -147,6 +150,7 @@ impl State {
             pin_ops: PinOps::new(),
             affinity,
             severed: Vec::with_capacity(PIN_OPS_MAX),
+            too_long: None,
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
@@ -229,7 +233,10 @@ impl State {
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
         let pinned = self.pinned(id);
-        for (direction, key) in [Direction::Forward, Direction::Reply].into_iter().zip(pinned) {
+        for (direction, key) in [Direction::Forward, Direction::Reply]
+            .into_iter()
+            .zip(pinned)
+        {
             let Some(key) = key else { continue };
             let terminated = self.flows.at(id).and_then(|flow| flow.answer(direction));
             self.pin_ops.push(PinOp::Insert {

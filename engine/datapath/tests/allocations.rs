@@ -33,7 +33,7 @@ fn the_counter_counts() {
 #[test]
 fn warm_packets_do_not_allocate() {
     for net in Net::BOTH {
-        let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(2));
+        let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(2));
         for spec in [
             Spec::tcp(net.pod(1), 40000, net.vip(80), SERVED, SYN),
             Spec::udp(net.pod(1), 40000, net.vip(80), SERVED),
@@ -59,9 +59,9 @@ fn warm_packets_do_not_allocate() {
 fn new_flows_refusals_full_tables_and_expiry_do_not_allocate() {
     for algorithm in [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random] {
         let pods = [
-            (CLIENT, Stage::Settled),
-            (BACKEND_1, Stage::Settled),
-            (BACKEND_2, Stage::Settled),
+            (CLIENT, Standing::Settled),
+            (BACKEND_1, Standing::Settled),
+            (BACKEND_2, Standing::Settled),
         ];
         let tables = builder(&pods, algorithm).build(1).unwrap();
         let mut state = state(2);
@@ -101,7 +101,7 @@ fn new_flows_refusals_full_tables_and_expiry_do_not_allocate() {
 /// Fragments in order, held and released, and given up: all in memory taken at the start.
 #[test]
 fn k_18_fragments_do_not_allocate() {
-    let tables = tables(Stage::Settled, Stage::Settled);
+    let tables = tables(Standing::Settled, Standing::Settled);
     let mut state = state(1);
     for net in Net::BOTH {
         let datagrams: Vec<Vec<Vec<u8>>> = (0..200)

@@ -148,7 +148,7 @@ struct Port80(ServiceOptions);
 
 impl Listeners for Port80 {
     fn lookup(&self, _: Address, port: u16, _: u32) -> Option<(ServiceId, ServiceOptions)> {
-        (port == 80).then_some((ServiceId(1), &self.0))
+        (port == 80).then_some((ServiceId(1), self.0))
     }
 }
 

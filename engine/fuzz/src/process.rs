@@ -355,7 +355,9 @@ impl Node {
     fn flush(&mut self) {
         for op in self.state.pin_ops.as_slice() {
             match *op {
-                PinOp::Insert { key, owner, cookie, .. } => {
+                PinOp::Insert {
+                    key, owner, cookie, ..
+                } => {
                     assert_eq!(owner, 0);
                     let before = self.pins.insert(key, cookie);
                     assert_eq!(before, None, "{key:?} was somebody's");

@@ -64,7 +64,7 @@ static MAGLEV: LazyLock<Tables> = LazyLock::new(|| {
 
 /// The control side: as `Registry` and `Compiled` do it, epochs move whenever flows must end.
 pub struct World {
-    stages: [Option<Stage>; PODS.len()],
+    stages: [Option<Standing>; PODS.len()],
     epochs: Vec<u32>,
     swapped: bool,
     algorithm: Algorithm,
@@ -74,7 +74,7 @@ pub struct World {
 impl World {
     pub fn new(algorithm: u8) -> Self {
         let mut world = Self {
-            stages: [Some(Stage::Settled); PODS.len()],
+            stages: [Some(Standing::Settled); PODS.len()],
             epochs: vec![1; 32],
             swapped: false,
             algorithm: by_number(algorithm),
@@ -89,10 +89,10 @@ impl World {
             let pod = usize::from(pod) % PODS.len();
             let stage = match enrolment {
                 Enrolment::Gone => None,
-                Enrolment::Grace => Some(Stage::Grace),
-                Enrolment::Settled | Enrolment::Replaced => Some(Stage::Settled),
+                Enrolment::Grace => Some(Standing::Grace),
+                Enrolment::Settled | Enrolment::Replaced => Some(Standing::Settled),
                 // Only what is there can leave.
-                Enrolment::Draining => self.stages[pod].map(|_| Stage::Draining),
+                Enrolment::Draining => self.stages[pod].map(|_| Standing::Draining),
             };
             let ends = stage.is_none() || self.stages[pod].is_none();
             if ends || enrolment == Enrolment::Replaced {
@@ -143,7 +143,7 @@ impl World {
         let at = PODS.iter().position(|pod| *pod == ifindex)?;
         let address = net.pod(self.host(ifindex));
         match self.stages[at] {
-            Some(Stage::Draining) => None,
+            Some(Standing::Draining) => None,
             None => Some(kernel_backend(address, TARGET)),
             Some(_) => Some(Backend {
                 address,

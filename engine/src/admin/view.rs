@@ -174,6 +174,8 @@ pub struct Packets {
     pub handed_in: u64,
     /// Given to another worker.
     pub handed_out: u64,
+    /// Large packets taken from the bulk lane.
+    pub bulk: u64,
     /// Taken by the TCP stack.
     pub terminated: u64,
     /// Sent by the TCP stack.

@@ -134,9 +134,10 @@ Example:
     /// A worker's FLOWS are those in its table, EVICTED those that made room for new ones, its PINS the owner entries that it has in the
     /// kernel. Its FRAMES are free, on the FILL ring, received (RX), in its hands (APP) or being
     /// sent (TX). A pod's STATE is `grace` while its enrolment is recent, then `enrolled`;
-    /// `draining` once it has left the configuration; `absent` while its interface is gone. The
-    /// ledger counts packets since `weft run`: by the engine, given back to the kernel and dropped
-    /// by reason, by the BPF programs (hooks), and lost in between (path).
+    /// `draining` once it has left the configuration; `absent`, and the kernel's, while its interface
+    /// is gone or cannot be served, which `weft check` explains. The ledger counts packets since
+    /// `weft run`: by the engine, given back to the kernel and dropped by reason, by the BPF
+    /// programs (hooks), and lost in between (path).
     Status {
         /// Check that every packet is accounted for; exit code 5 when one is not.
         #[arg(long)]

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::error::{Location, Reason};
 use super::model::{
-    Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource,
+    Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort,
+    UpstreamSource,
 };
 use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
@@ -167,7 +168,10 @@ fn read_port(
 /// How far up the port is served, and from where its backends are spoken to.
 fn read_stage(table: &Table<'_, '_>, protocol: Option<Protocol>) -> Option<Stage> {
     let stage = table.optional("stage", Stage::default(), |value| {
-        let words = [("l4", Stage::L4), ("tcp", Stage::Tcp(UpstreamSource::default()))];
+        let words = [
+            ("l4", Stage::L4),
+            ("tcp", Stage::Tcp(UpstreamSource::default())),
+        ];
         let stage = value.word(&words, &["tls", "http"])?;
         if stage != Stage::L4 && protocol == Some(Protocol::Udp) {
             return value.reject(Reason::StageProtocol);
@@ -175,7 +179,10 @@ fn read_stage(table: &Table<'_, '_>, protocol: Option<Protocol>) -> Option<Stage
         Some(stage)
     });
     let source = table.optional("source", None, |value| {
-        let words = [("client", UpstreamSource::Client), ("node", UpstreamSource::Node)];
+        let words = [
+            ("client", UpstreamSource::Client),
+            ("node", UpstreamSource::Node),
+        ];
         let source = value.word(&words, &[])?;
         if stage == Some(Stage::L4) {
             return value.reject(Reason::SourceStage);

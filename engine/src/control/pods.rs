@@ -11,7 +11,8 @@ use super::registry::Registry;
 use crate::config::{self, Backends, Config, Service};
 
 /// Packets that a pod may punt at once beyond its rate: the segments of one GSO packet at the kernel's
-/// smallest MSS of 48 (1,366), and not so many that they fill a socket's ring (2,048) alone.
+/// smallest MSS of 48 (1,366), and not so many that they fill a socket's ring (2,048) alone. At the default rate
+/// a TCP stream of 2 to 3 Gbit/s lost none of 4 million packets; with 1,024 one in 3,000, with 512 one in 300.
 const PUNT_BURST: u32 = 1536;
 
 /// From so many pods that moved at once on, every service is compiled again: to look for those that

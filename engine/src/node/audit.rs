@@ -12,6 +12,8 @@ const VETH_RING: u64 = 256 + 64;
 /// Frames on their way from a transmit ring into weft0: the ring, and a CPU's backlog
 /// (`net.core.netdev_max_backlog` is 1,000 by default).
 const TRANSMIT: u64 = 2048 + 1000;
+/// Packets in the queue of a bulk lane's device (`tx_queue_len`), and of its queueing discipline.
+const BULK: u64 = 2 * 1000;
 /// Frames in an AF_XDP receive ring and in the worker's hands.
 const RECEIVE: u64 = 2048 + 64;
 
@@ -26,6 +28,8 @@ pub struct Reading {
     pub inject_lost: u64,
     /// Frames that no socket took: rings full or frames lacking (`XDP_STATISTICS`).
     pub socket_lost: u64,
+    /// Large packets that the bulk lanes could not hold (`tx_dropped` of their devices).
+    pub bulk_lost: u64,
     /// Frames that the kernel refused to send (`XDP_STATISTICS`).
     pub invalid: u64,
     /// Sums over the workers.
@@ -83,7 +87,7 @@ struct Side {
 
 impl Reading {
     /// Both sides of every equation.
-    fn sides(&self) -> [Side; 5] {
+    fn sides(&self) -> [Side; 6] {
         let hooks = |counter: Counter| self.hooks[counter];
         let workers = self.workers;
         [
@@ -104,16 +108,25 @@ impl Reading {
                 right: hooks(Counter::ToPodKernel) + hooks(Counter::ToPodPunted),
             },
             Side {
-                name: "punted = to sockets + without socket + lost on the pair",
+                name: "punted = to sockets + without socket + lost on the pair + bulk",
                 in_flight_max: VETH_RING * workers,
                 left: hooks(Counter::FromPodPunted) + hooks(Counter::ToPodPunted),
-                right: hooks(Counter::XskRedirected) + hooks(Counter::XskAbsent) + self.punt_lost,
+                right: hooks(Counter::XskRedirected)
+                    + hooks(Counter::XskAbsent)
+                    + self.punt_lost
+                    + hooks(Counter::BulkPunted),
             },
             Side {
                 name: "to sockets = received + lost at sockets",
                 in_flight_max: RECEIVE * workers,
                 left: hooks(Counter::XskRedirected),
                 right: self.engine.received + self.socket_lost,
+            },
+            Side {
+                name: "large packets = received + lost on the bulk lanes",
+                in_flight_max: BULK * workers,
+                left: hooks(Counter::BulkFrames),
+                right: self.engine.bulk + self.bulk_lost,
             },
             Side {
                 name: "transmitted = into pods + to kernel + lost on the pair",
@@ -150,8 +163,8 @@ pub fn audit(first: &Reading, second: &Reading) -> Audit {
         .collect();
     let engine = &second.engine;
     equations.push(Equation {
-        name: "received + handed in + released = forwarded + replied + terminated + kernel + dropped + held + handed out".into(),
-        left: engine.received + engine.handed_in + engine.released,
+        name: "received + handed in + released + bulk = forwarded + replied + terminated + kernel + dropped + held + handed out".into(),
+        left: engine.received + engine.handed_in + engine.released + engine.bulk,
         right: engine.fates.received(),
         in_flight_max: 0,
         balanced: engine.unaccounted() == 0,

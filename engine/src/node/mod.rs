@@ -111,6 +111,7 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
 /// When it cannot start, or cannot go on. Whatever it had taken over is the kernel's then: either
 /// because it was given back, or because its heartbeat has stopped.
 pub fn run(files: &[PathBuf], dir: &RunDir) -> Result<(), Error> {
+    weft_xdp::map_large_blocks(); // The TCP stack's buffers.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -161,6 +162,8 @@ struct WorkerSide {
     probe: SocketProbe,
     heartbeat: Heartbeat,
     core: usize,
+    /// The device of its bulk lane.
+    lane: Option<u32>,
 }
 
 struct Node {
@@ -238,7 +241,7 @@ impl Node {
         steering.attach_pair()?;
         start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
-        let workers = start::workers(&mut control, config, pair)?;
+        let workers = start::workers(&mut control, config, pair).await?;
         control.apply(config.clone(), interfaces, worker::now())?;
         Ok((control, workers, baseline))
     }

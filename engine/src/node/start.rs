@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crossbeam::channel;
 use weft_datapath::{AffinityTable, Ports, State, StateConfig};
 use weft_stack::StackConfig;
-use weft_xdp::{PairInfo, Steering, XskConfig, XskIo, netlink};
+use weft_xdp::{BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
 
-use super::{Error, WorkerSide, system};
+use super::{Error, WorkerSide, chain, system};
 use crate::config::{self, Config, InterfaceInfo};
 use crate::control::{Control, WorkerHandle, checked};
 use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker};
@@ -85,7 +85,7 @@ pub(super) fn adopt(
     Ok(())
 }
 
-pub(super) fn workers(
+pub(super) async fn workers(
     control: &mut Control<Steering>,
     config: &Config,
     pair: &PairInfo,
@@ -101,6 +101,18 @@ pub(super) fn workers(
     let mut sides = Vec::new();
     let clients = AffinityTable::for_flows(config.workers.max_flows * cores.len(), seed());
     for ((index, &core), handover) in (0u16..).zip(cores).zip(HandOver::mesh(&wakers)) {
+        let lane = match BulkLane::open(control.kernel()).await {
+            Ok(lane) => Some(lane),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "no bulk lane: terminated connections carry less"
+                );
+                None
+            }
+        };
+        let pins = control.kernel().pin_writer(lane.as_ref())?;
+        let lane_ifindex = lane.as_ref().map(BulkLane::ifindex);
         let io = XskIo::open(
             netlink::WEFT1,
             u32::from(index),
@@ -108,7 +120,8 @@ pub(super) fn workers(
                 frames: config.workers.frames,
                 ring: RING,
             },
-        )?;
+        )?
+        .with_bulk(lane);
         control
             .kernel()
             .register_socket(u32::from(index), io.fd())?;
@@ -136,7 +149,7 @@ pub(super) fn workers(
         );
         let parts = Parts {
             io,
-            pins: control.kernel().pin_writer()?,
+            pins,
             tables: control.tables(),
             state,
             stack: StackConfig {
@@ -163,6 +176,7 @@ pub(super) fn workers(
             probe,
             heartbeat,
             core,
+            lane: lane_ifindex,
         });
     }
     control.set_workers(handles);

@@ -132,8 +132,13 @@ impl Node {
     fn tcp(&self, index: usize) -> Result<Option<Tcp>, Error> {
         let (side, handle) = (&self.workers[index], &self.control.workers()[index]);
         let (reply, answer) = channel::bounded(1);
-        let report = ask(&side.commands, &handle.waker, Command::Tcp { reply }, &answer)
-            .ok_or(Error::WorkerSilent(index as u16))?;
+        let report = ask(
+            &side.commands,
+            &handle.waker,
+            Command::Tcp { reply },
+            &answer,
+        )
+        .ok_or(Error::WorkerSilent(index as u16))?;
         Ok(report.map(|report| tcp(&report)))
     }
 
@@ -141,6 +146,8 @@ impl Node {
     async fn reading(&self) -> Result<Reading, Error> {
         let mut reading = Reading::of_kernel(self.control.kernel(), self.baseline).await?;
         reading.workers = self.workers.len() as u64;
+        let lanes: Vec<u32> = self.workers.iter().filter_map(|side| side.lane).collect();
+        reading.bulk_lost = netlink::bulk_losses(&lanes).await?;
         for (side, handle) in self.workers.iter().zip(self.control.workers()) {
             let statistics = side.probe.statistics()?;
             reading.socket_lost += statistics.rx_dropped + statistics.rx_ring_full;
@@ -179,11 +186,7 @@ impl Node {
     pub(super) fn services(&self, vip: Option<IpAddr>) -> Result<LbList, Error> {
         let tables = self.control.tables().load_full();
         let mut flows: BTreeMap<(u32, Address, u16), (u64, u64)> = BTreeMap::new();
-        for flow in self
-            .all_flows()?
-            .iter()
-            .filter(|flow| flow.kind().serves())
-        {
+        for flow in self.all_flows()?.iter().filter(|flow| flow.kind().serves()) {
             let to = flow.backend_tuple();
             let sum = flows.entry((flow.service(), to.dst, to.dport)).or_default();
             sum.0 += 1;
@@ -374,6 +377,7 @@ fn ledger(reading: &Reading) -> Ledger {
     let path = [
         ("punt_lost", reading.punt_lost),
         ("socket_lost", reading.socket_lost),
+        ("bulk_lost", reading.bulk_lost),
         ("inject_lost", reading.inject_lost),
         ("transmit_invalid", reading.invalid),
     ];
@@ -427,6 +431,7 @@ fn packets(totals: &Totals) -> Packets {
         received: totals.received,
         forwarded: fates.forwarded,
         replied: fates.replied,
+        bulk: totals.bulk,
         terminated: fates.terminated,
         originated: totals.originated,
         handed_in: totals.handed_in,

@@ -6,7 +6,7 @@ use weft_datapath::{Counters, DropReason, FrameLedger, KernelReason};
 
 /// What became of every frame that one worker took. The worker owns it; [`Shared`] is its mirror.
 ///
-/// `received + handed_in + released` is the sum of all fates, always: see [`Totals::unaccounted`].
+/// `received + handed_in + released + bulk` is the sum of all fates, always: see [`Totals::unaccounted`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Frames taken from the AF_XDP socket.
@@ -15,7 +15,9 @@ pub struct Totals {
     pub handed_in: u64,
     /// Fragments that were held and no longer are: decided about again, or given up.
     pub released: u64,
-    /// Packets of the TCP stack's, put on the transmit ring besides.
+    /// Large packets taken from the bulk lane.
+    pub bulk: u64,
+    /// Packets of the TCP stack's, put on the transmit ring or the bulk lane besides.
     pub originated: u64,
     /// Their fates.
     pub fates: Counters,
@@ -24,7 +26,10 @@ pub struct Totals {
 impl Totals {
     /// Frames that came in and have no fate. Zero, or there is a bug.
     pub fn unaccounted(&self) -> i128 {
-        i128::from(self.received) + i128::from(self.handed_in) + i128::from(self.released)
+        i128::from(self.received)
+            + i128::from(self.handed_in)
+            + i128::from(self.released)
+            + i128::from(self.bulk)
             - i128::from(self.fates.received())
     }
 
@@ -38,6 +43,7 @@ impl Totals {
         self.received += other.received;
         self.handed_in += other.handed_in;
         self.released += other.released;
+        self.bulk += other.bulk;
         self.originated += other.originated;
         let (mine, theirs) = (&mut self.fates, &other.fates);
         mine.forwarded += theirs.forwarded;
@@ -67,6 +73,7 @@ pub struct Shared {
     forwarded: AtomicU64,
     replied: AtomicU64,
     terminated: AtomicU64,
+    bulk: AtomicU64,
     originated: AtomicU64,
     handed_over: AtomicU64,
     held: AtomicU64,
@@ -117,6 +124,7 @@ impl Default for Shared {
             forwarded: AtomicU64::default(),
             replied: AtomicU64::default(),
             terminated: AtomicU64::default(),
+            bulk: AtomicU64::default(),
             originated: AtomicU64::default(),
             handed_over: AtomicU64::default(),
             held: AtomicU64::default(),
@@ -150,6 +158,7 @@ impl Shared {
         store(&self.forwarded, fates.forwarded);
         store(&self.replied, fates.replied);
         store(&self.terminated, fates.terminated);
+        store(&self.bulk, totals.bulk);
         store(&self.originated, totals.originated);
         store(&self.handed_over, fates.handed_over);
         store(&self.held, fates.held);
@@ -195,6 +204,7 @@ impl Shared {
                 received: load(&self.received),
                 handed_in: load(&self.handed_in),
                 released: load(&self.released),
+                bulk: load(&self.bulk),
                 originated: load(&self.originated),
                 fates: Counters {
                     forwarded: load(&self.forwarded),

@@ -7,8 +7,8 @@ use weft_datapath::{
     Tuple, Verdict, older, parse,
 };
 use weft_stack::{
-    Accepted, Arrival, Connect, Counters, Holdings, Listeners, Outgoing, Route,
-    ServiceId, ServiceOptions, Stack, StackConfig, Transmit,
+    Accepted, Arrival, Connect, Counters, Holdings, Listeners, Outgoing, Route, ServiceId,
+    ServiceOptions, Stack, StackConfig, Transmit,
 };
 
 use super::{PinSink, Worker};
@@ -16,6 +16,9 @@ use super::{PinSink, Worker};
 /// Bytes of the longest IP packet that a connection sends or asks for, until its path turns out to carry less. What a
 /// peer's SYN says bounds it, too, so that a pod with a smaller MTU gets no more than that.
 const ROUTE_MTU: u16 = 1_500;
+/// Bytes of each of a connection's buffers while it is not idle. Large enough to be mapped by itself, so that it costs what
+/// of it is used.
+const BUFFER: usize = 256 << 10;
 /// Places of the transmit ring that are left to packets that are passed on: as many as a step can send before its
 /// doorbell.
 const RESERVE: usize = 4 * BURST_MAX;
@@ -52,30 +55,26 @@ impl Tcp {
         self.stack.get_or_insert_with(|| Stack::new(&self.config))
     }
 
-    /// Takes a packet that `claim` says is the stack's, and says what became of the frame.
+    /// Takes a packet that `claim` says is the stack's, and says what became of the frame. `verified`: its checksums
+    /// need no look.
     pub(super) fn take(
         &mut self,
         frame: &mut FrameBuf<'_>,
         claim: Claim,
+        verified: bool,
         now: Now,
         tables: &Tables,
         state: &mut State,
     ) -> Verdict {
         match claim {
-            Claim::TooLong {
-                flow,
-                from,
-                mtu,
-                sequence,
-            } => {
-                if let Some(key) = state.end_of(flow, from)
-                    && let Some(inject) = state.flows.at(flow).and_then(|flow| flow.answer(from))
-                {
+            Claim::TooLong => {
+                if let Some(said) = state.too_long.take() {
                     let tag = tag(Egress {
-                        ifindex: key.ifindex,
-                        inject,
+                        ifindex: said.key.ifindex,
+                        inject: said.answer,
                     });
-                    self.stack().too_long(&key.tuple, tag, mtu, sequence);
+                    self.stack()
+                        .too_long(&said.key.tuple, tag, said.mtu, said.sequence);
                 }
             }
             Claim::PerhapsOlder if !self.knows(frame.bytes()) => {
@@ -90,7 +89,7 @@ impl Tcp {
                         tag,
                         mtu: ROUTE_MTU,
                     },
-                    verified: false,
+                    verified,
                 };
                 let listening = Listening(tables);
                 self.stack()
@@ -111,7 +110,7 @@ impl Tcp {
         state: &mut State,
     ) -> Verdict {
         if self.knows(frame.bytes()) {
-            self.take(frame, Claim::Stack, now, tables, state)
+            self.take(frame, Claim::Stack, false, now, tables, state)
         } else {
             Verdict::Drop(DropReason::UnknownFlow)
         }
@@ -122,6 +121,11 @@ impl Tcp {
             return false;
         };
         segment(frame).is_some_and(|(packet, tag)| stack.knows(packet.tuple(), tag))
+    }
+
+    /// Whether there may be connections whose packets come by the bulk lane.
+    pub(super) fn uses_bulk(&self) -> bool {
+        self.stack.is_some()
     }
 
     /// When the stack has something to do though no frame comes.
@@ -225,14 +229,22 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             Some(Connect {
                 local: (back.src, back.sport),
                 remote: (back.dst, back.dport),
-                route: Route { tag, mtu: ROUTE_MTU },
+                route: Route {
+                    tag,
+                    mtu: ROUTE_MTU,
+                },
                 service,
             })
         });
         let options = options(tables, &tuple);
         let opened = connect.map(|connect| self.tcp.stack().connect(&connect, &options, now));
         match opened {
-            Some(Ok(upstream)) => self.tcp.stack().splice(stream, upstream),
+            Some(Ok(upstream)) => {
+                let bulk = self.io.has_bulk();
+                stream.set_segmentation(bulk);
+                upstream.set_segmentation(bulk);
+                self.tcp.stack().splice(stream, upstream);
+            }
             Some(Err(_)) | None => {
                 self.tcp.refused[DropReason::TupleClash as usize] += 1;
                 self.state.not_connected(id, now);
@@ -283,23 +295,28 @@ impl<IO: PacketIo> Transmit for Out<'_, IO> {
     }
 
     fn send(&mut self, packet: Outgoing, write: impl FnOnce(&mut [u8])) {
+        let (ports, len) = (self.ports, ethernet::LEN + packet.len);
+        let fill = |bytes: &mut [u8]| {
+            write(&mut bytes[ethernet::LEN..]);
+            let ethertype = match bytes[ethernet::LEN] >> 4 {
+                4 => ethernet::IPV4,
+                _ => ethernet::IPV6,
+            };
+            bytes[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
+            bytes[ethernet::DST].copy_from_slice(&ports.weft0_mac);
+            bytes[ethernet::SRC].copy_from_slice(&egress(packet.tag).encode());
+        };
+        if let Some(segment) = packet.segment {
+            *self.sent += u64::from(self.io.send_bulk(len, segment, fill));
+            return;
+        }
         let Some(mut frame) = self.spare.take() else {
             return; // Never: the stack asks first.
         };
-        let ports = self.ports;
         self.io.with_frame(&mut frame, |buf| {
             // A packet of the stack's fits: ROUTE_MTU is less than a frame holds.
-            if buf.resize(ethernet::LEN + packet.len).is_ok() {
-                let bytes = buf.bytes_mut();
-                let version = ethernet::LEN..ethernet::LEN + 1;
-                write(&mut bytes[ethernet::LEN..]);
-                let ethertype = match bytes[version.start] >> 4 {
-                    4 => ethernet::IPV4,
-                    _ => ethernet::IPV6,
-                };
-                bytes[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
-                bytes[ethernet::DST].copy_from_slice(&ports.weft0_mac);
-                bytes[ethernet::SRC].copy_from_slice(&egress(packet.tag).encode());
+            if buf.resize(len).is_ok() {
+                fill(buf.bytes_mut());
             }
         });
         match self.io.send(frame) {
@@ -330,6 +347,8 @@ fn limits(service: &weft_datapath::ServicePort) -> ServiceOptions {
     let flows = service.options().max_flows.unwrap_or(u32::MAX);
     ServiceOptions {
         connections: flows.saturating_mul(2), // One to the client and one to the backend.
+        receive_buffer: BUFFER,
+        send_buffer: BUFFER,
         ..ServiceOptions::default()
     }
 }

@@ -12,12 +12,12 @@ use crossbeam::channel::{Sender, bounded};
 use etherparse::PacketBuilder;
 use pcap_file::PcapError;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
-use weft_stack::{Limits, StackConfig};
 use weft_datapath::{
     AffinityTable, Algorithm, Backend, BackendPath, BackendState, Hook, Ingress, MemoryIo, Now,
     PinOp, Pod, PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State,
     StateConfig, Tables, TablesBuilder,
 };
+use weft_stack::{Limits, StackConfig};
 use weft_xdp::PinOutcome;
 
 use super::{Command, HandOver, Parts, PinSink, Shared, Waker, Worker};

@@ -100,19 +100,13 @@ fn ports_of_a_range_are_found_until_there_is_none() {
     assert_eq!(none.err(), Some(ConnectError::NoPort));
     pair.exchange();
     assert!(streams.iter().all(connected));
-    // One in TIME-WAIT is not free, and is afterwards.
+    // One in TIME-WAIT is free: numbers go on beyond the old ones.
     drop(streams.pop());
     while let Some(accepted) = pair.b.stack.accept() {
         drop(accepted.stream);
     }
     pair.exchange();
     assert_eq!(pair.a.stack.holdings().time_wait, 1);
-    let none = pair
-        .a
-        .stack
-        .connect_from(&connect, 50_000..=50_009, &small(), pair.now);
-    assert_eq!(none.err(), Some(ConnectError::NoPort));
-    pair.pass(Duration::from_secs(61), Duration::from_secs(1));
     let again = pair
         .a
         .stack

@@ -86,6 +86,26 @@ fn a_tuple_in_our_time_wait_is_opened_again_by_its_peer() {
 }
 
 #[test]
+fn a_tuple_in_our_time_wait_is_opened_again_by_us() {
+    let mut pair = Pair::new(small());
+    let net = Net::both()[0];
+    for round in 0..3 {
+        let (client, server) = pair.open(&net, 40_000);
+        write(&client, b"again");
+        pair.exchange();
+        assert_eq!(read(&server).0, b"again", "{round}");
+        // We close first, so TIME-WAIT is on our side.
+        drop(client);
+        pair.exchange();
+        assert_eq!(read(&server), (vec![], true));
+        drop(server);
+        pair.exchange();
+        assert_eq!(pair.a.stack.holdings().time_wait, 1);
+        assert_eq!(pair.a.event(weft_stack::Event::TimeWaitReused), round);
+    }
+}
+
+#[test]
 fn a_peer_in_time_wait_that_does_not_take_the_syn_is_opened_after_its_ack() {
     // Beyond what the clock of our numbers covers: the old ACK is answered with a reset, and the SYN comes again.
     let mut host = Host::new(&config(1), small());

@@ -5,6 +5,7 @@
 //! - [`memory`]: a BPF array mapped into this process.
 //! - [`rings`]: AF_XDP rings over xsk-rs, with a ledger that makes its contract checkable.
 //! - [`sockopt`]: socket options of AF_XDP that xsk-rs and rustix lack.
+//! - [`tap`]: TAP devices, and how large blocks of memory are had.
 #![allow(
     unsafe_code,
     reason = "this is the edge; every block says why it is needed and sound"
@@ -15,3 +16,4 @@ pub(crate) mod link;
 pub(crate) mod memory;
 pub(crate) mod rings;
 pub(crate) mod sockopt;
+pub(crate) mod tap;

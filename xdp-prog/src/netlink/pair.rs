@@ -88,6 +88,28 @@ pub async fn ensure_pair(workers: u16) -> Result<PairInfo, NetlinkError> {
     })
 }
 
+/// Brings a bulk lane's device up, as quiet as the pair. Its index.
+pub async fn set_up_bulk(name: &str) -> Result<u32, NetlinkError> {
+    let session = Session::open()?;
+    let device = session.by_name(name).await?;
+    let device = device.ok_or_else(|| NetlinkError::Gone(name.to_owned()))?;
+    session.set_up(&device).await?;
+    Ok(device.index)
+}
+
+/// What bulk lanes lost, whose worker did not read fast enough. Zero for one that is gone.
+pub async fn bulk_losses(lanes: &[u32]) -> Result<u64, NetlinkError> {
+    let session = Session::open()?;
+    let mut lost = 0;
+    for lane in lanes {
+        lost += session
+            .by_index(*lane)
+            .await?
+            .map_or(0, |lane| lane.tx_dropped);
+    }
+    Ok(lost)
+}
+
 /// Whether both ends are still those of `pair`, and up.
 pub async fn pair_works(pair: &PairInfo) -> Result<bool, NetlinkError> {
     let session = Session::open()?;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use std::{fs, io};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, OpenMapMut, PrintLevel};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenMapMut, PrintLevel};
 use weft_datapath::Address;
 
 use crate::abi;
 use crate::bpffs::is_bpffs;
 use crate::edge::memory::MappedArray;
-use crate::links::{Attach, LinkError, attach_pinned, detach_pinned, parse_link_file};
+use crate::links::{
+    Attach, LinkError, attach_pinned, attach_tcx_unpinned, detach_pinned, parse_link_file,
+};
 use crate::maps::{MapError, TypedMap, into_io};
 use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
@@ -250,6 +252,14 @@ impl Steering {
         Ok(())
     }
 
+    /// Lets what is sent into a bulk lane's device go where it says, for as long as the link lives.
+    pub(crate) fn attach_bulk(&self, ifindex: u32) -> Result<Link, Error> {
+        Ok(attach_tcx_unpinned(
+            &self.skel.progs.weft_injected,
+            ifindex,
+        )?)
+    }
+
     /// Lets a queue's punted frames go into `socket`. The kernel takes the entry away with the socket.
     pub fn register_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Error> {
         let map = &self.skel.maps.xsks;
@@ -298,7 +308,7 @@ impl Steering {
             abi: abi::ABI,
             workers: self.config.workers.into(),
             weft0_ifindex: self.config.pair.weft0_ifindex,
-            pad: 0,
+            lanes: 0,
             heartbeat_limit_ns: u64::try_from(self.config.heartbeat_limit.as_nanos())
                 .unwrap_or(u64::MAX),
         };

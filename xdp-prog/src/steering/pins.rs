@@ -6,6 +6,7 @@ use weft_datapath::{FlowKey, PinOp};
 use zerocopy::FromZeros;
 
 use crate::abi;
+use crate::bulk::BulkLane;
 use crate::maps::{MapError, TypedMap};
 
 use super::{Error, Steering};
@@ -47,6 +48,11 @@ pub struct PinWriter {
     keys: Box<[abi::FlowKey; BATCH]>,
     values: Box<[abi::FlowValue; BATCH]>,
     used: usize,
+    /// The bulk lane's device, 0 if there is none.
+    lane: u32,
+    /// Where the programs are told that there are entries with a lane.
+    config: TypedMap<u32, abi::Config>,
+    announced: bool,
     inserting: bool,
     outcome: PinOutcome,
 }
@@ -70,7 +76,11 @@ impl PinWriter {
                     terminated,
                 } => {
                     self.keys[self.used] = key.into();
-                    self.values[self.used] = abi::FlowValue::owner(*owner, *cookie, *terminated);
+                    let terminated = terminated.map(|answer| (answer, self.lane));
+                    if terminated.is_some() && self.lane != 0 && !self.announced {
+                        self.announce_lanes();
+                    }
+                    self.values[self.used] = abi::FlowValue::owner(*owner, *cookie, terminated);
                 }
                 PinOp::Remove { key, cookie } => {
                     let key = key.into();
@@ -84,6 +94,20 @@ impl PinWriter {
         }
         self.write();
         self.outcome
+    }
+
+    /// From now on the programs ask about small packets, too, whether they follow large ones.
+    #[cold]
+    fn announce_lanes(&mut self) {
+        self.announced = true;
+        let config = self.config.lookup(&0).ok().flatten();
+        let told = config.is_some_and(|config| {
+            let config = abi::Config { lanes: 1, ..config };
+            self.config.insert(&0, &config).is_ok()
+        });
+        if !told {
+            self.outcome.failed += 1; // Small packets may overtake large ones then, which TCP mends.
+        }
     }
 
     /// Whether the entry is that flow's; otherwise counts why not. A system call of 1 us. The batch that removes it
@@ -134,13 +158,16 @@ impl PinWriter {
 }
 
 impl Steering {
-    /// A writer with a descriptor and buffers of its own, one for each worker.
-    pub fn pin_writer(&self) -> Result<PinWriter, Error> {
+    /// A writer with a descriptor and buffers of its own, one for each worker. `lane` is the worker's bulk lane.
+    pub fn pin_writer(&self, lane: Option<&BulkLane>) -> Result<PinWriter, Error> {
         Ok(PinWriter {
             map: self.pins.duplicate()?,
             keys: Box::new([abi::FlowKey::new_zeroed(); BATCH]),
             values: Box::new([abi::FlowValue::owner(0, 0, None); BATCH]),
             used: 0,
+            lane: lane.map_or(0, BulkLane::ifindex),
+            config: super::typed(&self.skel.maps.config)?,
+            announced: false,
             inserting: true,
             outcome: PinOutcome::default(),
         })

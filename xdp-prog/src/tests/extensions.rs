@@ -66,11 +66,13 @@ fn the_programs_walk_as_the_engine_does() {
             tuple: *flow.tuple(),
             ifindex,
         };
-        let mut pins = steering.pin_writer().unwrap();
+        let mut pins = steering.pin_writer(None).unwrap();
         pins.apply([&weft_datapath::PinOp::Insert {
             key,
             owner: 1,
-            cookie: 1, terminated: None }]);
+            cookie: 1,
+            terminated: None,
+        }]);
         let from_pod = &steering.skel.progs.weft_from_pod;
         let context = Context::at(ifindex);
         let small = |number: u8| (number, vec![0; 6]);

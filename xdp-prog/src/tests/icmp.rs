@@ -103,7 +103,7 @@ fn svc_34_k_01_an_error_goes_to_the_owner_of_the_quoted_flow() {
         for worker in 0..2 {
             steering.heartbeat(worker).unwrap().beat(monotonic_ns());
         }
-        let mut pins = steering.pin_writer().unwrap();
+        let mut pins = steering.pin_writer(None).unwrap();
         let context = Context::at(ifindex);
         let programs = &steering.skel.progs;
         for (pod, server, router) in families {
@@ -125,7 +125,9 @@ fn svc_34_k_01_an_error_goes_to_the_owner_of_the_quoted_flow() {
                 pins.apply([&PinOp::Insert {
                     key,
                     owner,
-                    cookie: 1, terminated: None }]);
+                    cookie: 1,
+                    terminated: None,
+                }]);
             }
             let (translated, others): (&[u8], &[u8]) = if pod.is_ipv4() {
                 (&[3, 11, 12], &[0, 4, 5, 8, 13])

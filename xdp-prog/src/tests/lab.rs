@@ -262,8 +262,10 @@ fn a_pinned_reply_is_punted_on_its_way_to_the_pod() {
                 ifindex: a.ifindex,
             },
             owner: 0,
-            cookie: 1, terminated: None };
-        let mut writer = steering.pin_writer().unwrap();
+            cookie: 1,
+            terminated: None,
+        };
+        let mut writer = steering.pin_writer(None).unwrap();
         assert_eq!(writer.apply([&pin]).inserted, 1);
         let before = steering.counters().unwrap();
         let seen = with_worker(&steering, Way::Reingress, &[&a, &b], || {
@@ -319,7 +321,7 @@ fn the_owner_decides_the_queue() {
             io
         });
         let socket = a.inside(|| UdpSocket::bind((a.v4, 5000)).unwrap());
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         for owner in [0_u16, 1, 3, 0] {
             let tuple = Tuple {
                 src: a.v4.into(),
@@ -335,7 +337,9 @@ fn the_owner_decides_the_queue() {
             writer.apply([&PinOp::Insert {
                 key,
                 owner,
-                cookie: 0, terminated: None }]);
+                cookie: 0,
+                terminated: None,
+            }]);
             socket.send_to(b"x", (b.v4, 7)).unwrap();
             let (right, wrong) = (usize::from(owner % 2), usize::from(1 - owner % 2));
             let mut burst = ArrayVec::<_, BURST_MAX>::new();

@@ -25,7 +25,9 @@ fn insert(n: u16, owner: u16) -> PinOp {
     PinOp::Insert {
         key: key(n),
         owner,
-        cookie: u64::from(n) << 32, terminated: None }
+        cookie: u64::from(n) << 32,
+        terminated: None,
+    }
 }
 
 fn remove(n: u16, cookie: Option<u64>) -> PinOp {
@@ -40,7 +42,7 @@ fn remove(n: u16, cookie: Option<u64>) -> PinOp {
 fn a_flow_that_ends_leaves_the_entry_to_whoever_wrote_it_last() {
     node(|node| {
         let steering = node.steering(2);
-        let mut writers = [0, 1].map(|_| steering.pin_writer().unwrap());
+        let mut writers = [0, 1].map(|_| steering.pin_writer(None).unwrap());
         let ours = |n: u16| u64::from(n) << 32;
         let theirs = |n: u16| 1 << 48 | ours(n);
         let inserts: Vec<PinOp> = (0..300).map(|n| insert(n, 0)).collect();
@@ -50,7 +52,9 @@ fn a_flow_that_ends_leaves_the_entry_to_whoever_wrote_it_last() {
             .map(|n| PinOp::Insert {
                 key: key(n),
                 owner: 1,
-                cookie: theirs(n), terminated: None })
+                cookie: theirs(n),
+                terminated: None,
+            })
             .collect();
         writers[1].apply(&again);
         let removals: Vec<PinOp> = (0..330).map(|n| remove(n, Some(ours(n)))).collect();
@@ -75,7 +79,7 @@ fn a_flow_that_ends_leaves_the_entry_to_whoever_wrote_it_last() {
 fn a_thousand_pins_come_and_go_in_batches() {
     node(|node| {
         let steering = node.steering(2);
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         let inserts: Vec<PinOp> = (0..1000).map(|n| insert(n, n % 2)).collect();
         let outcome = writer.apply(&inserts);
         assert_eq!(
@@ -115,7 +119,7 @@ fn a_thousand_pins_come_and_go_in_batches() {
 fn the_last_operation_on_a_key_wins() {
     node(|node| {
         let steering = node.steering(1);
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         writer.apply(&[
             insert(1, 0),
             remove(1, None),
@@ -133,7 +137,7 @@ fn the_last_operation_on_a_key_wins() {
 fn a_full_map_is_counted_and_nothing_else_is_lost() {
     node(|node| {
         let steering = node.steering(1); // Room for 4096.
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         let inserts: Vec<PinOp> = (0..5000).map(|n| insert(n, 0)).collect();
         let outcome = writer.apply(&inserts);
         assert_eq!(outcome.inserted + outcome.full, 5000, "{outcome:?}");

@@ -265,7 +265,7 @@ fn every_row_holds_in_both_families() {
         let rows = parse(DOCUMENT).expect("docs/steering.md");
         assert!(rows.len() > 30, "only {} rows", rows.len());
         let (steering, ifindex) = bench(node);
-        let mut writer = steering.pin_writer().unwrap();
+        let mut writer = steering.pin_writer(None).unwrap();
         let mut checked = BTreeSet::new();
         for (row, family) in rows
             .iter()
@@ -317,7 +317,9 @@ fn every_row_holds_in_both_families() {
                             writer.apply([&PinOp::Insert {
                                 key,
                                 owner: OWNER,
-                                cookie: 1, terminated: None }]);
+                                cookie: 1,
+                                terminated: None,
+                            }]);
                         }
                         check(&steering, row, (src, dst, l4), ifindex, key.is_some());
                         if let Some(key) = key {
@@ -341,10 +343,12 @@ fn no_pod_hits_anothers_entry() {
         let [family, _] = families();
         let l4 = L4::Udp(4000, 5000);
         let key = pin(family.pod, family.outside, l4, ifindex + 1).unwrap();
-        steering.pin_writer().unwrap().apply([&PinOp::Insert {
+        steering.pin_writer(None).unwrap().apply([&PinOp::Insert {
             key,
             owner: OWNER,
-            cookie: 1, terminated: None }]);
+            cookie: 1,
+            terminated: None,
+        }]);
         let packet = frame(family.pod, family.outside, l4);
         let from_pod = &steering.skel.progs.weft_from_pod;
         let outcome = run(from_pod, &packet, Context::at(ifindex));

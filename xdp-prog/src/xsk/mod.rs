@@ -1,5 +1,6 @@
 //! One AF_XDP socket behind [`PacketIo`]: copy mode, `need_wakeup`, one frame a packet.
 
+use std::num::NonZeroU16;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -8,6 +9,7 @@ use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weft_datapath::{BURST_MAX, FrameBuf, FrameLedger, PacketIo};
 
+use crate::bulk::BulkLane;
 use crate::edge::rings::Rings;
 use crate::edge::sockopt;
 
@@ -152,6 +154,9 @@ pub struct Ready {
 /// the kernel takes it out of the map.
 pub struct XskIo {
     rings: Rings,
+    bulk: Option<BulkLane>,
+    /// Frames queued since the last doorbell, which a packet by the bulk lane would overtake.
+    unrung: bool,
 }
 
 impl XskIo {
@@ -168,7 +173,18 @@ impl XskIo {
         if let Err(error) = sockopt::set_max_tx_budget(rings.fd(), config.ring) {
             tracing::debug!(interface, queue, %error, "transmit budget stays at the kernel's default");
         }
-        Ok(Self { rings })
+        Ok(Self {
+            rings,
+            bulk: None,
+            unrung: false,
+        })
+    }
+
+    /// Takes large packets by this lane, too.
+    #[must_use]
+    pub fn with_bulk(mut self, lane: Option<BulkLane>) -> Self {
+        self.bulk = lane;
+        self
     }
 
     /// The socket, to stand in the `xsks` map or to be polled.
@@ -180,13 +196,20 @@ impl XskIo {
     /// Rings the doorbell of what was queued, too: `poll` itself sends. A signal ends the wait
     /// early.
     pub fn wait(&mut self, timeout: Duration, wakers: &[BorrowedFd<'_>]) -> io::Result<Ready> {
+        if wakers.len() > WAKERS_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         self.rings.reap();
         self.rings.refill();
-        let mut fds: ArrayVec<PollFd<'_>, { WAKERS_MAX + 1 }> = ArrayVec::new();
+        self.unrung = false;
+        let mut fds: ArrayVec<PollFd<'_>, { WAKERS_MAX + 2 }> = ArrayVec::new();
         fds.push(PollFd::from_borrowed_fd(self.rings.fd(), PollFlags::IN));
+        if let Some(lane) = &self.bulk {
+            fds.push(PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN));
+        }
+        let own = fds.len();
         for waker in wakers {
-            fds.try_push(PollFd::from_borrowed_fd(*waker, PollFlags::IN))
-                .map_err(|_| io::ErrorKind::InvalidInput)?;
+            fds.push(PollFd::from_borrowed_fd(*waker, PollFlags::IN));
         }
         let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
         match poll(&mut fds, Some(&timeout)) {
@@ -195,8 +218,8 @@ impl XskIo {
         }
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         Ok(Ready {
-            socket: ready(&fds[0]),
-            waker: fds[1..].iter().any(ready),
+            socket: fds[..own].iter().any(ready),
+            waker: fds[own..].iter().any(ready),
         })
     }
 
@@ -287,7 +310,32 @@ impl PacketIo for XskIo {
 
     #[inline]
     fn send(&mut self, frame: XskFrame) -> Result<(), XskFrame> {
+        self.unrung = true;
         self.rings.send(frame)
+    }
+
+    fn has_bulk(&self) -> bool {
+        self.bulk.is_some()
+    }
+
+    fn receive_bulk<R>(&mut self, take: impl FnOnce(&mut [u8], bool) -> R) -> Option<R> {
+        let (frame, verified) = self.bulk.as_mut()?.receive()?;
+        Some(take(frame, verified))
+    }
+
+    fn send_bulk(
+        &mut self,
+        len: usize,
+        segment: NonZeroU16,
+        write: impl FnOnce(&mut [u8]),
+    ) -> bool {
+        if self.unrung {
+            let _ = self.rings.kick(); // What was sent before comes before.
+            self.unrung = false;
+        }
+        self.bulk
+            .as_mut()
+            .is_some_and(|lane| lane.send(len, segment, write))
     }
 
     #[inline]
@@ -304,6 +352,7 @@ impl PacketIo for XskIo {
         // A doorbell fails only when the interface has gone or is down, which control sees: nothing
         // is lost that the ledger would not show, and the next flush tries again.
         let _ = self.rings.kick();
+        self.unrung = false;
         self.rings.reap();
         self.rings.refill();
     }

@@ -181,6 +181,7 @@ proptest! {
                     Err(InsertError::Full) => prop_assert_eq!(model.len(), 24),
                     Err(InsertError::Share) => prop_assert!(false, "slot 0 has no share"),
                     Err(InsertError::ServiceShare) => prop_assert!(model.len() >= 4 * (24 - model.len())),
+                    Err(InsertError::NoPort) => prop_assert!(false, "the table looks for none"),
                 }
             } else if let Some(id) = model.remove(&port) {
                 table.remove(id);

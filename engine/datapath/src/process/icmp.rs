@@ -1,6 +1,6 @@
 //! What becomes of ICMP, of other protocols to a VIP, and of packets whose hop count is used up.
 
-use super::{Claim, Way, ingress, replied, sender, to_kernel, way_back, way_on};
+use super::{Claim, TooLong, Way, ingress, replied, sender, to_kernel, way_back, way_on};
 use crate::answer::{self, ErrorKind};
 use crate::flow::{Direction, FlowId};
 use crate::icmp::{IcmpMessage, Kind, Quoted, translate_error};
@@ -98,7 +98,7 @@ fn known_error(
     quoted: &Quoted,
     id: FlowId,
     direction: Direction,
-    state: &State,
+    state: &mut State,
 ) -> Verdict {
     let Some(flow) = state.flows.at(id) else {
         return Verdict::Drop(DropReason::UnknownFlow);
@@ -113,15 +113,17 @@ fn known_error(
             return to_kernel(frame, back, KernelReason::OlderThanEnrolment, state);
         }
         Way::Here => {
-            return match message.longest(frame.bytes()) {
-                Some(mtu) => Verdict::Terminate(Claim::TooLong {
-                    flow: id,
-                    from: direction,
-                    mtu,
-                    sequence: quoted.sequence(frame.bytes()),
-                }),
-                None => Verdict::Drop(DropReason::IcmpTerminated),
+            let ends = flow.key(direction).zip(flow.answer(direction));
+            let (Some(mtu), Some((key, answer))) = (message.longest(frame.bytes()), ends) else {
+                return Verdict::Drop(DropReason::IcmpTerminated);
             };
+            state.too_long = Some(TooLong {
+                key,
+                answer,
+                mtu,
+                sequence: quoted.sequence(frame.bytes()),
+            });
+            return Verdict::Terminate(Claim::TooLong);
         }
     };
     let (seen, other) = match direction {

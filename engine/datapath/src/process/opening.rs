@@ -76,7 +76,15 @@ fn to_vip(
     if ends_here {
         return Verdict::Terminate(Claim::Stack); // Nothing is remembered before the client has answered.
     }
-    match open_service(service, Stage::L4, key, pod, packet.hops(), now, tables, state) {
+    match open_service(
+        (service, Stage::L4),
+        key,
+        pod,
+        packet.hops(),
+        now,
+        tables,
+        state,
+    ) {
         Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
         Err(reason) => Verdict::Drop(reason),
     }

@@ -1,7 +1,7 @@
 //! Flows that end here: what the TCP stack and the flow table tell each other of their connections.
 
 use crate::choice::open_service;
-use crate::flow::{Direction, FlowId};
+use crate::flow::FlowId;
 use crate::tables::Stage;
 use crate::{DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, Protocol, State, Tables};
 
@@ -34,7 +34,7 @@ impl State {
             Stage::L4 => Stage::Tcp(Default::default()), // As it was when the client began.
             stage => stage,
         };
-        open_service(service, stage, key, pod, HOPS, now, tables, self)
+        open_service((service, stage), key, pod, HOPS, now, tables, self)
     }
 
     /// The connection whose peer's packets have this key is over. With both, the flow is.
@@ -56,10 +56,5 @@ impl State {
             flow.close(now);
             self.flows.settle(id);
         }
-    }
-
-    /// The key of the packets that come from that end of the flow.
-    pub fn end_of(&self, id: FlowId, from: Direction) -> Option<FlowKey> {
-        self.flows.at(id)?.key(from)
     }
 }

@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(10_800);
 fn tables(net: Net, algorithm: Algorithm, hosts: &[u8], affinity: Option<Duration>) -> Tables {
     let mut builder = TablesBuilder::new();
     for host in 1..10 {
-        builder.add_pod(pod(10 + host, Stage::Settled));
+        builder.add_pod(pod(10 + host, Standing::Settled));
     }
     builder.set_epochs(epochs());
     for (id, port) in [(1, SERVED), (2, BY_KERNEL)] {

@@ -8,7 +8,7 @@ use crate::support::*;
 
 /// The node's address towards every pod is known.
 fn with_node() -> Tables {
-    let pods = [CLIENT, BACKEND_1, BACKEND_2].map(|ifindex| (ifindex, Stage::Settled));
+    let pods = [CLIENT, BACKEND_1, BACKEND_2].map(|ifindex| (ifindex, Standing::Settled));
     let mut builder = builder(&pods, Algorithm::Maglev);
     for net in Net::BOTH {
         for (ifindex, _) in pods {
@@ -114,7 +114,7 @@ fn svc_44_what_is_not_answered() {
             let verdict = run(&mut frame, START, &settled(), &mut state);
             assert_eq!(verdict, expected);
         }
-        let pods = [(CLIENT, Stage::Settled)];
+        let pods = [(CLIENT, Standing::Settled)];
         let mut builder = builder(&pods, Algorithm::Maglev);
         builder.set_vip_echo(false);
         let off = builder.build(2).unwrap();
@@ -261,7 +261,9 @@ fn told(ifindex: u32, attempts: u16, now: Now, tables: &Tables, state: &mut Stat
 /// sends no more than ever, however many pods ask.
 #[test]
 fn svc_03_csm_07_one_pod_does_not_use_up_the_icmp_errors_of_another() {
-    let pods: Vec<(u32, Stage)> = (11..31).map(|ifindex| (ifindex, Stage::Settled)).collect();
+    let pods: Vec<(u32, Standing)> = (11..31)
+        .map(|ifindex| (ifindex, Standing::Settled))
+        .collect();
     let tables = builder(&pods, Algorithm::Maglev).build(1).unwrap();
     let mut state = state(1);
     let told = |ifindex, now, state: &mut State| told(ifindex, 200, now, &tables, state);

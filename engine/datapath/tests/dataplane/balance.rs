@@ -30,7 +30,7 @@ fn spread(algorithm: Algorithm, weights: &[u16], flows: u16) -> Vec<u32> {
         backends,
         options: ServiceOptions::default(),
     });
-    builder.add_pod(pod(CLIENT, Stage::Settled));
+    builder.add_pod(pod(CLIENT, Standing::Settled));
     builder.set_epochs(epochs()).set_members(vec![1; 256]);
     let tables = builder.build(1).unwrap();
     let config = StateConfig {
@@ -150,7 +150,7 @@ fn svc_43_least_connections_forgets_what_has_ended() {
         backends: backends.clone(),
         options: ServiceOptions::default(),
     });
-    builder.add_pod(pod(CLIENT, Stage::Settled));
+    builder.add_pod(pod(CLIENT, Standing::Settled));
     builder.set_epochs(epochs()).set_members(vec![1; 256]);
     let (tables, mut state) = (builder.build(1).unwrap(), state(1));
     let send = |sport: u16, flags: u8, state: &mut State| {

@@ -22,7 +22,7 @@ fn small_state(workers: u16) -> State {
 }
 
 fn node() -> Tables {
-    let pods = [CLIENT, BACKEND_1, BACKEND_2, 15, 16].map(|ifindex| (ifindex, Stage::Settled));
+    let pods = [CLIENT, BACKEND_1, BACKEND_2, 15, 16].map(|ifindex| (ifindex, Standing::Settled));
     builder(&pods, Algorithm::Random).build(1).unwrap()
 }
 
@@ -69,7 +69,7 @@ fn share_of_one(tables: &Tables, state: &mut State, now: Now) -> usize {
 fn a_million_flows_through_a_small_table_leak_nothing() {
     let generations = [node(), {
         let mut next = builder(
-            &[(CLIENT, Stage::Settled), (BACKEND_1, Stage::Settled)],
+            &[(CLIENT, Standing::Settled), (BACKEND_1, Standing::Settled)],
             Algorithm::Random,
         );
         let mut moved = epochs();

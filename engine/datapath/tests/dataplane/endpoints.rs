@@ -63,7 +63,7 @@ fn tables(net: Net, proto: Protocol, ends: &[End], gone: &[u32], reset: bool) ->
 }
 
 fn support_pod(ifindex: u32) -> Pod {
-    pod(ifindex, Stage::Settled)
+    pod(ifindex, Standing::Settled)
 }
 
 fn question(net: Net, proto: Protocol, sport: u16, flags: u8) -> Spec {

@@ -23,7 +23,7 @@ fn open(proto: Protocol) -> Spec {
 #[test]
 fn svc_01_ports_behind_extension_headers_reach_a_service() {
     for proto in [Protocol::Tcp, Protocol::Udp] {
-        let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+        let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
         let plain = open(proto).payload(b"hello");
         let sent = extended(plain.punted(CLIENT, Hook::FromPod), &HEADERS);
         let mut frame = sent.clone();
@@ -56,7 +56,7 @@ fn svc_03_an_unused_port_behind_extension_headers_is_rejected() {
         Spec::tcp(net.pod(1), 40000, net.vip(80), UNUSED, SYN),
         Spec::udp(net.pod(1), 40000, net.vip(80), UNUSED),
     ] {
-        let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+        let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
         let mut frame = extended(spec.punted(CLIENT, Hook::FromPod), &HEADERS);
         let verdict = run(&mut frame, START, &tables, &mut state);
         assert_eq!(verdict, Verdict::Reply);
@@ -67,7 +67,7 @@ fn svc_03_an_unused_port_behind_extension_headers_is_rejected() {
 /// Whatever cuts the headers short is a named drop that leaves the frame alone (`run` compares).
 #[test]
 fn every_truncation_behind_extension_headers_is_a_named_drop() {
-    let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+    let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
     let frame = extended(open(Protocol::Tcp).punted(CLIENT, Hook::FromPod), &HEADERS);
     for len in 54..frame.len() {
         let mut cut = frame[..len].to_vec();

@@ -20,8 +20,8 @@ fn a_flow_keeps_its_backend() {
     // The next generation has no service at all.
     let mut builder = TablesBuilder::following(&first);
     builder
-        .add_pod(pod(CLIENT, Stage::Draining))
-        .add_pod(pod(BACKEND_1, Stage::Settled))
+        .add_pod(pod(CLIENT, Standing::Draining))
+        .add_pod(pod(BACKEND_1, Standing::Settled))
         .set_epochs(epochs());
     let second = builder.build(2).unwrap();
     let mut frame = to_vip(ACK);
@@ -46,7 +46,7 @@ fn a_moved_epoch_ends_the_flow() {
     state.pin_ops.clear();
     let mut moved = epochs();
     moved[backend as usize] = 2;
-    let mut builder = builder(&[(CLIENT, Stage::Settled)], Algorithm::Maglev);
+    let mut builder = builder(&[(CLIENT, Standing::Settled)], Algorithm::Maglev);
     builder.set_epochs(moved);
     let tables = builder.build(2).unwrap();
     assert_eq!(
@@ -216,7 +216,7 @@ fn a_handshake_that_never_ends_is_forgotten_soon() {
 #[test]
 fn an_older_flow_stays_the_kernels_after_the_grace() {
     for net in Net::BOTH {
-        let (tables, mut state) = (tables(Stage::Grace, Stage::Settled), state(1));
+        let (tables, mut state) = (tables(Standing::Grace, Standing::Settled), state(1));
         let tuple = Tuple {
             src: net.pod(1),
             dst: net.pod(2),

@@ -260,7 +260,7 @@ fn svc_35_fragments_of_a_removed_flow_are_dropped() {
     driver.push(&pieces[0], START);
     let mut epochs = epochs();
     epochs[BACKEND_1 as usize] += 1;
-    let pods = [(CLIENT, Stage::Settled), (BACKEND_1, Stage::Settled)];
+    let pods = [(CLIENT, Standing::Settled), (BACKEND_1, Standing::Settled)];
     let mut builder = builder(&pods, Algorithm::Maglev);
     builder.set_epochs(epochs);
     driver.tables = builder.build(2).unwrap();
@@ -319,7 +319,7 @@ proptest! {
     #[test]
     fn svc_35_every_truncation_of_a_fragment_is_a_named_drop(v6: bool, at in 0usize..3) {
         let net = if v6 { Net::V6 } else { Net::V4 };
-        let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+        let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
         let frame = &asked(net, 1, 2900)[at];
         for len in 0..frame.len() {
             let verdict = run(&mut frame[..len].to_vec(), START, &tables, &mut state);

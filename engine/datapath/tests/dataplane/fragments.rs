@@ -21,7 +21,7 @@ pub struct Driver {
 impl Driver {
     pub fn new(workers: u16) -> Self {
         Self {
-            tables: tables(Stage::Settled, Stage::Settled),
+            tables: tables(Standing::Settled, Standing::Settled),
             state: state(workers),
             counters: Counters::default(),
             released: 0,
@@ -416,7 +416,7 @@ fn svc_35_a_first_fragment_finds_the_worker_that_owns_its_flow() {
 fn svc_35_what_is_the_kernels_in_one_piece_is_so_in_fragments() {
     for net in Net::BOTH {
         let mut driver = Driver::new(1);
-        driver.tables = tables(Stage::Draining, Stage::Settled);
+        driver.tables = tables(Standing::Draining, Standing::Settled);
         let asked = question(net, 40000, SERVED, 4000).punted(CLIENT, Hook::FromPod);
         let pieces = cut(&asked, 1, PIECE);
         for at in [2, 0, 1] {
@@ -427,7 +427,7 @@ fn svc_35_what_is_the_kernels_in_one_piece_is_so_in_fragments() {
         assert!(sent.iter().all(|f| egress(f) == Egress::reingress(CLIENT)));
         assert_eq!(whole(&sent)[12..], whole(&pieces)[12..]);
 
-        driver.tables = tables(Stage::Grace, Stage::Settled);
+        driver.tables = tables(Standing::Grace, Standing::Settled);
         let old = Spec::tcp(net.pod(1), 9, net.vip(80), SERVED, ACK).payload(&text(2000));
         for piece in cut(&old.punted(CLIENT, Hook::FromPod), 2, 1000) {
             driver.push(&piece, START);

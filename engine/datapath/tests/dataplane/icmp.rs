@@ -397,14 +397,14 @@ fn svc_34_an_error_of_no_known_flow() {
             quote(&quoted),
         );
         for (stage, expected) in [
-            (Stage::Settled, Verdict::Drop(DropReason::UnknownFlow)),
+            (Standing::Settled, Verdict::Drop(DropReason::UnknownFlow)),
             (
-                Stage::Grace,
+                Standing::Grace,
                 Verdict::Kernel(KernelReason::OlderThanEnrolment),
             ),
-            (Stage::Draining, Verdict::Kernel(KernelReason::Draining)),
+            (Standing::Draining, Verdict::Kernel(KernelReason::Draining)),
         ] {
-            let tables = tables(stage, Stage::Settled);
+            let tables = tables(stage, Standing::Settled);
             let verdict = verdict(&tables, &mut state, &message, CLIENT, Hook::FromPod);
             assert_eq!(verdict, expected);
         }
@@ -435,7 +435,7 @@ fn svc_34_csm_07_errors_of_older_flows_and_at_their_last_hop() {
         let verdict = verdict(&tables, &mut state, &last, BACKEND_1, Hook::FromPod);
         assert_eq!(verdict, Verdict::Drop(DropReason::TtlExpired));
 
-        let tables = crate::support::tables(Stage::Grace, Stage::Grace);
+        let tables = crate::support::tables(Standing::Grace, Standing::Grace);
         let mut state = crate::support::state(1);
         let older = Spec::udp(net.pod(1), 5, net.pod(2), 6);
         let mut frame = older.punted(CLIENT, Hook::FromPod);

@@ -27,7 +27,7 @@ fn svc_28_k_21_a_known_flow_is_translated_out_of_its_window() {
             (ONE_BACKEND, (BACKEND_1, Hook::FromPod)),
             (BY_KERNEL, (CLIENT, Hook::ToPod)),
         ] {
-            let tables = tables(Stage::Settled, Stage::Settled);
+            let tables = tables(Standing::Settled, Standing::Settled);
             let mut state = state(1);
             let there = Spec::tcp(net.pod(1), 40000, net.vip(80), port, SYN);
             let mut frame = there.punted(CLIENT, Hook::FromPod);
@@ -65,7 +65,7 @@ fn svc_28_k_21_a_known_flow_is_translated_out_of_its_window() {
 #[test]
 fn svc_28_k_21_an_unknown_segment_is_never_forwarded() {
     for net in Net::BOTH {
-        let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+        let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
         for (to, port) in [
             (net.vip(80), SERVED),
             (net.vip(80), WITHOUT_BACKENDS),

@@ -202,7 +202,7 @@ const PARTS: usize = 9;
 /// Adds one part; the backends of a service begin at number `turn`.
 fn add_part(builder: &mut TablesBuilder, part: usize, turn: usize) {
     if let Some(ifindex) = [CLIENT, BACKEND_1, BACKEND_2].get(part) {
-        builder.add_pod(pod(*ifindex, Stage::Settled));
+        builder.add_pod(pod(*ifindex, Standing::Settled));
         return;
     }
     let net = Net::BOTH[part % 2];

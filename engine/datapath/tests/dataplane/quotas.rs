@@ -11,7 +11,7 @@ fn tables(max_flows: Option<u32>) -> Tables {
     let net = Net::V4;
     let mut builder = TablesBuilder::new();
     for host in 1..9 {
-        builder.add_pod(pod(10 + host, Stage::Settled));
+        builder.add_pod(pod(10 + host, Standing::Settled));
     }
     builder.set_epochs(epochs());
     for (id, port) in [(1, SERVED), (2, BY_KERNEL)] {

@@ -6,7 +6,7 @@ use weft_datapath::*;
 use crate::support::*;
 
 fn reply(spec: &Spec) -> Vec<u8> {
-    let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+    let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
     let mut frame = spec.punted(CLIENT, Hook::FromPod);
     assert_eq!(
         run(&mut frame, START, &tables, &mut state),
@@ -87,7 +87,7 @@ fn svc_03_svc_04_udp_gets_port_unreachable() {
 
 #[test]
 fn an_answer_that_does_not_fit_is_a_named_drop() {
-    let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+    let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
     let mut frame =
         Spec::udp(Net::V4.pod(1), 40000, Net::V4.vip(80), UNUSED).punted(CLIENT, Hook::FromPod);
     let (original, len) = (frame.clone(), frame.len());
@@ -103,7 +103,7 @@ fn an_answer_that_does_not_fit_is_a_named_drop() {
 
 #[test]
 fn a_wrong_checksum_is_not_answered() {
-    let (tables, mut state) = (tables(Stage::Settled, Stage::Settled), state(1));
+    let (tables, mut state) = (tables(Standing::Settled, Standing::Settled), state(1));
     for net in Net::BOTH {
         for spec in [
             Spec::udp(net.pod(1), 40000, net.vip(80), UNUSED),

@@ -162,7 +162,9 @@ fn several_workers_pin_both_directions_and_hand_over() {
             PinOp::Insert {
                 key,
                 owner: 0,
-                cookie, terminated: None } if *cookie == flow.cookie() => *key,
+                cookie,
+                terminated: None,
+            } if *cookie == flow.cookie() => *key,
             other => panic!("{other:?}"),
         })
         .collect();

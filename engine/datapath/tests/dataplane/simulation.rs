@@ -26,7 +26,7 @@ impl Node {
     fn new() -> Self {
         Self {
             io: MemoryIo::new(256, 2048, 128),
-            tables: tables(Stage::Settled, Stage::Settled),
+            tables: tables(Standing::Settled, Standing::Settled),
             state: state(1),
             counters: Counters::default(),
             now: START,
@@ -54,7 +54,9 @@ impl Node {
                 Verdict::Deliver | Verdict::Reply | Verdict::Kernel(_) => {
                     self.io.send(frame).unwrap()
                 }
-                Verdict::HandOver(_) | Verdict::Hold | Verdict::Drop(_) => self.io.release(frame),
+                Verdict::HandOver(_) | Verdict::Hold | Verdict::Terminate(_) | Verdict::Drop(_) => {
+                    self.io.release(frame)
+                }
             }
         }
         self.state.pin_ops.clear();

@@ -32,7 +32,7 @@ struct Talk {
 impl Talk {
     fn new(net: Net, proto: Protocol) -> Self {
         let builder = builder(
-            &[CLIENT, BACKEND_1, BACKEND_2].map(|pod| (pod, Stage::Settled)),
+            &[CLIENT, BACKEND_1, BACKEND_2].map(|pod| (pod, Standing::Settled)),
             Algorithm::RoundRobin, // A new choice shows: it is never the last one.
         );
         Self {

@@ -47,7 +47,7 @@ fn every_row_is_true() {
 
 fn check(row: &Row, net: Net, case: Case) {
     let mut state = state(1);
-    let settled = tables(Stage::Settled, Stage::Settled);
+    let settled = tables(Standing::Settled, Standing::Settled);
     for mut frame in case.before {
         assert_eq!(
             run(&mut frame, START, &settled, &mut state),
@@ -88,15 +88,15 @@ fn verdict(mut frame: Vec<u8>, tables: &Tables, state: &mut State) -> Verdict {
 }
 
 /// The stages of (client, others) that a row's enrolment stands for, and whether the worker was away.
-fn stages(row: &Row) -> Vec<(Stage, Stage, bool)> {
+fn stages(row: &Row) -> Vec<(Standing, Standing, bool)> {
     let away = matches!(row.enrolment, Enrolment::Grace | Enrolment::Any);
     let here = enrolments(row).into_iter().map(|(a, b)| (a, b, false));
-    here.chain(away.then_some((Stage::Settled, Stage::Settled, true)))
+    here.chain(away.then_some((Standing::Settled, Standing::Settled, true)))
         .collect()
 }
 
-fn enrolments(row: &Row) -> Vec<(Stage, Stage)> {
-    use Stage::{Draining, Grace, Settled};
+fn enrolments(row: &Row) -> Vec<(Standing, Standing)> {
+    use Standing::{Draining, Grace, Settled};
     let both_count = matches!(
         row.destination,
         Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp
@@ -108,7 +108,8 @@ fn enrolments(row: &Row) -> Vec<(Stage, Stage)> {
         (Draining, Grace),
         (Grace, Draining),
     ];
-    let take = |list: &[(Stage, Stage)]| list[..if both_count { list.len() } else { 1 }].to_vec();
+    let take =
+        |list: &[(Standing, Standing)]| list[..if both_count { list.len() } else { 1 }].to_vec();
     match row.enrolment {
         Enrolment::Grace => take(&grace),
         Enrolment::Settled => vec![(Settled, Settled)],
@@ -477,7 +478,7 @@ fn other_protocols(net: Net, frame: Vec<u8>) -> Vec<Frames> {
 /// A v4-mapped address inside IPv6 is never looked up, even where it spells a VIP or a pod.
 #[test]
 fn a_mapped_address_is_the_kernels() {
-    let tables = tables(Stage::Settled, Stage::Settled);
+    let tables = tables(Standing::Settled, Standing::Settled);
     let mut frame =
         Spec::tcp(Net::V6.pod(1), 4, Net::V6.vip(80), SERVED, SYN).punted(CLIENT, Hook::FromPod);
     frame[22..38].copy_from_slice(&Net::V4.pod(1).0);

@@ -86,13 +86,13 @@ impl Net {
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Standing {
     Grace,
     Settled,
     Draining,
 }
 
-impl Stage {
+impl Standing {
     fn state(self) -> PodState {
         match self {
             Self::Grace => PodState::Enrolled {
@@ -106,7 +106,7 @@ impl Stage {
     }
 }
 
-pub fn pod(ifindex: u32, stage: Stage) -> Pod {
+pub fn pod(ifindex: u32, stage: Standing) -> Pod {
     let host = (ifindex - 10) as u8;
     let addresses = Net::BOTH.map(|net| net.pod(host)).into();
     Pod {
@@ -156,7 +156,7 @@ pub fn epochs() -> Vec<u32> {
 }
 
 /// The pods given and the services of every test: VIPs 80 and 81 with the ports above, TCP and UDP.
-pub fn builder(pods: &[(u32, Stage)], algorithm: Algorithm) -> TablesBuilder {
+pub fn builder(pods: &[(u32, Standing)], algorithm: Algorithm) -> TablesBuilder {
     let mut builder = TablesBuilder::new();
     let mut id = 0;
     for net in Net::BOTH {
@@ -195,7 +195,7 @@ pub fn builder(pods: &[(u32, Stage)], algorithm: Algorithm) -> TablesBuilder {
     builder
 }
 
-pub fn tables(client: Stage, others: Stage) -> Tables {
+pub fn tables(client: Standing, others: Standing) -> Tables {
     builder(
         &[(CLIENT, client), (BACKEND_1, others), (BACKEND_2, others)],
         Algorithm::Maglev,
@@ -206,7 +206,7 @@ pub fn tables(client: Stage, others: Stage) -> Tables {
 
 /// Every pod enrolled for long.
 pub fn settled() -> Tables {
-    tables(Stage::Settled, Stage::Settled)
+    tables(Standing::Settled, Standing::Settled)
 }
 
 pub fn state(workers: u16) -> State {

@@ -148,12 +148,14 @@ pub(super) const CASES: &[(&str, &str)] = &[
         "node.toml:2: workers.fast_path: \"on\" is not one of \"off\"",
     ),
     (
-        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"http\" },\n  { name = \"c\", port = 82, stage = \"tcp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n]\n",
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"http\" },\n  { name = \"c\", port = 82, stage = \"tcp\", protocol = \"udp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n  { name = \"e\", port = 84, source = \"node\" },\n  { name = \"f\", port = 85, stage = \"tcp\", source = \"pod\" },\n]\n",
         "node.toml:4: service[0].algorithm: \"least_conn\" is not one of \"maglev\", \"round_robin\", \"random\", \"least_connections\"\n\
          node.toml:7: service[0].ports[0].protocol: \"sctp\" is not one of \"tcp\", \"udp\"\n\
          node.toml:8: service[0].ports[1].stage: \"http\" is not available yet in this version\n\
-         node.toml:9: service[0].ports[2].stage: \"tcp\" is not available yet in this version\n\
-         node.toml:10: service[0].ports[3].stage: \"tls\" is not available yet in this version",
+         node.toml:9: service[0].ports[2].stage: only TCP ports have a stage other than \"l4\"\n\
+         node.toml:10: service[0].ports[3].stage: \"tls\" is not available yet in this version\n\
+         node.toml:11: service[0].ports[4].source: with stage = \"l4\" backends see the client: `source` is for \"tcp\"\n\
+         node.toml:12: service[0].ports[5].source: \"pod\" is not one of \"client\", \"node\"",
     ),
     // Durations.
     (

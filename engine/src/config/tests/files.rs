@@ -52,3 +52,11 @@ fn a_file_that_cannot_be_read_hides_no_errors_of_others() {
          c.toml:2: file: not UTF-8 text"
     );
 }
+
+/// XDS-04: a reload that names a device by mistake is refused, and takes no more memory than a file may.
+#[test]
+fn xds_04_a_file_without_end_is_refused() {
+    let errors = load(&[PathBuf::from("/dev/zero")], None).unwrap_err();
+    let expected = "/dev/zero:1: file: cannot be read: longer than 256 MiB";
+    assert_eq!(errors.to_string(), expected);
+}

@@ -14,7 +14,7 @@ use toml::Value;
 
 use super::super::{
     Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Location, Node, Pod, Poll,
-    Protocol, Service, ServicePort, Stage, TargetPort, Workers,
+    Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 
 /// Any valid configuration; the places in it are empty.
@@ -219,13 +219,21 @@ fn port() -> impl Strategy<Value = ServicePort> {
         protocol,
         any::<u16>(),
         target_port,
+        prop_oneof![
+            Just(Stage::L4),
+            Just(Stage::Tcp(UpstreamSource::Client)),
+            Just(Stage::Tcp(UpstreamSource::Node)),
+        ],
     )
-        .prop_map(|(name, protocol, port, target_port)| ServicePort {
+        .prop_map(|(name, protocol, port, target_port, stage)| ServicePort {
             name,
             protocol,
             port,
             target_port,
-            stage: Stage::L4,
+            stage: match protocol {
+                Protocol::Tcp => stage,
+                Protocol::Udp => Stage::L4,
+            },
         })
 }
 
@@ -328,9 +336,14 @@ fn render_port(port: &ServicePort) -> String {
         TargetPort::Named(name) => string(name),
     };
     let protocol = string(port.protocol.name());
+    let stage = match port.stage {
+        Stage::L4 => "stage = \"l4\"",
+        Stage::Tcp(UpstreamSource::Client) => "stage = \"tcp\"",
+        Stage::Tcp(UpstreamSource::Node) => "stage = \"tcp\", source = \"node\"",
+    };
     let port = port.port;
     format!(
-        "{{ {name}protocol = {protocol}, port = {port}, target_port = {target_port}, stage = \"l4\" }}"
+        "{{ {name}protocol = {protocol}, port = {port}, target_port = {target_port}, {stage} }}"
     )
 }
 

@@ -17,7 +17,11 @@ fn a_full_table_is_forgotten_within_seconds_on_an_idle_node() {
     for workers in [1, 2] {
         let mut bench = bench_for(workers, 256, 128, 1 << 16);
         let worker = &mut bench.workers[0];
-        assert_eq!(worker.nap(Now::default()), HEARTBEAT_LIMIT / 4, "nothing to forget");
+        assert_eq!(
+            worker.nap(Now::default()),
+            HEARTBEAT_LIMIT / 4,
+            "nothing to forget"
+        );
         let mut now = at(0);
         for first in (0..FLOWS).step_by(BURST_MAX) {
             for sport in first..FLOWS.min(first + BURST_MAX as u16) {

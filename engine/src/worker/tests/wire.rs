@@ -154,7 +154,9 @@ impl Steering {
     pub fn apply(&mut self, asked: &Pins) {
         for op in asked.0.lock().unwrap().drain(..) {
             match op {
-                PinOp::Insert { key, owner, cookie, .. } => {
+                PinOp::Insert {
+                    key, owner, cookie, ..
+                } => {
                     self.inserted += 1;
                     let Some((before, _)) = self.pins.insert(key, (owner, cookie)) else {
                         continue;

@@ -1,0 +1,301 @@
+//! A client pod, a server pod and a node that carries the traffic in one way, set up for one measurement after
+//! another.
+
+use super::path::PathKind;
+use super::placement::{CORES, Placement};
+use super::scenario::{Node, Probe};
+use super::services::{
+    self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, once_port,
+};
+use super::{
+    Effort, Sample, bulk, config_update, connections, flood, idle_memory, new_flows, priority,
+    real_time, round_trip,
+};
+use crate::balancer::Balancer;
+use crate::binaries;
+use crate::command::run;
+use crate::config::Config;
+use crate::conntrack;
+use crate::kubeproxy;
+use crate::lab::{Family, Lab, Pod, pick, vips};
+use crate::nftables;
+use crate::proxy::Proxy;
+use crate::wait::{START_LIMIT, wait_until};
+use crate::weft::Weft;
+use anyhow::{Context, Result};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+/// A client pod, a server pod and the node between them.
+#[derive(Debug)]
+pub struct Topology {
+    path: PathKind,
+    /// What the node knows.
+    knows: Node,
+    effort: Effort,
+    /// The ports of the measured service in the kernel's rules, where the path has any.
+    installed: Vec<ServicePort>,
+    /// The node process of the placement it runs in; it starts and stops with its turns.
+    weft: Option<Weft>,
+    /// The load balancer, likewise.
+    balancer: Option<Balancer>,
+    /// The proxy, likewise.
+    proxy: Option<Proxy>,
+    /// The sender.
+    pub client: Pod,
+    /// The receiver.
+    pub server: Pod,
+    /// The lab; it goes last.
+    pub lab: Lab,
+}
+
+impl Topology {
+    /// Makes the pods and their servers on a node that knows as much as `knows` says.
+    pub fn new(path: PathKind, knows: Node, effort: Effort) -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let (client, server) = (lab.pod("client")?, lab.pod("server")?);
+        // Single packets shall leave the pod, not super-packets that the receiver would count as one.
+        run(client.namespace.command("ethtool").args([
+            "-K",
+            "eth0",
+            "tx-udp-segmentation",
+            "off",
+        ]))?;
+        serve(&mut lab, &server)?;
+        let topology = Self {
+            path,
+            knows,
+            effort,
+            installed: Vec::new(),
+            weft: None,
+            balancer: None,
+            proxy: None,
+            client,
+            server,
+            lab,
+        };
+        topology.wait_for_servers()?;
+        Ok(topology)
+    }
+
+    /// Measures once.
+    pub fn measure(&mut self, probe: Probe, placement: &Placement) -> Result<Sample> {
+        let ports = services::ports(self.knows.services, probe);
+        self.install(&ports)?;
+        self.forget_connections()?;
+        self.steer(placement.rps_core)?;
+        if let Some((core, poll)) = placement.process {
+            self.start(core, poll, &ports)?;
+        }
+        if self.path == PathKind::Ebpf {
+            self.balancer = Some(self.balance(&ports)?);
+        }
+        let sample = match probe {
+            Probe::Flood(family) => flood::measure(self, family),
+            Probe::FloodOneCore => flood::measure(self, Family::V4),
+            Probe::Connections => connections::measure(self, placement),
+            Probe::Crowd => connections::measure_crowd(self, placement),
+            Probe::IdleMemory => idle_memory::measure(self, placement),
+            Probe::FreshRoundTrip => round_trip::measure_fresh(self, placement),
+            Probe::Bulk => bulk::measure(self, placement),
+            Probe::NewFlows => new_flows::measure(self),
+            Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
+            Probe::ConfigUpdate => config_update::measure(self),
+            Probe::LookupScale => anyhow::bail!("it needs no topology"),
+        };
+        self.balancer = None;
+        if let Some(proxy) = self.proxy.take() {
+            proxy.stop()?;
+        }
+        if let Some(mut weft) = self.weft.take() {
+            let status = weft.stop()?;
+            anyhow::ensure!(
+                status.success(),
+                "the node process ended with {status}: {}",
+                weft.log()
+            );
+        }
+        sample
+    }
+
+    /// Starts the process that carries the traffic, where the path has one: a node process or a proxy.
+    fn start(&mut self, core: usize, poll: &str, ports: &[ServicePort]) -> Result<()> {
+        let Some(kind) = self.path.proxy() else {
+            let wrapper = real_time(priority::DATAPLANE, &[]);
+            let config = self.config(core, poll, ports);
+            self.weft = Some(Weft::start_under(&self.lab, &config, &wrapper)?);
+            return Ok(());
+        };
+        let core = core.to_string();
+        let wrapper = real_time(priority::DATAPLANE, &["taskset", "-c", &core]);
+        let rules = services::measured(ports, &self.server);
+        let proxy = Proxy::start(&self.lab, kind, &self.client, &rules, &wrapper)?;
+        self.proxy = Some(proxy);
+        Ok(())
+    }
+
+    /// The process that [`Topology::start`] started.
+    pub fn process(&self) -> Result<i32> {
+        match (&self.weft, &self.proxy) {
+            (Some(weft), _) => weft.pid(),
+            (_, Some(proxy)) => proxy.pid(),
+            (None, None) => anyhow::bail!("{} has no process", self.path.id()),
+        }
+    }
+
+    /// The way it is.
+    pub fn path(&self) -> PathKind {
+        self.path
+    }
+
+    /// How much a measurement takes.
+    pub fn effort(&self) -> Effort {
+        self.effort
+    }
+
+    /// What the node knows.
+    pub fn knows(&self) -> Node {
+        self.knows
+    }
+
+    /// The ports of the measured service in the kernel's rules.
+    pub fn installed(&self) -> &[ServicePort] {
+        &self.installed
+    }
+
+    /// The node process, while it runs.
+    pub fn weft(&self) -> Option<&Weft> {
+        self.weft.as_ref()
+    }
+
+    /// The load balancer, while it is attached.
+    pub fn balancer(&self) -> Option<&Balancer> {
+        self.balancer.as_ref()
+    }
+
+    /// Where the client sends to for `port`: the VIP, or the backend itself.
+    pub fn target(&self, family: Family, port: u16) -> SocketAddr {
+        match self.path {
+            PathKind::Direct => self.server.at(family, port),
+            _ => (pick(&vips(VIP), family), port).into(),
+        }
+    }
+
+    /// Every measurement starts with an empty connection table, as Weft starts with an empty flow
+    /// table; so no path pays for the flows of the one before.
+    fn forget_connections(&self) -> Result<()> {
+        if self.path.is_tracked() {
+            conntrack::flush(&self.lab.node)?;
+        }
+        Ok(())
+    }
+
+    /// Flows that the path has entered since the measurement began, where it can say so.
+    pub fn tracked(&self) -> Result<Option<u64>> {
+        if self.path.is_tracked() {
+            return conntrack::count(&self.lab.node).map(Some);
+        }
+        self.balancer.as_ref().map(Balancer::opened).transpose()
+    }
+
+    /// Loads the kernel's rules, unless they are there already.
+    fn install(&mut self, ports: &[ServicePort]) -> Result<()> {
+        if self.installed == ports {
+            return Ok(());
+        }
+        let node = &self.lab.node;
+        let measured = services::measured(ports, &self.server);
+        let (before, after) = services::others(self.knows);
+        match self.path {
+            PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
+            PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
+            // Weft, the balancer and the proxies learn theirs when they start.
+            _ => {}
+        }
+        self.installed = ports.to_vec();
+        Ok(())
+    }
+
+    fn balance(&self, ports: &[ServicePort]) -> Result<Balancer> {
+        let (before, after) = services::others(self.knows);
+        let rules = [before, services::measured(ports, &self.server), after].concat();
+        Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
+    }
+
+    fn config(&self, core: usize, poll: &str, ports: &[ServicePort]) -> Config {
+        let mut config = Config::new();
+        config.workers.cores = vec![core];
+        config.workers.poll = poll.into();
+        // What this path is, whatever the default may be.
+        config.workers.fast_path = "off".into();
+        // The generator's whole rate may come: the limit is not what is measured.
+        config.workers.punt_rate = Some(100_000_000);
+        config
+            .enrol(&self.client, "client")
+            .enrol(&self.server, "server");
+        services::configure(&mut config, self.knows, ports);
+        if self.path == PathKind::Weft {
+            let ports = config.services.iter_mut().flat_map(|s| &mut s.ports);
+            ports.for_each(|port| port.stage = Some("tcp".into()));
+        }
+        config
+    }
+
+    /// Receive packet steering of what the client sends, on the node's side of its veth.
+    fn steer(&self, core: Option<usize>) -> Result<()> {
+        let mask = core.map_or(0, |core| 1_u32 << core);
+        let file = format!(
+            "/sys/class/net/{}/queues/rx-0/rps_cpus",
+            self.client.interface
+        );
+        // `ip netns exec` mounts the /sys of the namespace, which is what this needs.
+        run(Command::new("ip")
+            .args(["netns", "exec", self.lab.node.name(), "sh", "-c"])
+            .arg(format!("echo {mask:x} > {file}")))
+        .map(drop)
+    }
+
+    fn wait_for_servers(&self) -> Result<()> {
+        for port in CORES
+            .into_iter()
+            .flat_map(|core| [echo_port, once_port, crowd_port, bulk_port].map(|port| port(core)))
+        {
+            let to = self.server.at(Family::V4, port);
+            self.client.namespace.enter(|| {
+                wait_until("the servers", START_LIMIT, || {
+                    TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
+                })
+            })??;
+        }
+        Ok(())
+    }
+}
+
+/// Starts every server on every core; those that nobody asks only sleep.
+fn serve(lab: &mut Lab, server: &Pod) -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+    let program = program.to_string_lossy();
+    for core in CORES {
+        let number = core.to_string();
+        let servers = [
+            ("tcp-echo", echo_port(core)),
+            ("udp-echo", datagram_port(core)),
+            ("tcp-once", once_port(core)),
+            ("tcp-crowd", crowd_port(core)),
+        ];
+        for (kind, port) in servers {
+            let port = port.to_string();
+            let words = [&*program, "serve", kind, "--port", &port, "--core", &number];
+            let words = real_time(priority::LOAD, &words);
+            let mut command = server.namespace.command(words[0]);
+            lab.spawn(&format!("{kind}-{core}"), command.args(&words[1..]))?;
+        }
+        let port = bulk_port(core).to_string();
+        // Not in real time: a stream fills its core, and would keep ksoftirqd from it.
+        let mut command = server.namespace.command("iperf3");
+        command.args(["--server", "--port", &port, "--affinity", &number]);
+        lab.spawn(&format!("iperf3-{core}"), &mut command)?;
+    }
+    Ok(())
+}
