@@ -23,7 +23,7 @@ const OTHER: u8 = 42;
 /// The web service and another one, on one backend, at the stage that is tested.
 fn config(fixture: &Fixture) -> Config {
     let mut config = fixture.config();
-    config.workers.heartbeat = Some("500ms".into());
+    config.workers.heartbeat = Some("5s".into());
     config.service("other", OTHER, &[("tcp", PEER_PORT, PEER_PORT)]);
     for service in &mut config.services {
         service.serve_at(fixture.backends[0].ips).stage(STAGE);
