@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::net::{SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -427,6 +427,19 @@ fn sweep_on_signals() -> Result<()> {
     Ok(())
 }
 
+/// Makes sure of a report's file before an hour is spent on what goes into it. What it holds stays until then.
+fn writable(file: &Path) -> std::io::Result<()> {
+    if file.as_os_str() == "-" {
+        return Ok(());
+    }
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    options.open(file).map(drop)
+}
+
 fn bench(options: &Bench) -> Result<()> {
     if options.list {
         for scenario in SCENARIOS {
@@ -446,9 +459,14 @@ fn bench(options: &Bench) -> Result<()> {
     } else {
         Effort::Full
     };
-    let report = Plan::new(&options.scenarios, &options.paths, options.reps, effort)?.run()?;
+    let plan = Plan::new(&options.scenarios, &options.paths, options.reps, effort)?;
+    for file in [&options.json, &options.html].into_iter().flatten() {
+        writable(file).with_context(|| file.display().to_string())?;
+    }
+    let report = plan.run()?;
     let json = write(&options.json, || {
-        Ok(serde_json::to_string_pretty(&report)? + "\n")
+        Ok(serde_json::to_string_pretty(&report)? + "
+")
     })?;
     let html = write(&options.html, || html::render(&report))?;
     if !(json || html) {

@@ -127,7 +127,7 @@ impl Core {
         let now = self.now;
         let known = self.service(service, &options);
         let in_line = known.half_open < known.options.half_open;
-        let (receive, options) = (known.options.receive_buffer, segment.syn_options(frame));
+        let (receive, options) = (known.options.first_receive(), segment.syn_options(frame));
         self.room(service)?;
         if !in_line || self.half_open.is_full() {
             let iss = self.secret.cookie(key, segment.seq, &options, now);
@@ -186,7 +186,7 @@ impl Core {
         };
         let (key, route, options) = (entry.key, entry.route(), entry.options);
         let (numbers, service) = ((entry.iss, entry.peer), entry.service);
-        let receive = self.options(service).receive_buffer;
+        let receive = self.options(service).first_receive();
         self.counters.count(Event::SynAckRepeated);
         self.syn_ack(&key, route, numbers, &options, receive);
     }
@@ -269,7 +269,7 @@ impl Core {
         frame: &mut [u8],
     ) -> Result<Fate, DropReason> {
         let (now, service) = (self.now, agreed.service);
-        let capacity = self.options(service).receive_buffer;
+        let capacity = self.options(service).first_receive();
         let (key, mtu) = (agreed.key, agreed.mtu);
         let mut wire = Wire::new(&key.tuple, agreed.iss, mtu, capacity);
         wire.synchronise(&key.tuple, agreed.peer, &agreed.options);

@@ -39,6 +39,9 @@ pub struct ServiceOptions {
     pub receive_buffer: usize,
     /// Bytes of a socket's send buffer; cut to 4 KiB..=4 MiB.
     pub send_buffer: usize,
+    /// Bytes of each of the buffers that a connection begins with, if those above are larger: a splice makes them
+    /// grow once it has moved four times as much. Cut to 4 KiB at least.
+    pub first_buffer: usize,
     /// A connection that moved no data for so long is reset.
     pub idle: Option<Duration>,
     /// Keep-alives, if wanted.
@@ -55,10 +58,18 @@ impl Default for ServiceOptions {
             time_wait: u32::MAX,
             receive_buffer: 64 << 10,
             send_buffer: 64 << 10,
+            first_buffer: usize::MAX,
             idle: None,
             keepalive: None,
             clock_scale: 20,
         }
+    }
+}
+
+impl ServiceOptions {
+    /// Bytes of a connection's first receive buffer.
+    pub(crate) fn first_receive(&self) -> usize {
+        self.receive_buffer.min(self.first_buffer)
     }
 }
 

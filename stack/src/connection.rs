@@ -7,6 +7,7 @@ use weft_datapath::Now;
 
 use crate::clock::Clock;
 use crate::config::{Route, ServiceId};
+use crate::grow::Growth;
 use crate::key::Key;
 use crate::live::{Buffers, Live};
 use crate::seq::Seq;
@@ -59,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) held: bool,
     /// The device segments what it sends.
     pub(crate) segmentation: bool,
+    /// Its SYN was sent again because the peer was in TIME-WAIT.
+    pub(crate) knocked: bool,
     /// Keep-alives sent since the peer was last heard.
     pub(crate) keepalives: u8,
     /// When the peer was last heard, and when it began to owe an answer.
@@ -74,6 +77,7 @@ pub(crate) struct Connection {
     pub(crate) challenge_at: Now,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
+    pub(crate) growth: Growth,
     /// The other end of a splice.
     pub(crate) spliced: Option<u32>,
     /// It was spliced once: whoever did it asks for its end.
@@ -96,6 +100,7 @@ impl Connection {
             reset_due: false,
             held: true,
             segmentation: false,
+            knocked: false,
             keepalives: 0,
             heard_at: now,
             owed_since: None,
@@ -105,6 +110,7 @@ impl Connection {
             challenge_at: Now::default(),
             reader: None,
             writer: None,
+            growth: Growth::default(),
             spliced: None,
             joined: false,
         }
@@ -217,9 +223,10 @@ impl Connection {
 
     /// Buffers of its sockets.
     pub(crate) fn buffers(&self, send: usize) -> Buffers {
+        let own = self.growth.send;
         Buffers {
             receive: self.wire.capacity as usize,
-            send,
+            send: if own == 0 { send } else { own.min(send) },
         }
     }
 }

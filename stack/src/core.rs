@@ -115,6 +115,7 @@ impl Core {
         service.options.receive_buffer =
             options.receive_buffer.clamp(*BUFFER.start(), *BUFFER.end());
         service.options.send_buffer = options.send_buffer.clamp(*BUFFER.start(), *BUFFER.end());
+        service.options.first_buffer = options.first_buffer.max(*BUFFER.start());
         service
     }
 
@@ -145,8 +146,12 @@ impl Core {
     }
 
     /// Takes a connection in, after [`Self::room`] said that it may be.
-    pub(crate) fn add(&mut self, hash: u64, connection: Connection) -> Option<u32> {
+    pub(crate) fn add(&mut self, hash: u64, mut connection: Connection) -> Option<u32> {
         let service = usize::from(connection.service.0);
+        let options = &self.services[service].options;
+        if options.first_buffer < options.send_buffer {
+            connection.growth.send = options.first_buffer;
+        }
         let id = self.connections.insert(connection)?;
         let (connections, secret) = (&self.connections, &self.secret);
         let rehash = |id: &u32| {
@@ -284,6 +289,13 @@ impl Core {
             return;
         }
         self.pump(id);
+        if self
+            .connections
+            .get(id)
+            .is_some_and(|found| found.spliced.is_some())
+        {
+            self.grow(id);
+        }
         self.notify(id);
         self.arm(id);
     }

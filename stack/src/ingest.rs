@@ -14,6 +14,7 @@ use crate::key::Key;
 use crate::reason::{DropReason, Event, Fate};
 use crate::segment::Segment;
 use crate::seq::Seq;
+use crate::wire::Wire;
 
 /// Time between two challenges of one connection (RFC 5961 section 7). There is no limit over all of them, which
 /// strangers could measure (CVE-2016-5696).
@@ -202,7 +203,11 @@ impl Core {
         }
         if segment.ack.is_some() && !answers {
             let tag = connection.key.tag;
-            return self.reset_for(&segment, tag);
+            let fate = self.reset_for(&segment, tag)?;
+            if !simultaneous && !segment.syn() {
+                self.knock_again(id);
+            }
+            return Ok(fate);
         }
         if simultaneous {
             if !segment.syn() && segment.seq != connection.wire.base {
@@ -231,6 +236,25 @@ impl Core {
         }
         self.feed_opening(id, &segment, frame);
         Ok(Fate::Delivered)
+    }
+
+    /// The peer answered our SYN with the ACK of an old connection in TIME-WAIT, which the reset has just ended: so the
+    /// SYN goes out again at once, rather than after a second. Once, so that two that disagree do not go on for ever.
+    fn knock_again(&mut self, id: u32) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if std::mem::replace(&mut connection.knocked, true) {
+            return;
+        }
+        let (wire, tuple) = (&connection.wire, connection.key.tuple);
+        let capacity = wire.capacity as usize;
+        connection.wire = Wire::new(&tuple, wire.una, connection.mtu, capacity);
+        self.drop_socket(id);
+        if self.wake(id).is_ok() {
+            self.enqueue(id);
+            self.arm(id);
+        }
     }
 
     /// Gives the socket a SYN, or the ACK that ends a handshake. Data with a SYN is not taken: its sender repeats it.

@@ -12,6 +12,7 @@ mod config;
 mod connection;
 mod core;
 mod device;
+mod grow;
 mod half_open;
 mod header;
 mod ingest;

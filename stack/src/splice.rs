@@ -44,9 +44,12 @@ impl Core {
             return;
         };
         let waits = source.readable() > 0 || source.fin && sink.sending();
-        if !waits || sink.phase != Phase::Open || sink.reset_due {
+        if !waits || sink.phase != Phase::Open || sink.reset_due || self.grow(to) {
             return;
         }
+        let Some(sink) = self.connections.get(to) else {
+            return;
+        };
         if sink.live.is_none() && self.wake(to).is_err() {
             return self.starved.push_back(to);
         }
@@ -66,6 +69,7 @@ impl Core {
         if moved > 0 || closes {
             self.enqueue(from);
             self.enqueue(to);
+            self.note_moved(from, to, moved);
         }
     }
 

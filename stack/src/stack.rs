@@ -374,7 +374,7 @@ impl Core {
             self.time_wait.forget(hash, &key);
             self.counters.count(Event::TimeWaitReused);
         }
-        let capacity = self.options(connect.service).receive_buffer;
+        let capacity = self.options(connect.service).first_receive();
         let wire = Wire::new(tuple, iss, connect.route.mtu, capacity);
         let connection = Connection::new(key, connect.route.mtu, connect.service, wire, self.now);
         let limit = ConnectError::Limit(DropReason::ConnectionLimit);

@@ -171,3 +171,16 @@ fn every_scenario_is_listed_and_unknown_ones_are_named() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_report_that_cannot_be_written_is_named_before_anything_is_measured() -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not built")?;
+    let file = "/proc/nowhere/report.json";
+    let wrong = Command::new(&program)
+        .args(["bench", "l4-bulk", "--json", file])
+        .output()?;
+    let said = String::from_utf8(wrong.stderr)?;
+    ensure!(!wrong.status.success() && said.contains(file), "{said}");
+    ensure!(!said.contains("[1/"), "it began: {said}");
+    Ok(())
+}

@@ -33,7 +33,7 @@ fn amb01_enrolling_and_unenrolling_under_load_fails_and_misroutes_nothing() -> R
             weft.reload(&config)?;
             progress(&loads, 20)?;
         }
-        flawless(loads)?;
+        flawless(loads).with_context(|| weft.text(&["status"]).unwrap_or_default())?;
         weft.audit().map(drop)
     })
 }

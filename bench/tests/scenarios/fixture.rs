@@ -173,6 +173,10 @@ pub fn flawless(loads: Vec<Load>) -> Result<Vec<Tally>> {
     Ok(tallies)
 }
 
+/// Real-time priority for the node process: what a busy machine keeps from a worker overflows its ring, and is not
+/// what the scenario is about.
+pub const REAL_TIME: [&str; 3] = ["chrt", "-f", "20"];
+
 /// Whether scenarios run at full length (`make soak`) instead of for seconds.
 pub fn soak() -> bool {
     std::env::var("WEFT_LAB_SOAK").is_ok_and(|soak| soak == "true")

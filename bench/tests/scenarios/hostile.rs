@@ -1,7 +1,7 @@
 //! Hostile pods: broken frames, forged tuples, floods. Others' flows go on, and every frame is counted.
 
-use crate::fixture::{Fixture, WEB, flawless, progress, soak, web, with_weft};
-use anyhow::{Result, ensure};
+use crate::fixture::{Fixture, REAL_TIME, WEB, flawless, progress, soak, web, with_weft};
+use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -159,7 +159,7 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
         for pod in &attackers {
             config.enrol(pod, "attacker");
         }
-        let weft = Weft::start(&fixture.lab, &config)?;
+        let weft = Weft::start_under(&fixture.lab, &config, &REAL_TIME)?;
         let mut talks = talks(&fixture)?;
         let loads = fixture.loads(Duration::from_millis(5));
         let targets = targets(&fixture);
@@ -206,7 +206,7 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
             outcome.map(|()| sent)
         })?;
         ensure!(sent > 20_000, "only {sent} frames were sent");
-        flawless(loads)?;
+        flawless(loads).with_context(|| weft.text(&["status"]).unwrap_or_default())?;
         still_there(&mut talks)?;
         thread::sleep(Duration::from_millis(200));
         for name in ["src_spoof", "malformed", "unknown_flow", "replied"] {

@@ -301,12 +301,13 @@ fn csm07_traceroute_shows_the_node_and_then_the_service() -> Result<()> {
         // Another address, by which the node reaches the client from now on: Weft hears of that.
         for (family, new) in [(Family::V4, "192.168.7.99"), (Family::V6, "fd00:7::99")] {
             let (pod, new) = (fixture.client.ip(family), new.parse::<IpAddr>()?);
-            let (prefix, scope) = match family {
-                Family::V4 => (32, "scope link"),
-                Family::V6 => (128, ""),
+            // Without nodad, the address may still be tentative when the route asks for it.
+            let (prefix, scope, dad) = match family {
+                Family::V4 => (32, "scope link", ""),
+                Family::V6 => (128, "", "nodad"),
             };
             fixture.lab.node.ip(&format!(
-                "addr add {new}/{prefix} dev lo\n\
+                "addr add {new}/{prefix} dev lo {dad}\n\
                  route replace {pod}/{prefix} dev {} {scope} src {new}\n",
                 fixture.client.interface
             ))?;

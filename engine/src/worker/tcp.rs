@@ -16,9 +16,11 @@ use super::{PinSink, Worker};
 /// Bytes of the longest IP packet that a connection sends or asks for, until its path turns out to carry less. What a
 /// peer's SYN says bounds it, too, so that a pod with a smaller MTU gets no more than that.
 const ROUTE_MTU: u16 = 1_500;
-/// Bytes of each of a connection's buffers while it is not idle. Large enough to be mapped by itself, so that it costs what
-/// of it is used.
+/// Bytes of each of a connection's buffers once it has moved some data. Large enough to be mapped by itself, so that it
+/// costs what of it is used.
 const BUFFER: usize = 256 << 10;
+/// Bytes of those that it begins with: most connections are short, and mapping memory costs more than they do.
+const FIRST_BUFFER: usize = 16 << 10;
 /// Places of the transmit ring that are left to packets that are passed on: as many as a step can send before its
 /// doorbell.
 const RESERVE: usize = 4 * BURST_MAX;
@@ -349,6 +351,7 @@ fn limits(service: &weft_datapath::ServicePort) -> ServiceOptions {
         connections: flows.saturating_mul(2), // One to the client and one to the backend.
         receive_buffer: BUFFER,
         send_buffer: BUFFER,
+        first_buffer: FIRST_BUFFER,
         ..ServiceOptions::default()
     }
 }

@@ -107,7 +107,8 @@ fn a_tuple_in_our_time_wait_is_opened_again_by_us() {
 
 #[test]
 fn a_peer_in_time_wait_that_does_not_take_the_syn_is_opened_after_its_ack() {
-    // Beyond what the clock of our numbers covers: the old ACK is answered with a reset, and the SYN comes again.
+    // Beyond what the clock of our numbers covers, as after a restart: the old ACK is answered with a reset, which ends
+    // TIME-WAIT there, and the SYN comes again at once.
     let mut host = Host::new(&config(1), small());
     let now = weft_datapath::Now::from_nanos(7_000_000_000);
     let stream = host.connect(&Net::both()[0], 40_000, now);
@@ -128,6 +129,15 @@ fn a_peer_in_time_wait_that_does_not_take_the_syn_is_opened_after_its_ack() {
     host.poll(now);
     let reset = Tcp::read(&host.wire.frames.pop_front().unwrap());
     assert_eq!((reset.flags, reset.seq), (RST, old.ack));
+    let again = Tcp::read(&host.wire.frames.pop_front().unwrap());
+    assert_eq!((again.flags, again.seq), (SYN, syn.seq));
+    assert_eq!(again.options, syn.options);
+    // Only once: what answers with the same again gets a reset, and the SYN waits for its timeout.
+    host.receive(old.frame(), now).unwrap();
+    host.poll(now);
+    let reset = Tcp::read(&host.wire.frames.pop_front().unwrap());
+    assert_eq!((reset.flags, reset.seq), (RST, old.ack));
+    assert!(host.wire.frames.is_empty());
     let later = now + Duration::from_millis(1_010);
     host.poll(later);
     let again = Tcp::read(&host.wire.frames.pop_front().unwrap());

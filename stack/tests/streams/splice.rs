@@ -93,6 +93,72 @@ impl Chain {
     }
 }
 
+/// Sends `bytes` from one end to the other.
+fn carry(chain: &mut Chain, from: &Stream, to: &Stream, bytes: &[u8]) {
+    let (mut said, mut heard) = (0, Vec::new());
+    for _ in 0..100_000 {
+        said += write(from, &bytes[said..]);
+        chain.exchange();
+        heard.extend(read(to).0);
+        chain.now = chain.now + Duration::from_micros(100);
+        if heard.len() == bytes.len() {
+            break;
+        }
+    }
+    assert!(heard == bytes, "{} of {}", heard.len(), bytes.len());
+}
+
+/// Buffers begin small and grow for a connection that moves data, in each direction by itself, whatever the other does.
+#[test]
+fn buffers_grow_with_what_they_carry() {
+    let mut chain = Chain::new();
+    chain.proxy.listeners.0.first_buffer = 4 << 10;
+    chain.proxy.listeners.0.receive_buffer = 64 << 10;
+    chain.proxy.listeners.0.send_buffer = 64 << 10;
+    let (client, server) = chain.open();
+    let sockets = |chain: &Chain| chain.proxy.event(Event::Woken);
+    let before = sockets(&chain);
+    carry(&mut chain, &client, &server, &pattern(10_000));
+    assert_eq!(sockets(&chain), before, "little was moved");
+    carry(&mut chain, &client, &server, &pattern(200_000));
+    let up = sockets(&chain);
+    assert!(
+        (1..=2).contains(&(up - before)),
+        "one end receives, the other sends: {}",
+        up - before
+    );
+    carry(&mut chain, &server, &client, &pattern(200_000));
+    let down = sockets(&chain);
+    assert!((1..=2).contains(&(down - up)), "and back: {}", down - up);
+    carry(&mut chain, &client, &server, &pattern(200_000));
+    carry(&mut chain, &server, &client, &pattern(200_000));
+    assert_eq!(sockets(&chain), down, "grown once and for all");
+}
+
+#[test]
+fn buffers_grow_with_both_directions_busy() {
+    let mut chain = Chain::new();
+    chain.proxy.listeners.0.first_buffer = 4 << 10;
+    chain.proxy.listeners.0.receive_buffer = 64 << 10;
+    chain.proxy.listeners.0.send_buffer = 64 << 10;
+    let (client, server) = chain.open();
+    let (up, down) = (pattern(400_000), pattern(300_000));
+    let (mut said, mut answered) = (0, 0);
+    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+    for _ in 0..100_000 {
+        said += write(&client, &up[said..]);
+        answered += write(&server, &down[answered..]);
+        chain.exchange();
+        at_server.extend(read(&server).0);
+        at_client.extend(read(&client).0);
+        chain.now = chain.now + Duration::from_micros(100);
+        if (at_server.len(), at_client.len()) == (up.len(), down.len()) {
+            break;
+        }
+    }
+    assert!(at_server == up && at_client == down);
+}
+
 #[test]
 fn env_03_bytes_pass_both_ways_and_halves_close_by_themselves() {
     let mut chain = Chain::new();

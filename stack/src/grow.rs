@@ -1,0 +1,76 @@
+//! Buffers that grow: a joined connection begins with small ones, and gets large ones once it has moved some data.
+//!
+//! A socket's buffers have the size that it was made with, so a larger one takes another socket. That costs nothing but
+//! its memory where a connection is idle for a moment: nothing in flight, nothing in a buffer. Where data comes from, that
+//! is so after every acknowledgement; where it goes to, the splice waits once until all that was sent has arrived.
+
+use crate::connection::Connection;
+use crate::core::Core;
+
+/// How often a buffer's size has to have passed through it before it grows.
+const TURNS: u64 = 4;
+
+/// What of a connection's buffers is to grow.
+#[derive(Copy, Clone, Default, Debug)]
+pub(crate) struct Growth {
+    /// Bytes of its send buffer now; 0: as its service has them.
+    pub(crate) send: usize,
+    /// Bytes received and sent with the buffers there are.
+    moved: [u64; 2],
+}
+
+impl Core {
+    /// Counts what was moved from one connection to another.
+    pub(crate) fn note_moved(&mut self, from: u32, to: u32, bytes: usize) {
+        for (id, way) in [(from, 0), (to, 1)] {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.growth.moved[way] += bytes as u64;
+            }
+        }
+    }
+
+    /// Gives the connection larger buffers if it has earned them and can take them; whether the splice is to wait until
+    /// it can, because what it sends would keep it from ever being idle.
+    pub(crate) fn grow(&mut self, id: u32) -> bool {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return false;
+        };
+        let options = &self.services[usize::from(connection.service.0)].options;
+        let growth = connection.growth;
+        let earned =
+            |size: usize, most: usize, moved: u64| size < most && moved >= TURNS * size as u64;
+        let receive = connection.wire.capacity as usize;
+        let receives = earned(receive, options.receive_buffer, growth.moved[0]);
+        let sends = growth.send != 0 && earned(growth.send, options.send_buffer, growth.moved[1]);
+        if connection.live.is_none() || !receives && !sends {
+            return false;
+        }
+        if !connection.idle() {
+            let arrived = connection.all_arrived();
+            if sends && arrived {
+                connection.growth.moved[1] = 0; // Its peer sends, too: another time.
+            }
+            return sends && !arrived;
+        }
+        if receives {
+            connection.wire.capacity = options.receive_buffer as u32;
+        }
+        if sends {
+            connection.growth.send = 0;
+        }
+        connection.growth.moved = [0; 2];
+        self.drop_socket(id);
+        false
+    }
+}
+
+impl Connection {
+    /// Nothing that was written is in the buffer or in flight.
+    fn all_arrived(&self) -> bool {
+        let queued = self
+            .live
+            .as_ref()
+            .map_or(0, |live| live.socket().send_queue());
+        queued == 0 && !self.wire.outstanding()
+    }
+}
