@@ -12,6 +12,7 @@ use crate::binaries;
 use crate::command::run;
 use crate::impairment::Impairment;
 use crate::lab::{Lab, Pod, PodOptions, address, mac, quiet_ipv6};
+use crate::measure::priority;
 use crate::namespace::Namespace;
 use crate::tools::link::LinkCounters;
 use crate::wait::{START_LIMIT, wait_until};
@@ -150,8 +151,11 @@ struct Link {
 impl Link {
     fn start(middle: &Namespace, up: Impairment, down: Impairment) -> Result<Self> {
         let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+        // A network does not wait for a processor.
         let mut child = middle
-            .command(program)
+            .command("chrt")
+            .args(["-f", priority::DATAPLANE])
+            .arg(program)
             .args(["link", "pod", "router"])
             .args(["--up", &up.to_string(), "--down", &down.to_string()])
             .stdin(Stdio::piped())

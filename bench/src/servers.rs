@@ -101,10 +101,14 @@ pub fn once(lab: &mut Lab, pod: &Pod, wrapper: &[&str]) -> Result<()> {
     listening(&pod.namespace, ONCE_PORT, "the server")
 }
 
-/// The other end of `weft-lab transfer`, on [`TRANSFER_PORT`].
-pub fn transfer(lab: &mut Lab, pod: &Pod) -> Result<()> {
-    let (name, port) = (format!("transfer-{}", pod.name), TRANSFER_PORT.to_string());
-    serve(lab, &pod.namespace, &name, &["transfer", "--port", &port])?;
+/// The other end of `weft-lab transfer`, on [`TRANSFER_PORT`]; under a wrapper, if there is one.
+pub fn transfer(lab: &mut Lab, pod: &Pod, wrapper: &[&str]) -> Result<()> {
+    let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+    let program = program.to_string_lossy();
+    let port = TRANSFER_PORT.to_string();
+    let words = [wrapper, &[&program, "serve", "transfer", "--port", &port]].concat();
+    let name = format!("transfer-{}", pod.name);
+    lab.spawn(&name, pod.namespace.command(words[0]).args(&words[1..]))?;
     listening(&pod.namespace, TRANSFER_PORT, "the server of transfers")
 }
 

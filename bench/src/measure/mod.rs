@@ -317,6 +317,6 @@ fn conduct_in_real_time() -> Result<()> {
 }
 
 /// `words` under SCHED_FIFO at `priority`, to be run inside a namespace.
-fn real_time<'a>(priority: &'a str, words: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn real_time<'a>(priority: &'a str, words: &[&'a str]) -> Vec<&'a str> {
     [&["chrt", "-f", priority], words].concat()
 }

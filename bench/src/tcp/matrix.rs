@@ -2,11 +2,19 @@
 
 use super::case::Case;
 use super::report::{Cell, Report, Run, Side};
-use super::world::{Wish, World};
+use super::world::{World, service};
+use crate::binaries;
+use crate::command::finish;
 use crate::lab::{self, Family};
 use crate::machine::Machine;
+use crate::measure::{priority, real_time};
 use crate::progress::Progress;
+use crate::tools::transfer::Transfer;
 use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+/// How long one transfer may take.
+const RUN_LIMIT: Duration = Duration::from_secs(300);
 
 /// What to measure.
 #[derive(Debug)]
@@ -41,10 +49,11 @@ impl Matrix {
     /// Measures.
     pub fn run(&self) -> Result<Report> {
         let _alone = lab::exclusive()?;
-        let mut linux = World::new()?;
+        let mut linux = World::under(&real_time(priority::LOAD, &[]))?;
         linux.kube_proxy()?;
-        let mut weft = World::new()?;
-        let node = weft.weft(self.stage.as_deref())?;
+        let mut weft = World::under(&real_time(priority::LOAD, &[]))?;
+        let wrapper = real_time(priority::DATAPLANE, &[]);
+        let node = weft.weft_under(self.stage.as_deref(), &wrapper)?;
         let turns: Vec<(Case, Side)> = self
             .cases
             .iter()
@@ -61,7 +70,10 @@ impl Matrix {
                 cell.linux
                     .push(self.measure(&mut linux, *case, *side).context("Linux")?);
                 let run = self.measure(&mut weft, *case, *side);
-                cell.weft.push(run.with_context(|| node.log())?);
+                cell.weft.push(run.with_context(|| {
+                    let status = node.text(&["status"]).unwrap_or_default();
+                    format!("{}{status}Weft", node.log())
+                })?);
             }
         }
         Ok(Report {
@@ -75,11 +87,25 @@ impl Matrix {
 
     fn measure(&self, world: &mut World, case: Case, side: Side) -> Result<Run> {
         world.impair(case.impairment()?)?;
-        let (service, mode) = side.transfer();
-        let wish = Wish::bytes(mode, self.bytes / case.part);
-        let found = world
-            .transfer(service, Family::V4, wish)
-            .with_context(|| format!("{}, {}", case.id, side.id()))?;
+        let (number, mode) = side.transfer();
+        let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
+        let [program, to, bytes] = [
+            program.to_string_lossy().into_owned(),
+            service(number, Family::V4).to_string(),
+            (self.bytes / case.part).to_string(),
+        ];
+        let words = [&program, "transfer", &to, mode.id(), "--bytes", &bytes];
+        let words = real_time(priority::LOAD, &words);
+        let client = &world.client.pod.namespace;
+        let finished = finish(client.command(words[0]).args(&words[1..]), RUN_LIMIT)?;
+        ensure!(
+            finished.success(),
+            "{}, {}: {}",
+            case.id,
+            side.id(),
+            finished.stderr.trim()
+        );
+        let found: Transfer = serde_json::from_str(&finished.stdout)?;
         Ok(Run {
             goodput: found.goodput,
             seconds: found.seconds,

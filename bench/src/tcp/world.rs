@@ -36,6 +36,11 @@ pub struct World {
 impl World {
     /// Makes them, with perfect links.
     pub fn new() -> Result<Self> {
+        Self::under(&[])
+    }
+
+    /// As [`World::new`], its servers under a wrapper.
+    pub fn under(wrapper: &[&str]) -> Result<Self> {
         let mut lab = Lab::new()?;
         let perfect = Impairment::default();
         let client = lab.far_pod("client", perfect, perfect)?;
@@ -45,7 +50,7 @@ impl World {
             settle(&pod.namespace)?;
         }
         for pod in [&near, &far.pod] {
-            servers::transfer(&mut lab, pod)?;
+            servers::transfer(&mut lab, pod, wrapper)?;
         }
         Ok(Self {
             client,
@@ -65,9 +70,10 @@ impl World {
     /// Everything enrolled, and the two services at `stage`: `tcp`, or `None` for what it is without one.
     pub fn config(&self, stage: Option<&str>) -> Config {
         let mut config = Config::new();
-        // Nobody's rate is measured here, and a machine that does much else is no dead worker.
+        // Nobody's rate is measured here, and a machine that does much else is no dead worker: the kernel would reset
+        // what ends in it.
         config.workers.punt_rate = Some(100_000_000);
-        config.workers.heartbeat = Some("500ms".into());
+        config.workers.heartbeat = Some("5s".into());
         config
             .enrol(&self.client.pod, "client")
             .enrol(&self.near, "near")
@@ -83,7 +89,12 @@ impl World {
 
     /// Starts the node process with [`World::config`].
     pub fn weft(&self, stage: Option<&str>) -> Result<Weft> {
-        Weft::start(&self.lab, &self.config(stage))
+        self.weft_under(stage, &[])
+    }
+
+    /// As [`World::weft`], under a wrapper.
+    pub fn weft_under(&self, stage: Option<&str>, wrapper: &[&str]) -> Result<Weft> {
+        Weft::start_under(&self.lab, &self.config(stage), wrapper)
     }
 
     /// Lets the kernel serve the services, by kube-proxy's rules.

@@ -4,8 +4,10 @@ use crate::fixture::{Fixture, WEB, soak, web, with_weft};
 use crate::tcp_links::STAGE;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use weft_lab::client::Talk;
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use weft_lab::client::{ANSWER_LIMIT, Talk};
 use weft_lab::command::run;
 use weft_lab::config::Config;
 use weft_lab::conntrack;
@@ -21,7 +23,7 @@ const OTHER: u8 = 42;
 /// The web service and another one, on one backend, at the stage that is tested.
 fn config(fixture: &Fixture) -> Config {
     let mut config = fixture.config();
-    config.workers.heartbeat = Some("500ms".into());
+    config.workers.heartbeat = Some("5s".into());
     config.service("other", OTHER, &[("tcp", PEER_PORT, PEER_PORT)]);
     for service in &mut config.services {
         service.serve_at(fixture.backends[0].ips).stage(STAGE);
@@ -139,6 +141,106 @@ fn u02_one_port_of_a_client_towards_two_services_and_their_backend_itself() -> R
             let mut third = Talk::open_from(client, port + 10, services[0])?;
             assert_eq!(third.greeting.client.ip(), third.local.ip());
             for talk in [&mut first, &mut second, &mut own, &mut third] {
+                assert_eq!(talk.ask()?, talk.greeting);
+            }
+        }
+        weft.audit().map(drop)
+    })
+}
+
+/// A connection that has been served, and that nobody says anything on.
+fn idle(fixture: &Fixture, family: Family) -> Result<TcpStream> {
+    let to = web(family, PEER_PORT);
+    let stream = fixture
+        .client
+        .namespace
+        .enter(|| TcpStream::connect_timeout(&to, ANSWER_LIMIT))??;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    let mut greeting = [0; 64];
+    ensure!((&stream).read(&mut greeting)? > 0, "no greeting");
+    Ok(stream)
+}
+
+#[test]
+fn a_node_process_that_stops_resets_the_connections_that_end_in_it() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let mut weft = Weft::start(&fixture.lab, &config(&fixture))?;
+        let mut streams = Vec::new();
+        for _ in 0..20 {
+            for family in Family::BOTH {
+                streams.push(idle(&fixture, family)?);
+            }
+        }
+        let start = Instant::now();
+        ensure!(weft.stop()?.success(), "{}", weft.log());
+        for mut stream in streams {
+            // Nobody has to say anything to learn of it.
+            let end = stream.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(end, Err(ErrorKind::ConnectionReset));
+        }
+        ensure!(
+            start.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            start.elapsed()
+        );
+        // The backend's ends are gone as well.
+        let left = run(fixture.backends[0].namespace.command("ss").args([
+            "-Hnt",
+            "state",
+            "established",
+        ]))?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
+}
+
+#[test]
+fn amb11_a_change_of_the_stage_concerns_new_connections_only() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let weft = Weft::start(&fixture.lab, &config(&fixture))?;
+        let client = &fixture.client.namespace;
+        let mut talks: Vec<Talk> = Vec::new();
+        let mut ended = 0;
+        for stage in ["tcp", "l4", "tcp", "l4"] {
+            let mut config = config(&fixture);
+            for service in &mut config.services {
+                service.stage(Some(stage));
+            }
+            weft.reload(&config)?;
+            for family in Family::BOTH {
+                for _ in 0..10 {
+                    let talk = Talk::open(client, web(family, PEER_PORT))?;
+                    assert_eq!(talk.greeting.client, talk.local, "{stage}");
+                    talks.push(talk);
+                }
+            }
+            ended += if stage == "tcp" { 20 } else { 0 };
+            assert_eq!(weft.counter("accepted")?, ended, "{stage}");
+            for talk in &mut talks {
+                assert_eq!(talk.ask().context(stage)?, talk.greeting);
+            }
+        }
+        weft.audit().map(drop)
+    })
+}
+
+#[test]
+fn with_source_node_a_backend_sees_the_node() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let mut config = config(&fixture);
+        for service in &mut config.services {
+            service.source("node");
+        }
+        let weft = Weft::start(&fixture.lab, &config)?;
+        for family in Family::BOTH {
+            let mut talks = (0..20)
+                .map(|_| Talk::open(&fixture.client.namespace, web(family, PEER_PORT)))
+                .collect::<Result<Vec<_>>>()?;
+            for talk in &mut talks {
+                assert_ne!(talk.greeting.client.ip(), fixture.client.ip(family));
                 assert_eq!(talk.ask()?, talk.greeting);
             }
         }
