@@ -26,6 +26,24 @@ static __always_inline bool alive(const struct weft_config *cfg, __u32 worker, _
 	return last && (last >= now || now - last <= cfg->heartbeat_limit_ns);
 }
 
+/* Heartbeat limits after which a worker that stopped without a word counts as dead. */
+#define DEAD_AFTER 10
+
+/*
+ * True if the worker will not go on: it said so (0), or has not stepped for long. A stall, which the
+ * heartbeat limit finds, is none: what ends in the worker must outlive that.
+ */
+static __always_inline bool dead(const struct weft_config *cfg, __u32 worker, __u64 now)
+{
+	struct weft_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &worker);
+	__u64 last;
+
+	if (!beat || !cfg->heartbeat_limit_ns)
+		return false;
+	last = *(volatile __u64 *)&beat->last_ns;
+	return !last || (last < now && (now - last) / DEAD_AFTER > cfg->heartbeat_limit_ns);
+}
+
 /*
  * What a SYN takes out of the bucket, in packets. User space spends a few times as long on it as on
  * a packet of a known flow, and a flood is made of nothing else; a pod that works sends many packets

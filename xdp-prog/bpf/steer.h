@@ -76,7 +76,7 @@ static __always_inline bool sole_worker(void)
 	return cfg && cfg->workers == 1;
 }
 
-static __always_inline struct weft_flow_value *pin(const struct packet *packet, __u32 ifindex)
+static __always_inline struct weft_flow_key key_of(const struct packet *packet, __u32 ifindex)
 {
 	struct weft_flow_key key = {
 		.src = packet->src,
@@ -86,6 +86,13 @@ static __always_inline struct weft_flow_value *pin(const struct packet *packet, 
 		.ifindex = ifindex,
 		.proto = packet->proto,
 	};
+
+	return key;
+}
+
+static __always_inline struct weft_flow_value *pin(const struct packet *packet, __u32 ifindex)
+{
+	struct weft_flow_key key = key_of(packet, ifindex);
 
 	return bpf_map_lookup_elem(&pins, &key);
 }

@@ -25,6 +25,7 @@
 #include "steer.h"
 #include "punt.h"
 #include "pair.h"
+#include "reset.h"
 
 /* The kernel is told the GPL half of the choice: some helpers ask for it. */
 char LICENSE[] SEC("license") = "GPL";
@@ -79,6 +80,10 @@ int weft_from_pod(struct __sk_buff *skb)
 			count(WEFT_COUNT_PUNT_RATE, packets);
 			return TCX_DROP;
 		case PUNT_STALE:
+			if (orphaned(skb, &packet, ifindex, &action)) {
+				count(WEFT_COUNT_FROM_POD_ORPHAN, packets);
+				return action;
+			}
 			count(WEFT_COUNT_STALE, packets);
 			break;
 		}
@@ -106,6 +111,10 @@ int weft_to_pod(struct __sk_buff *skb)
 		if (punt(skb, WEFT_TAG_TO_POD, target, packets, false,
 			 bulk_lane(skb, &packet, ifindex), NULL, NULL, &action) == PUNT_SENT) {
 			count(WEFT_COUNT_TO_POD_PUNTED, packets);
+			return action;
+		}
+		if (orphaned(skb, &packet, ifindex, &action)) {
+			count(WEFT_COUNT_TO_POD_ORPHAN, packets);
 			return action;
 		}
 		count(WEFT_COUNT_STALE, packets);

@@ -70,6 +70,7 @@ WEFT_CONST(MODE_OWNER, 0)
  * The same, and its connections end there: `rewrite` says how answers to its packets are injected, and
  * `egress_ifindex` where its large packets go, 0: with all others.
  * `last_seen` is when the last large one went there, written by the program that sent it.
+ * Without its worker the connection is no more, and the hooks reset it (reset.h).
  */
 WEFT_CONST(MODE_TERMINATED, 1)
 
@@ -225,8 +226,8 @@ WEFT_OFFSET(flow_value, tcp_state, 72)
 
 /*
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
- *   from_pod = from_pod_kernel + from_pod_punted + malformed + src_spoof + punt_rate
- *   to_pod   = to_pod_kernel + to_pod_punted
+ *   from_pod = from_pod_kernel + from_pod_punted + from_pod_orphan + malformed + src_spoof + punt_rate
+ *   to_pod   = to_pod_kernel + to_pod_punted + to_pod_orphan
  *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
 #define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
@@ -234,9 +235,11 @@ enum weft_counter {
 WEFT_COUNTER(FROM_POD, "packets that enrolled pods sent, re-ingressed ones not counted again")
 WEFT_COUNTER(FROM_POD_KERNEL, "packets of enrolled pods left to the kernel")
 WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
+WEFT_COUNTER(FROM_POD_ORPHAN, "dropped or reset: their connections ended in a worker that does not step")
 WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
 WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
+WEFT_COUNTER(TO_POD_ORPHAN, "of those, dropped or reset: their connections ended in a worker that does not step")
 WEFT_COUNTER(BULK_PUNTED, "of the packets sent to user space, those in large ones by the bulk lane")
 WEFT_COUNTER(BULK_FRAMES, "those large packets")
 WEFT_COUNTER(STALE, "packets left to the kernel because their worker's heartbeat is stale")
