@@ -28,6 +28,7 @@ struct packet {
 	__u8 error; /* an ICMP error that quotes a packet, and not a fragment */
 	__u32 icmp; /* where its header begins */
 	__u8 opens; /* a TCP SYN without ACK */
+	__u8 vip; /* from a pod to a service's address: filled in by the steering */
 	__u32 l4; /* with `ports`: where the layer 4 header begins, */
 	__u32 payload; /* where what it carries begins, as far as it says, */
 	__u32 end; /* and where the packet ends, without padding */

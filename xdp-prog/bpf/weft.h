@@ -26,7 +26,7 @@
 #define WEFT_CONST(name, value) enum { WEFT_##name = value };
 
 /* Layout version of every pinned map. A different one is refused, never converted. */
-WEFT_CONST(ABI, 1)
+WEFT_CONST(ABI, 2)
 /* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
 WEFT_CONST(MARK, 0x77656674)
 /* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
@@ -51,9 +51,15 @@ WEFT_CONST(IP6_EXTENSION_BYTES_MAX, 256)
  */
 WEFT_CONST(TAG_FROM_POD, 0x06)
 WEFT_CONST(TAG_TO_POD, 0x0a)
+/*
+ * MAC of weft0, "weft" behind a locally administered unicast byte: its upper four bytes and its lower two.
+ * The destination of frames that user space has made itself.
+ */
+WEFT_CONST(WEFT0_MAC_HIGH, 0x02776566)
+WEFT_CONST(WEFT0_MAC_LOW, 0x7400)
 /* Into the pod behind `ifindex`. */
 WEFT_CONST(INJECT_PEER, 1)
-/* Back to where it was punted from, as if Weft had never touched it. */
+/* Back to where it was punted from, as if Weft had never touched it; or, made by user space, as if the pod had sent it. */
 WEFT_CONST(INJECT_REINGRESS, 2)
 /* Reserved: into the node's own stack; to a neighbour of the uplink. Dropped until they exist. */
 WEFT_CONST(INJECT_STACK, 3)
@@ -110,7 +116,8 @@ struct weft_pod {
 struct weft_pod_state {
 	__u64 tat; /* theoretical arrival time of the token bucket (GCRA) */
 	__u8 mac[6]; /* the pod's own MAC, restored on re-ingress */
-	__u8 pad[2];
+	__u8 gateway[6]; /* the MAC by which it reaches services: where what is made in its name goes */
+	__u8 pad[4];
 };
 
 /* endpoints[address]: enrolled pods, and the hairpin addresses with ifindex 0. */
@@ -185,9 +192,10 @@ WEFT_OFFSET(pod, ip6, 4)
 WEFT_OFFSET(pod, flags, 20)
 WEFT_OFFSET(pod, punt_interval_ns, 24)
 WEFT_OFFSET(pod, punt_burst_ns, 32)
-WEFT_SIZE(pod_state, 16)
+WEFT_SIZE(pod_state, 24)
 WEFT_OFFSET(pod_state, tat, 0)
 WEFT_OFFSET(pod_state, mac, 8)
+WEFT_OFFSET(pod_state, gateway, 14)
 WEFT_SIZE(endpoint, 8)
 WEFT_OFFSET(endpoint, ifindex, 0)
 WEFT_OFFSET(endpoint, flags, 4)
