@@ -10,6 +10,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod guard;
 pub mod node;
 pub mod rundir;
 pub mod worker;

@@ -5,12 +5,16 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use thiserror::Error;
 
 /// Where BPF objects are pinned.
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// How long the guard of a dead process may take to see that somebody takes over: it looks every 20 ms.
+const GUARD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a run directory cannot be used.
 #[derive(Debug, Error)]
@@ -87,6 +91,40 @@ impl RunDir {
         self.path.join("lock")
     }
 
+    fn guard_file(&self) -> PathBuf {
+        self.path.join("guard")
+    }
+
+    /// The process that has the lock or had it when it died; `None` once it is cleaned up.
+    pub fn holder(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(self.lock_file()).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// Says that a guard is there, for as long as the file is held.
+    ///
+    /// # Errors
+    /// When there is another, or the file system refuses.
+    pub fn guarded(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true);
+        let file = file.open(self.guard_file())?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(file)
+    }
+
+    /// Waits for the guard of a former process, which ends as soon as it sees that the lock is ours.
+    pub fn await_guard(&self) {
+        let deadline = Instant::now() + GUARD_PATIENCE;
+        while let Ok(file) = File::open(self.guard_file()) {
+            let free = flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+            if free || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Makes the directory (0700) if it is missing and takes its lock, which the kernel drops with
     /// the process.
     ///
@@ -113,12 +151,9 @@ impl RunDir {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let pid = std::fs::read_to_string(&path)
-                    .ok()
-                    .and_then(|t| t.trim().parse().ok());
                 return Err(Error::Taken {
                     path: self.path.clone(),
-                    pid,
+                    pid: self.holder(),
                 });
             }
             Err(error) => return Err(io(&path)(error.into())),
@@ -139,10 +174,15 @@ impl RunDir {
 
     /// The files and directories that are there.
     pub fn existing(&self) -> Vec<PathBuf> {
-        [self.path.clone(), self.socket(), self.lock_file()]
-            .into_iter()
-            .filter(|path| path.exists())
-            .collect()
+        [
+            self.path.clone(),
+            self.socket(),
+            self.lock_file(),
+            self.guard_file(),
+        ]
+        .into_iter()
+        .filter(|path| path.exists())
+        .collect()
     }
 }
 
@@ -157,6 +197,7 @@ impl Lock {
     /// Removes what the node process put there, as its last act.
     pub fn remove(self) {
         let _ = std::fs::remove_file(self.dir.socket());
+        let _ = std::fs::remove_file(self.dir.guard_file());
         let _ = std::fs::remove_file(self.dir.lock_file());
         let _ = std::fs::remove_dir(&self.dir.path); // Fails when somebody else's file is in it.
     }

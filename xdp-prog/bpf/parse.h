@@ -28,7 +28,10 @@ struct packet {
 	__u8 error; /* an ICMP error that quotes a packet, and not a fragment */
 	__u32 icmp; /* where its header begins */
 	__u8 opens; /* a TCP SYN without ACK */
-	__u32 payload; /* where the layer 4 payload begins; of use for GSO packets only */
+	__u8 vip; /* from a pod to a service's address: filled in by the steering */
+	__u32 l4; /* with `ports`: where the layer 4 header begins, */
+	__u32 payload; /* where what it carries begins, as far as it says, */
+	__u32 end; /* and where the packet ends, without padding */
 };
 
 /* Makes `need` bytes readable directly. False: the frame is shorter than that. */
@@ -68,7 +71,9 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 		packet->dport = udp->dest;
 	}
 	packet->ports = 1;
+	packet->l4 = offset;
 	packet->payload = offset + header;
+	packet->end = l3_end;
 	return PARSE_OK;
 }
 

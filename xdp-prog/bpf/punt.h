@@ -26,6 +26,24 @@ static __always_inline bool alive(const struct weft_config *cfg, __u32 worker, _
 	return last && (last >= now || now - last <= cfg->heartbeat_limit_ns);
 }
 
+/* Heartbeat limits after which a worker that stopped without a word counts as dead. */
+#define DEAD_AFTER 10
+
+/*
+ * True if the worker will not go on: it said so (0), or has not stepped for long. A stall, which the
+ * heartbeat limit finds, is none: what ends in the worker must outlive that.
+ */
+static __always_inline bool dead(const struct weft_config *cfg, __u32 worker, __u64 now)
+{
+	struct weft_heartbeat *beat = bpf_map_lookup_elem(&heartbeat, &worker);
+	__u64 last;
+
+	if (!beat || !cfg->heartbeat_limit_ns)
+		return false;
+	last = *(volatile __u64 *)&beat->last_ns;
+	return !last || (last < now && (now - last) / DEAD_AFTER > cfg->heartbeat_limit_ns);
+}
+
 /*
  * What a SYN takes out of the bucket, in packets. User space spends a few times as long on it as on
  * a packet of a known flow, and a flood is made of nothing else; a pod that works sends many packets
@@ -53,16 +71,24 @@ static __always_inline bool conforms(const struct weft_pod *pod, struct weft_pod
 	return true;
 }
 
-/* Remembers the sender's MAC, which the punt overwrites. Written only when it changes. */
-static __always_inline void learn_mac(struct __sk_buff *skb, struct weft_pod_state *state)
+static __always_inline void remember(__u8 *known, const __u8 *mac)
 {
-	__u8 mac[ETH_ALEN];
+	/* Written only when it changes. */
+	if (*(__u16 *)mac != *(__u16 *)known || *(__u16 *)(mac + 2) != *(__u16 *)(known + 2) ||
+	    *(__u16 *)(mac + 4) != *(__u16 *)(known + 4))
+		__builtin_memcpy(known, mac, ETH_ALEN);
+}
 
-	if (bpf_skb_load_bytes(skb, ETH_ALEN, mac, ETH_ALEN))
+/* Remembers the sender's MAC, which the punt overwrites, and to a service the one that leads there. */
+static __always_inline void learn_macs(struct __sk_buff *skb, struct weft_pod_state *state, bool vip)
+{
+	__u8 macs[2][ETH_ALEN] __attribute__((aligned(4)));
+
+	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return;
-	if (*(__u32 *)mac != *(__u32 *)state->mac ||
-	    *(__u16 *)(mac + 4) != *(__u16 *)(state->mac + 4))
-		__builtin_memcpy(state->mac, mac, ETH_ALEN);
+	remember(state->mac, macs[1]);
+	if (vip)
+		remember(state->gateway, macs[0]);
 }
 
 /*
@@ -79,7 +105,7 @@ static __always_inline __u32 bulk_cost(__u32 packets)
  * `*action` is the program's return value.
  */
 static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __u16 target,
-					     __u32 packets, bool opens, __u32 lane,
+					     __u32 packets, bool opens, bool vip, __u32 lane,
 					     const struct weft_pod *pod,
 					     struct weft_pod_state *state, int *action)
 {
@@ -98,7 +124,7 @@ static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __
 		if (pod &&
 		    !conforms(pod, state, lane ? bulk_cost(packets) : packets, opens, now))
 			return PUNT_RATE;
-		learn_mac(skb, state);
+		learn_macs(skb, state, vip);
 	}
 	if (bpf_skb_store_bytes(skb, ETH_ALEN, mac, sizeof(mac), 0))
 		return PUNT_STALE; /* No memory to unshare the header: the kernel may do better. */

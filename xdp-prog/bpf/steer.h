@@ -76,7 +76,7 @@ static __always_inline bool sole_worker(void)
 	return cfg && cfg->workers == 1;
 }
 
-static __always_inline struct weft_flow_value *pin(const struct packet *packet, __u32 ifindex)
+static __always_inline struct weft_flow_key key_of(const struct packet *packet, __u32 ifindex)
 {
 	struct weft_flow_key key = {
 		.src = packet->src,
@@ -86,6 +86,13 @@ static __always_inline struct weft_flow_value *pin(const struct packet *packet, 
 		.ifindex = ifindex,
 		.proto = packet->proto,
 	};
+
+	return key;
+}
+
+static __always_inline struct weft_flow_value *pin(const struct packet *packet, __u32 ifindex)
+{
+	struct weft_flow_key key = key_of(packet, ifindex);
 
 	return bpf_map_lookup_elem(&pins, &key);
 }
@@ -155,7 +162,7 @@ static __always_inline enum steering steer_addressless(const struct packet *pack
 
 /* What an enrolled pod sends. `target` is set with STEER_PUNT. */
 static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
-						    const struct packet *packet,
+						    struct packet *packet,
 						    const struct weft_pod *pod, __u32 ifindex,
 						    __u16 *target)
 {
@@ -172,8 +179,9 @@ static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
 	*target = source_hash(packet);
 	/* Other protocols: only where a VIP must not leak. Fragments may be of a service's reply: only the
 	 * engine knows, once it has the first one. */
-	ours = is_vip(&packet->dst) || ((packet->ports || packet->error || packet->fragment) &&
-					bpf_map_lookup_elem(&endpoints, &packet->dst));
+	packet->vip = is_vip(&packet->dst);
+	ours = packet->vip || ((packet->ports || packet->error || packet->fragment) &&
+				bpf_map_lookup_elem(&endpoints, &packet->dst));
 	if (ours && sole_worker())
 		return STEER_PUNT; /* Whose flow it is makes no difference: `pins` is large and cold. */
 	flow = packet->ports ? pin(packet, ifindex) :

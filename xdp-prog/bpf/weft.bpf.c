@@ -25,6 +25,7 @@
 #include "steer.h"
 #include "punt.h"
 #include "pair.h"
+#include "reset.h"
 
 /* The kernel is told the GPL half of the choice: some helpers ask for it. */
 char LICENSE[] SEC("license") = "GPL";
@@ -70,7 +71,7 @@ int weft_from_pod(struct __sk_buff *skb)
 		state = bpf_map_lookup_elem(&pod_state, &ifindex);
 		if (!state) /* Its MAC could not be given back: leave the packet whole. */
 			break;
-		switch (punt(skb, WEFT_TAG_FROM_POD, target, packets, packet.opens,
+		switch (punt(skb, WEFT_TAG_FROM_POD, target, packets, packet.opens, packet.vip,
 			     bulk_lane(skb, &packet, ifindex), pod, state, &action)) {
 		case PUNT_SENT:
 			count(WEFT_COUNT_FROM_POD_PUNTED, packets);
@@ -79,6 +80,10 @@ int weft_from_pod(struct __sk_buff *skb)
 			count(WEFT_COUNT_PUNT_RATE, packets);
 			return TCX_DROP;
 		case PUNT_STALE:
+			if (orphaned(skb, &packet, ifindex, &action)) {
+				count(WEFT_COUNT_FROM_POD_ORPHAN, packets);
+				return action;
+			}
 			count(WEFT_COUNT_STALE, packets);
 			break;
 		}
@@ -103,9 +108,13 @@ int weft_to_pod(struct __sk_buff *skb)
 	packets = segments(skb, &packet);
 	count(WEFT_COUNT_TO_POD, packets);
 	if (steer_to_pod(skb, &packet, ifindex, &target) == STEER_PUNT) {
-		if (punt(skb, WEFT_TAG_TO_POD, target, packets, false,
+		if (punt(skb, WEFT_TAG_TO_POD, target, packets, false, false,
 			 bulk_lane(skb, &packet, ifindex), NULL, NULL, &action) == PUNT_SENT) {
 			count(WEFT_COUNT_TO_POD_PUNTED, packets);
+			return action;
+		}
+		if (orphaned(skb, &packet, ifindex, &action)) {
+			count(WEFT_COUNT_TO_POD_ORPHAN, packets);
 			return action;
 		}
 		count(WEFT_COUNT_STALE, packets);

@@ -26,7 +26,7 @@
 #define WEFT_CONST(name, value) enum { WEFT_##name = value };
 
 /* Layout version of every pinned map. A different one is refused, never converted. */
-WEFT_CONST(ABI, 1)
+WEFT_CONST(ABI, 2)
 /* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
 WEFT_CONST(MARK, 0x77656674)
 /* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
@@ -51,9 +51,15 @@ WEFT_CONST(IP6_EXTENSION_BYTES_MAX, 256)
  */
 WEFT_CONST(TAG_FROM_POD, 0x06)
 WEFT_CONST(TAG_TO_POD, 0x0a)
+/*
+ * MAC of weft0, "weft" behind a locally administered unicast byte: its upper four bytes and its lower two.
+ * The destination of frames that user space has made itself.
+ */
+WEFT_CONST(WEFT0_MAC_HIGH, 0x02776566)
+WEFT_CONST(WEFT0_MAC_LOW, 0x7400)
 /* Into the pod behind `ifindex`. */
 WEFT_CONST(INJECT_PEER, 1)
-/* Back to where it was punted from, as if Weft had never touched it. */
+/* Back to where it was punted from, as if Weft had never touched it; or, made by user space, as if the pod had sent it. */
 WEFT_CONST(INJECT_REINGRESS, 2)
 /* Reserved: into the node's own stack; to a neighbour of the uplink. Dropped until they exist. */
 WEFT_CONST(INJECT_STACK, 3)
@@ -70,6 +76,7 @@ WEFT_CONST(MODE_OWNER, 0)
  * The same, and its connections end there: `rewrite` says how answers to its packets are injected, and
  * `egress_ifindex` where its large packets go, 0: with all others.
  * `last_seen` is when the last large one went there, written by the program that sent it.
+ * Without its worker the connection is no more, and the hooks reset it (reset.h).
  */
 WEFT_CONST(MODE_TERMINATED, 1)
 
@@ -109,7 +116,8 @@ struct weft_pod {
 struct weft_pod_state {
 	__u64 tat; /* theoretical arrival time of the token bucket (GCRA) */
 	__u8 mac[6]; /* the pod's own MAC, restored on re-ingress */
-	__u8 pad[2];
+	__u8 gateway[6]; /* the MAC by which it reaches services: where what is made in its name goes */
+	__u8 pad[4];
 };
 
 /* endpoints[address]: enrolled pods, and the hairpin addresses with ifindex 0. */
@@ -184,9 +192,10 @@ WEFT_OFFSET(pod, ip6, 4)
 WEFT_OFFSET(pod, flags, 20)
 WEFT_OFFSET(pod, punt_interval_ns, 24)
 WEFT_OFFSET(pod, punt_burst_ns, 32)
-WEFT_SIZE(pod_state, 16)
+WEFT_SIZE(pod_state, 24)
 WEFT_OFFSET(pod_state, tat, 0)
 WEFT_OFFSET(pod_state, mac, 8)
+WEFT_OFFSET(pod_state, gateway, 14)
 WEFT_SIZE(endpoint, 8)
 WEFT_OFFSET(endpoint, ifindex, 0)
 WEFT_OFFSET(endpoint, flags, 4)
@@ -225,8 +234,8 @@ WEFT_OFFSET(flow_value, tcp_state, 72)
 
 /*
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
- *   from_pod = from_pod_kernel + from_pod_punted + malformed + src_spoof + punt_rate
- *   to_pod   = to_pod_kernel + to_pod_punted
+ *   from_pod = from_pod_kernel + from_pod_punted + from_pod_orphan + malformed + src_spoof + punt_rate
+ *   to_pod   = to_pod_kernel + to_pod_punted + to_pod_orphan
  *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
 #define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
@@ -234,9 +243,11 @@ enum weft_counter {
 WEFT_COUNTER(FROM_POD, "packets that enrolled pods sent, re-ingressed ones not counted again")
 WEFT_COUNTER(FROM_POD_KERNEL, "packets of enrolled pods left to the kernel")
 WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
+WEFT_COUNTER(FROM_POD_ORPHAN, "dropped or reset: their connections ended in a worker that does not step")
 WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
 WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
+WEFT_COUNTER(TO_POD_ORPHAN, "of those, dropped or reset: their connections ended in a worker that does not step")
 WEFT_COUNTER(BULK_PUNTED, "of the packets sent to user space, those in large ones by the bulk lane")
 WEFT_COUNTER(BULK_FRAMES, "those large packets")
 WEFT_COUNTER(STALE, "packets left to the kernel because their worker's heartbeat is stale")

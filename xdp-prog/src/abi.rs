@@ -32,7 +32,7 @@ pub(crate) struct Config {
 }
 
 /// `struct weft_heartbeat`.
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Copy, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Heartbeat {
     pub(crate) last_ns: u64,
@@ -56,7 +56,8 @@ pub(crate) struct Pod {
 pub(crate) struct PodState {
     pub(crate) tat: u64,
     pub(crate) mac: [u8; 6],
-    pub(crate) pad: [u8; 2],
+    pub(crate) gateway: [u8; 6],
+    pub(crate) pad: [u8; 4],
 }
 
 /// `struct weft_endpoint`.

@@ -3,6 +3,7 @@
 //! - [`Steering`]: the BPF programs of `bpf/`, their pinned maps and links.
 //! - [`XskIo`]: one AF_XDP socket behind `weft_datapath::PacketIo`.
 //! - [`netlink`]: the punt pair `weft0`/`weft1`, and what interfaces there are.
+//! - [`reset_orphans`]: what becomes of connections that ended in a process that is dead.
 //! - [`owned`] and [`cleanup`]: what Weft holds of the kernel, with or without a running process.
 //!
 //! `unsafe` lives in `edge` only. The layout shared with the BPF programs is described once, in
@@ -16,6 +17,7 @@ mod edge;
 mod links;
 mod maps;
 pub mod netlink;
+mod orphans;
 mod owned;
 mod skel;
 mod steering;
@@ -27,10 +29,12 @@ mod tests;
 pub use abi::Counter;
 pub use bpffs::{BPFFS, ensure_bpffs};
 pub use bulk::{BulkError, BulkLane};
+pub use edge::signals::ignore_ends;
 pub use edge::tap::map_large_blocks;
 pub use links::{Attach, LinkError, attach_tcx_unpinned};
 pub use maps::MapError;
 pub use netlink::PairInfo;
+pub use orphans::{OrphanError, Orphans, reset_orphans};
 pub use owned::{
     CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned, pair_is_foreign,
 };

@@ -78,7 +78,7 @@ pub fn pair_is_foreign(pin_dir: &Path) -> Result<bool, OwnedError> {
     is_foreign(pin_dir, &blocking(netlink::interfaces())?)
 }
 
-fn is_foreign(pin_dir: &Path, interfaces: &[Interface]) -> Result<bool, OwnedError> {
+pub(crate) fn is_foreign(pin_dir: &Path, interfaces: &[Interface]) -> Result<bool, OwnedError> {
     let Some(weft1) = interfaces.iter().find(|i| i.name == WEFT1) else {
         return Ok(false);
     };
@@ -245,7 +245,7 @@ fn pin_files(pin_dir: &Path) -> Result<Vec<(PathBuf, String)>, OwnedError> {
 
 /// Runs netlink to its end on a thread of its own, which shares our network namespace but not the
 /// runtime that we may be called from.
-fn blocking<T: Send>(
+pub(crate) fn blocking<T: Send>(
     work: impl Future<Output = Result<T, NetlinkError>> + Send,
 ) -> Result<T, NetlinkError> {
     let run = || {

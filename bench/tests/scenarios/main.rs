@@ -10,6 +10,7 @@ mod churn;
 mod client_address;
 mod cluster_ip;
 mod command_line;
+mod crash;
 mod endpoints;
 mod enrolment;
 mod failure;

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::admin::view::{Refusal, refusals};
 use crate::admin::{self, Answer, Request};
+use crate::guard;
 use crate::node;
 use crate::rundir::RunDir;
 
@@ -167,9 +168,20 @@ Example:
         #[command(flatten)]
         common: Common,
     },
+    /// Watch over a node process: `weft run` starts it by itself.
+    #[command(hide = true)]
+    Guard {
+        /// The node process.
+        #[arg(long, value_name = "PID")]
+        parent: u32,
+        #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+        log_format: LogFormat,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Remove everything that a dead node process left behind.
     ///
-    /// Run it in the network namespace of the node. Refuses while a node process runs.
+    /// Connections that ended in it are reset.     /// Run it in the network namespace of the node. Refuses while a node process runs.
     Cleanup {
         #[command(flatten)]
         common: Common,
@@ -212,6 +224,17 @@ pub fn main() -> ExitCode {
             Ok(dir) => offline::owned(&dir, common.json),
             Err(error) => failed(&error),
         },
+        Command::Guard {
+            parent,
+            log_format,
+            place,
+        } => {
+            logs(log_format);
+            match RunDir::new(&place.run_dir) {
+                Ok(dir) => return guard::watch(&dir, parent),
+                Err(error) => failed(&error),
+            }
+        }
         Command::Cleanup { common } => match RunDir::new(&common.place.run_dir) {
             Ok(dir) => offline::cleanup(&dir, common.json),
             Err(error) => failed(&error),
@@ -226,7 +249,7 @@ fn failed(error: &dyn std::error::Error) -> Exit {
     Exit::Failed
 }
 
-fn run(files: &[PathBuf], format: LogFormat, place: &Place) -> Exit {
+fn logs(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
@@ -237,11 +260,19 @@ fn run(files: &[PathBuf], format: LogFormat, place: &Place) -> Exit {
         LogFormat::Text => logs.with_target(false).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
+}
+
+fn run(files: &[PathBuf], format: LogFormat, place: &Place) -> Exit {
+    logs(format);
     let dir = match RunDir::new(&place.run_dir) {
         Ok(dir) => dir,
         Err(error) => return failed(&error),
     };
-    match node::run(files, &dir) {
+    let name = match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    match node::run(files, &dir, name) {
         Ok(()) => Exit::Ok,
         Err(node::Error::Config(errors)) => refused(&refusals(&errors), false),
         Err(error) => {

@@ -59,10 +59,16 @@ pub(super) fn cleanup(dir: &RunDir, json: bool) -> Exit {
         Ok(lock) => lock,
         Err(error) => return failed(&error),
     };
+    dir.await_guard();
+    // While the hooks are still there to tell the peers.
+    let reset = weft_xdp::reset_orphans(dir.pins(), || true);
     let cleaned = weft_xdp::cleanup(dir.pins());
     lock.remove();
     if let Err(error) = cleaned {
         return failed(&error);
+    }
+    if let Err(error) = reset {
+        return failed(&error); // All is gone, but somebody may still wait.
     }
     if json {
         print_json(&serde_json::json!({ "removed": before }));

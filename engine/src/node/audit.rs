@@ -92,20 +92,23 @@ impl Reading {
         let workers = self.workers;
         [
             Side {
-                name: "sent by pods = kernel + punted + dropped",
+                name: "sent by pods = kernel + punted + orphaned + dropped",
                 in_flight_max: 0,
                 left: hooks(Counter::FromPod),
                 right: hooks(Counter::FromPodKernel)
                     + hooks(Counter::FromPodPunted)
+                    + hooks(Counter::FromPodOrphan)
                     + hooks(Counter::Malformed)
                     + hooks(Counter::SrcSpoof)
                     + hooks(Counter::PuntRate),
             },
             Side {
-                name: "to pods by the kernel = kernel + punted",
+                name: "to pods by the kernel = kernel + punted + orphaned",
                 in_flight_max: 0,
                 left: hooks(Counter::ToPod),
-                right: hooks(Counter::ToPodKernel) + hooks(Counter::ToPodPunted),
+                right: hooks(Counter::ToPodKernel)
+                    + hooks(Counter::ToPodPunted)
+                    + hooks(Counter::ToPodOrphan),
             },
             Side {
                 name: "punted = to sockets + without socket + lost on the pair + bulk",

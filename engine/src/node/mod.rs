@@ -17,6 +17,7 @@ use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netli
 use crate::admin::{Answer, Call, Listener, Request, micros, view};
 use crate::config::{self, Config, InterfaceInfo};
 use crate::control::{self, Control};
+use crate::guard::{self, Guard};
 use crate::rundir::{self, Lock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
@@ -105,12 +106,12 @@ fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Runs a node process until a signal ends it.
+/// Runs a node process until a signal ends it. `log_format` is for its guard.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on. Whatever it had taken over is the kernel's then: either
 /// because it was given back, or because its heartbeat has stopped.
-pub fn run(files: &[PathBuf], dir: &RunDir) -> Result<(), Error> {
+pub fn run(files: &[PathBuf], dir: &RunDir, log_format: &'static str) -> Result<(), Error> {
     weft_xdp::map_large_blocks(); // The TCP stack's buffers.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -119,9 +120,14 @@ pub fn run(files: &[PathBuf], dir: &RunDir) -> Result<(), Error> {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
         let lock = dir.lock()?;
+        dir.await_guard();
+        // By the programs and the pair of a process that is dead, before either is exchanged.
+        guard::reset_orphans(dir);
+        let guard = Guard::start(dir, log_format);
         match Node::start(files, dir).await {
-            Ok(node) => node.serve(signals, lock).await,
+            Ok(node) => node.serve(signals, lock, guard).await,
             Err(error) => {
+                guard.dismiss(); // Whatever there was has been cleaned up.
                 lock.remove();
                 Err(error)
             }
@@ -246,7 +252,12 @@ impl Node {
         Ok((control, workers, baseline))
     }
 
-    async fn serve(mut self, mut signals: Signals, lock: Lock) -> Result<(), Error> {
+    async fn serve(
+        mut self,
+        mut signals: Signals,
+        lock: Lock,
+        mut guard: Guard,
+    ) -> Result<(), Error> {
         let listener =
             Listener::bind(&self.dir.socket()).map_err(system("cannot open the admin socket"))?;
         let (calls, questions) = mpsc::channel(CALLS);
@@ -260,11 +271,11 @@ impl Node {
             "ready: the traffic of the enrolled pods is ours"
         );
         // On an error everything stays as after a crash: stale heartbeats send packets to the
-        // kernel, and the next start re-adopts what is pinned.
-        self.turn(&mut signals, questions).await?;
+        // kernel, the guard looks after terminated connections, and the next start re-adopts what is pinned.
+        self.turn(&mut signals, questions, &mut guard).await?;
         force_on_second_signal();
         server.abort();
-        self.stop(lock).await;
+        self.stop(lock, guard).await;
         Ok(())
     }
 
@@ -273,6 +284,7 @@ impl Node {
         &mut self,
         signals: &mut Signals,
         mut questions: mpsc::Receiver<Call>,
+        guard: &mut Guard,
     ) -> Result<(), Error> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -303,13 +315,16 @@ impl Node {
                         self.routes = None;
                     }
                 },
-                _ = tick.tick() => self.look_after()?,
+                _ = tick.tick() => {
+                    guard.look_after();
+                    self.look_after()?;
+                }
             }
         }
     }
 
     /// Gives everything back: first the hooks, so that no packet is punted any more, then the rest.
-    async fn stop(mut self, lock: Lock) {
+    async fn stop(mut self, lock: Lock, guard: Guard) {
         tracing::info!("stopping: giving the traffic back to the kernel");
         let pods: Vec<u32> = self
             .control
@@ -329,6 +344,7 @@ impl Node {
         drop(self.workers);
         drop(self.control);
         clean_up(&self.dir);
+        guard.dismiss();
         lock.remove();
         tracing::info!("stopped");
     }

@@ -5,6 +5,8 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+use crate::abi;
+
 use super::{Interface, NetlinkError, Session, features, is};
 
 /// The end that faces the kernel: packets are punted into it, and injected frames come out of it.
@@ -13,10 +15,11 @@ pub const WEFT0: &str = "weft0";
 pub const WEFT1: &str = "weft1";
 
 /// Their MACs, fixed because the first byte tells frames of the node's own stack from punted ones.
-const MACS: [[u8; 6]; 2] = [
-    [0x02, b'w', b'e', b'f', b't', 0],
-    [0x02, b'w', b'e', b'f', b't', 1],
-];
+const MACS: [[u8; 6]; 2] = {
+    let [a, b, c, d] = abi::WEFT0_MAC_HIGH.to_be_bytes();
+    let [_, _, e, f] = abi::WEFT0_MAC_LOW.to_be_bytes();
+    [[a, b, c, d, e, f], [a, b, c, d, e, f + 1]]
+};
 
 /// The largest MTU with which native XDP on a veth keeps a packet in one page: 4096 bytes less 256
 /// of headroom, 320 of `skb_shared_info` and the Ethernet header, `veth_xdp_set()` in Linux. It fits

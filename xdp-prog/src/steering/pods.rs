@@ -96,7 +96,8 @@ impl Steering {
         let fresh = abi::PodState {
             tat: 0,
             mac: [0; 6],
-            pad: [0; 2],
+            gateway: [0; 6],
+            pad: [0; 4],
         };
         self.pod_state.insert_new(&pod.ifindex, &fresh)?;
         self.pods.insert(&pod.ifindex, &entry)?;

@@ -321,6 +321,11 @@ fn weft0_takes_only_what_user_space_encoded() {
             "the pod's own MAC is back, the destination was never touched"
         );
 
+        // What user space has made itself goes where the pod sends what is for services.
+        let mut made = with_source([6, a, b, c, 2, 0]);
+        made[..6].copy_from_slice(&steering.config.pair.weft0_mac);
+        assert_eq!(run(injected, &made, at_weft0).data, syn4());
+
         for mac in [
             POD_MAC,
             [6, a, b, c, 3, 0],
@@ -336,7 +341,7 @@ fn weft0_takes_only_what_user_space_encoded() {
         }
         let counters = steering.counters().unwrap();
         assert_eq!(counters[Counter::InjectedPeer], 1);
-        assert_eq!(counters[Counter::InjectedReingress], 1);
+        assert_eq!(counters[Counter::InjectedReingress], 2);
         assert_eq!(counters[Counter::InjectForeign], 5);
     });
 }

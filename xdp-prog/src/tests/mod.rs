@@ -8,6 +8,7 @@ mod icmp;
 mod lab;
 mod lifecycle;
 mod netlink;
+mod orphans;
 mod packets;
 mod pins;
 mod punt;
