@@ -44,7 +44,7 @@ pub enum Verdict {
 }
 
 /// Why a packet is the TCP stack's.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Claim {
     /// Of a flow that ends here, or to a port whose connections do.
     Stack,
@@ -128,7 +128,7 @@ pub(crate) fn with_ports(
     {
         return known_flow(frame, packet, id, direction, now, state);
     }
-    if state.pin_ops.room() < PIN_OPS_PER_FRAME {
+    if state.room() < PIN_OPS_PER_FRAME {
         return Verdict::Drop(DropReason::PinRoom);
     }
     if let Some((id, direction)) = known
