@@ -55,6 +55,17 @@ pub enum Claim {
     TooLong,
 }
 
+impl Claim {
+    /// The claim of that name in `docs/steering.md`, where [`Stack`](Self::Stack) goes without one.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "perhaps_older" => Some(Self::PerhapsOlder),
+            "too_long" => Some(Self::TooLong),
+            _ => None,
+        }
+    }
+}
+
 /// What a router said of a packet that was sent in a flow that ends here.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct TooLong {
