@@ -38,7 +38,7 @@ impl State {
 
     /// Removes a flow if its owner entries fit in the buffer.
     fn forget(&mut self, id: FlowId) -> bool {
-        if self.pin_ops.room() < ROOM_FOR_BURST + 2 {
+        if self.room() < ROOM_FOR_BURST + 2 {
             return false;
         }
         self.remove(id);

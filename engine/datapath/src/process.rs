@@ -44,7 +44,7 @@ pub enum Verdict {
 }
 
 /// Why a packet is the TCP stack's.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Claim {
     /// Of a flow that ends here, or to a port whose connections do.
     Stack,
@@ -53,6 +53,17 @@ pub enum Claim {
     PerhapsOlder,
     /// An ICMP error: what was sent in a flow that ends here was too long for its path. [`State::too_long`] has more.
     TooLong,
+}
+
+impl Claim {
+    /// The claim of that name in `docs/steering.md`, where [`Stack`](Self::Stack) goes without one.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "perhaps_older" => Some(Self::PerhapsOlder),
+            "too_long" => Some(Self::TooLong),
+            _ => None,
+        }
+    }
 }
 
 /// What a router said of a packet that was sent in a flow that ends here.
@@ -128,7 +139,7 @@ pub(crate) fn with_ports(
     {
         return known_flow(frame, packet, id, direction, now, state);
     }
-    if state.pin_ops.room() < PIN_OPS_PER_FRAME {
+    if state.room() < PIN_OPS_PER_FRAME {
         return Verdict::Drop(DropReason::PinRoom);
     }
     if let Some((id, direction)) = known

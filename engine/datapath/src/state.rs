@@ -84,6 +84,15 @@ impl PinOps {
     }
 }
 
+/// A connection of a terminated flow that is no more.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct Severed {
+    /// The key of packets from its peer.
+    pub key: FlowKey,
+    /// How packets to that peer are injected.
+    pub answer: Inject,
+}
+
 /// What a worker's state is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateConfig {
@@ -112,9 +121,9 @@ pub struct State {
     pub pin_ops: PinOps,
     /// Clients of services with session affinity, and their backends. Of several workers each has the same.
     pub affinity: AffinityTable,
-    /// Terminated flows that are no more, though their connections are not: to be reset. Never more than `pin_ops`
-    /// has removals, so it never grows.
-    pub severed: Vec<FlowKey>,
+    /// Of terminated flows that are no more though their connections are, one of these: to be reset, and the other
+    /// with it. Never more than [`PIN_OPS_MAX`], so it never grows.
+    pub severed: Vec<Severed>,
     /// What the last [`Claim::TooLong`](crate::Claim::TooLong) was about.
     pub too_long: Option<TooLong>,
     pub(crate) worker: u16,
@@ -228,6 +237,12 @@ impl State {
         z ^ z >> 31
     }
 
+    /// Changes of owner entries that still fit, and so do the flows that they sever: one for two removals at most.
+    pub(crate) fn room(&self) -> usize {
+        let severed = PIN_OPS_MAX.saturating_sub(self.severed.len());
+        self.pin_ops.room().min(2 * severed)
+    }
+
     /// Adds a flow and asks for its owner entries.
     pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
         let (owner, cookie) = (flow.owner, flow.cookie);
@@ -254,10 +269,10 @@ impl State {
         let [forward, reply] = self.pinned(id);
         if let Some(flow) = self.flows.at(id) {
             let (kind, cookie) = (flow.kind(), flow.cookie());
-            if flow.terminated()
-                && let Some(key) = flow.key(Direction::Forward)
-            {
-                self.severed.push(key);
+            let open = flow.open_half();
+            let ends = open.and_then(|open| flow.key(open).zip(flow.answer(open)));
+            if let Some((key, answer)) = ends {
+                self.severed.push(Severed { key, answer });
             }
             let to_vip = |key: &FlowKey| kind.serves() && forward == Some(*key);
             for key in [forward, reply].into_iter().flatten() {
@@ -267,6 +282,14 @@ impl State {
             }
         }
         self.flows.remove(id);
+    }
+
+    /// Removes a flow's forward key and its owner entry: they are to be another's.
+    pub(crate) fn supersede(&mut self, id: FlowId) {
+        if let [Some(key), _] = self.pinned(id) {
+            self.pin_ops.push(PinOp::Remove { key, cookie: None }); // To a VIP, so never contested.
+        }
+        self.flows.supersede(id);
     }
 
     /// The keys of a flow that steering must know: all where there are several workers; with one,

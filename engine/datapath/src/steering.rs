@@ -1,7 +1,7 @@
 //! The rows of `docs/steering.md`: the one written artefact that the tests of the engine and of the BPF
 //! programs are generated from. A cell with an unknown value is an error, so a row cannot go unchecked.
 
-use crate::{DropReason, Hook, KernelReason};
+use crate::{Claim, DropReason, Hook, KernelReason};
 
 #[cfg(test)]
 mod tests;
@@ -86,10 +86,14 @@ column! {
         ServicePort = "service port",
         /// The same, without a ready backend.
         ServicePortWithoutBackends = "service port without backends",
+        /// A VIP, at a TCP port whose connections end here.
+        ServicePortWithStage = "service port with a stage",
         /// A VIP, at a port that no service has.
         VipOtherPort = "VIP, other port",
         /// A VIP, an ICMP error that quotes a packet.
         VipError = "VIP, ICMP error",
+        /// A VIP, an ICMP error that says that a packet was too long for its path.
+        VipTooLong = "VIP, packet too big",
         /// A VIP, an echo request.
         VipEcho = "VIP, echo request",
         /// A VIP, any other ICMP message.
@@ -100,6 +104,8 @@ column! {
         VipFirstFragment = "VIP, first fragment",
         /// A VIP, another fragment.
         VipLaterFragment = "VIP, later fragment",
+        /// A VIP, at a TCP port whose connections end here, the first fragment of a packet.
+        StageFirstFragment = "service port with a stage, first fragment",
         /// A VIP, IPv6 extension headers that are not followed.
         VipExtension = "VIP, IPv6 extension",
         /// An enrolled pod, TCP or UDP.
@@ -114,6 +120,8 @@ column! {
         EnrolledPodLaterFragment = "enrolled pod, later fragment",
         /// An enrolled pod, an ICMP error that quotes a packet.
         EnrolledPodError = "enrolled pod, ICMP error",
+        /// An enrolled pod, an ICMP error that says that a packet was too long for its path.
+        EnrolledPodTooLong = "enrolled pod, packet too big",
         /// An enrolled pod, neither TCP, UDP nor an ICMP error.
         EnrolledPodOtherProtocol = "enrolled pod, other protocol",
         /// What a pod that reaches itself through a service sees as its client, TCP or UDP.
@@ -126,6 +134,10 @@ column! {
         Overlay = "overlay range",
         /// The node itself.
         Node = "this node",
+        /// The same, an ICMP error that quotes a packet.
+        NodeError = "this node, ICMP error",
+        /// The same, an ICMP error that says that a packet was too long for its path.
+        NodeTooLong = "this node, packet too big",
         /// An address that Weft knows nothing about.
         AnythingElse = "anything else",
         /// Link-local or multicast.
@@ -152,8 +164,10 @@ column! {
     Entry, "entry" {
         /// Unknown.
         None = "none",
-        /// Known.
+        /// Known, and translated.
         Ours = "ours",
+        /// Known, and its connections end here.
+        Terminated = "terminated",
         /// Either.
         Any = "any",
     }
@@ -211,6 +225,8 @@ pub enum EngineVerdict {
     Reply,
     /// [`Verdict::Hold`](crate::Verdict::Hold).
     Hold,
+    /// [`Verdict::Terminate`](crate::Verdict::Terminate).
+    Terminate(Claim),
     /// [`Verdict::Kernel`](crate::Verdict::Kernel).
     Kernel(KernelReason),
     /// [`Verdict::Drop`](crate::Verdict::Drop).
@@ -224,6 +240,8 @@ impl EngineVerdict {
             None if value == "deliver" => Some(Self::Deliver),
             None if value == "reply" => Some(Self::Reply),
             None if value == "hold" => Some(Self::Hold),
+            None if value == "terminate" => Some(Self::Terminate(Claim::Stack)),
+            Some(("terminate", name)) => Claim::from_name(name).map(Self::Terminate),
             Some(("kernel", name)) => KernelReason::from_name(name).map(Self::Kernel),
             Some(("drop", name)) => DropReason::from_name(name).map(Self::Drop),
             _ => None,

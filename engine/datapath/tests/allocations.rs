@@ -55,6 +55,69 @@ fn warm_packets_do_not_allocate() {
     }
 }
 
+/// Connections that end here: opened, their packets of both ways, errors about them, closed, begun anew, forgotten.
+#[test]
+fn flows_that_end_here_do_not_allocate() {
+    for source in [UpstreamSource::Client, UpstreamSource::Node] {
+        let pods = [CLIENT, BACKEND_1, BACKEND_2].map(|pod| (pod, Standing::Settled));
+        let mut builder = builder(&pods, Algorithm::LeastConnections);
+        builder.set_node_address(BACKEND_1, Net::V4.node());
+        builder.add_service_port(ServicePortSpec {
+            id: 1000,
+            address: Net::V4.vip(80),
+            port: UNUSED,
+            proto: Protocol::Tcp,
+            algorithm: Algorithm::LeastConnections,
+            backends: vec![enrolled_backend(Net::V4, BACKEND_1, TARGET)],
+            options: ServiceOptions {
+                stage: Stage::Tcp(source),
+                ..ServiceOptions::default()
+            },
+        });
+        let tables = builder.build(1).unwrap();
+        let mut state = state(2);
+        let keys: Vec<FlowKey> = (0..1000)
+            .map(|port| FlowKey {
+                tuple: Spec::tcp(Net::V4.pod(1), 10_000 + port, Net::V4.vip(80), UNUSED, 0).tuple,
+                ifindex: CLIENT,
+            })
+            .collect();
+        let packet = |key: FlowKey| Spec::of(key.tuple, ACK).punted(key.ifindex, Hook::FromPod);
+        let warm = packet(keys[0]);
+        let ends_here = Verdict::Terminate(Claim::Stack);
+        let open = |key: FlowKey, now, state: &mut State| {
+            let id = state.terminate(key, now, &tables).unwrap();
+            state.pin_ops.clear();
+            state
+                .flows
+                .at(id)
+                .and_then(|flow| flow.key(Direction::Reply))
+                .unwrap()
+        };
+        let back = packet(open(keys[0], START, &mut state));
+        let count = allocations(|| {
+            for _ in 0..10_000 {
+                assert_eq!(verdict(&warm, START, &tables, &mut state), ends_here);
+                assert_eq!(verdict(&back, START, &tables, &mut state), ends_here);
+            }
+            let mut now = START;
+            for _ in 0..3 {
+                for key in &keys {
+                    let old = open(*key, now, &mut state);
+                    let new = open(*key, now, &mut state);
+                    for over in [old, new, *key] {
+                        state.connection_over(&over, now);
+                    }
+                }
+                now = now + Duration::from_secs(60);
+                state.expire(now, &tables, 10_000);
+                state.pin_ops.clear();
+            }
+        });
+        assert_eq!(count, 0);
+    }
+}
+
 #[test]
 fn new_flows_refusals_full_tables_and_expiry_do_not_allocate() {
     for algorithm in [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random] {

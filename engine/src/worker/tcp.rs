@@ -159,6 +159,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             if self.state.pin_ops.room() < PIN_OPS_PER_FRAME {
                 self.write_pins();
             }
+            self.sever();
             self.join(accepted, now, tables);
         }
         self.write_pins(); // Before the SYNs that they steer the answers to.
@@ -183,10 +184,12 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
 
     /// Resets the connections of flows that are no more.
     fn sever(&mut self) {
-        for key in self.state.severed.drain(..) {
-            self.tcp
-                .stack()
-                .abort(&key.tuple, tag(Egress::peer(key.ifindex)));
+        for severed in self.state.severed.drain(..) {
+            let tag = tag(Egress {
+                ifindex: severed.key.ifindex,
+                inject: severed.answer,
+            });
+            self.tcp.stack().abort(&severed.key.tuple, tag);
         }
     }
 

@@ -23,6 +23,10 @@ pub(super) enum L4 {
     IcmpType(u8),
     /// Port unreachable about a UDP packet that came the other way: to the sender's port, from the receiver's.
     Unreachable(u16, u16),
+    /// The same about a TCP packet.
+    TcpUnreachable(u16, u16),
+    /// A TCP packet that came the other way was too long for its path.
+    TcpTooBig(u16, u16),
     /// A protocol by its number.
     Protocol(u8),
     /// A first fragment of UDP.
@@ -67,6 +71,21 @@ pub(super) fn frame(src: IpAddr, dst: IpAddr, l4: L4) -> Vec<u8> {
                 step.icmpv4_raw(3, 3, [0; 4]).write(&mut bytes, quoted)
             } else {
                 step.icmpv6_raw(1, 4, [0; 4]).write(&mut bytes, quoted)
+            }
+        }
+        L4::TcpUnreachable(from, to) | L4::TcpTooBig(from, to) => {
+            let quoted = &frame(dst, src, L4::Ack(to, from))[14..];
+            let too_big = matches!(l4, L4::TcpTooBig(..));
+            let (kind, code, rest) = match (src.is_ipv4(), too_big) {
+                (true, false) => (3, 3, [0; 4]),
+                (true, true) => (3, 4, [0, 0, 5, 0]),
+                (false, false) => (1, 4, [0; 4]),
+                (false, true) => (2, 0, [0, 0, 5, 0]),
+            };
+            if src.is_ipv4() {
+                step.icmpv4_raw(kind, code, rest).write(&mut bytes, quoted)
+            } else {
+                step.icmpv6_raw(kind, code, rest).write(&mut bytes, quoted)
             }
         }
         L4::Icmp if src.is_ipv4() => step.icmpv4_echo_request(1, 1).write(&mut bytes, &payload),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weft_datapath::steering::{
     BpfVerdict, Destination, Enrolment, Entry, Opens, Row, Source, parse,
 };
-use weft_datapath::{FlowKey, Hook, PinOp, Protocol, Tuple};
+use weft_datapath::{FlowKey, Hook, Inject, PinOp, Protocol, Tuple};
 
 use crate::{Counter, PodEntry, ServiceKey, Steering};
 
@@ -84,13 +84,24 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
         ])
     };
     let kind = row.destination;
+    let ends_here = row.entry == Entry::Terminated;
     match kind {
+        Destination::ServicePort if ends_here => {
+            ports(family.vip, SERVICE_PORT).filter(tcp).collect()
+        }
         Destination::ServicePort => ports(family.vip, SERVICE_PORT).collect(),
+        Destination::ServicePortWithStage => ports(family.vip, SERVICE_PORT).filter(tcp).collect(),
         Destination::ServicePortWithoutBackends => ports(family.vip, EMPTY_SERVICE_PORT).collect(),
         Destination::VipOtherPort => ports(family.vip, OTHER_PORT).collect(),
-        Destination::VipFirstFragment => vec![(family.vip, L4::Fragment(4000, SERVICE_PORT))],
+        Destination::VipFirstFragment | Destination::StageFirstFragment => {
+            vec![(family.vip, L4::Fragment(4000, SERVICE_PORT))]
+        }
         Destination::VipLaterFragment => vec![(family.vip, L4::LaterFragment(1, 2))],
+        Destination::VipError if ends_here => {
+            vec![(family.vip, L4::TcpUnreachable(4000, SERVICE_PORT))]
+        }
         Destination::VipError => vec![(family.vip, L4::Unreachable(4000, SERVICE_PORT))],
+        Destination::VipTooLong => vec![(family.vip, L4::TcpTooBig(4000, SERVICE_PORT))],
         Destination::VipEcho => vec![(family.vip, L4::Icmp)],
         Destination::VipOtherIcmp => [0, 5, 129, 137]
             .map(|kind| (family.vip, L4::IcmpType(kind)))
@@ -98,6 +109,10 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
         Destination::VipOtherProtocol => [132, 47]
             .map(|number| (family.vip, L4::Protocol(number)))
             .into(),
+        Destination::EnrolledPodError if ends_here => {
+            vec![(family.enrolled, L4::TcpUnreachable(4000, 5000))]
+        }
+        Destination::EnrolledPodTooLong => vec![(family.enrolled, L4::TcpTooBig(4000, 5000))],
         Destination::EnrolledPodError => vec![(family.enrolled, L4::Unreachable(4000, 5000))],
         Destination::OtherPodError => vec![(family.other_pod, L4::Unreachable(4000, 5000))],
         Destination::VipExtension if family.vip.is_ipv4() => vec![],
@@ -107,16 +122,21 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
         Destination::EnrolledPodUdp => ports(family.enrolled, 5000).filter(|p| !tcp(p)).collect(),
         Destination::EnrolledPodFirstFragment => vec![(family.enrolled, L4::Fragment(4000, 5000))],
         Destination::EnrolledPodLaterFragment => vec![(family.enrolled, L4::LaterFragment(1, 2))],
+        Destination::Hairpin if ends_here => ports(family.hairpin, 5000).filter(tcp).collect(),
         Destination::Hairpin => ports(family.hairpin, 5000).collect(),
         Destination::EnrolledPodOtherProtocol => [L4::Icmp, L4::IcmpType(0), L4::Protocol(132)]
             .map(|l4| (family.enrolled, l4))
             .into(),
         // A flow of ours has ports; without one, everything goes.
+        Destination::OtherPod if ends_here => ports(family.other_pod, 5000).filter(tcp).collect(),
         Destination::OtherPod if row.entry == Entry::Ours => {
             ports(family.other_pod, 5000).collect()
         }
         Destination::OtherPod => all(family.other_pod).collect(),
         Destination::Overlay => all(family.overlay).collect(),
+        Destination::Node if ends_here => ports(family.host, 5000).filter(tcp).collect(),
+        Destination::NodeError => vec![(family.host, L4::TcpUnreachable(4000, 5000))],
+        Destination::NodeTooLong => vec![(family.host, L4::TcpTooBig(4000, 5000))],
         Destination::Node => all(family.host).collect(),
         Destination::AnythingElse => all(family.outside).collect(),
         Destination::LinkLocal => family.link.iter().flat_map(|to| all(*to)).collect(),
@@ -130,7 +150,10 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
 /// The entry of a packet, if it has ports to have one by.
 fn pin(src: IpAddr, dst: IpAddr, l4: L4, ifindex: u32) -> Option<FlowKey> {
     let (sport, dport, proto) = match l4 {
-        L4::Syn(from, to) | L4::Ack(from, to) => (from, to, Protocol::Tcp),
+        L4::Syn(from, to)
+        | L4::Ack(from, to)
+        | L4::TcpUnreachable(from, to)
+        | L4::TcpTooBig(from, to) => (from, to, Protocol::Tcp),
         // That of the flow that it speaks of.
         L4::Udp(from, to) | L4::Unreachable(from, to) => (from, to, Protocol::Udp),
         L4::Icmp
@@ -285,13 +308,15 @@ fn every_row_holds_in_both_families() {
             };
             let entries: &[bool] = match row.entry {
                 Entry::None => &[false],
-                Entry::Ours => &[true],
+                Entry::Ours | Entry::Terminated => &[true],
                 Entry::Any => &[false, true],
             };
             let mut packets = packets(row, &family);
             if row.hook == Hook::ToPod {
                 let to_pod = [
                     Destination::EnrolledPod,
+                    Destination::EnrolledPodTcp,
+                    Destination::EnrolledPodTooLong,
                     Destination::EnrolledPodFirstFragment,
                     Destination::EnrolledPodLaterFragment,
                     Destination::EnrolledPodError,
@@ -318,7 +343,8 @@ fn every_row_holds_in_both_families() {
                                 key,
                                 owner: OWNER,
                                 cookie: 1,
-                                terminated: None,
+                                terminated: (row.entry == Entry::Terminated)
+                                    .then_some(Inject::Peer),
                             }]);
                         }
                         check(&steering, row, (src, dst, l4), ifindex, key.is_some());

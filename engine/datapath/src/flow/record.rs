@@ -129,6 +129,8 @@ pub struct Flow {
     // Third line: cold, but for the few flows with a source of their own.
     source: Address,
     source_port: u16,
+    /// Its client has begun anew from the same port: the forward key is another flow's.
+    superseded: bool,
     created: Now,
     cookie: u64,
     service: u32,
@@ -202,6 +204,7 @@ impl Flow {
             backend: new.backend,
             owner: new.owner,
             reset: new.reset,
+            superseded: false,
             counted: true,
             member: new.member,
         };
@@ -309,12 +312,13 @@ impl Flow {
         self.owner
     }
 
-    /// The key of that direction's packets; `None` for a reply that is not ours to find.
+    /// The key of that direction's packets; `None` for a reply that is not ours to find, and where the client has
+    /// begun anew while the connection to the backend still had something to send.
     ///
     /// A reply comes from the backend's veth, or, by the kernel, to the client's.
     pub fn key(&self, direction: Direction) -> Option<FlowKey> {
         match direction {
-            Direction::Forward => Some(FlowKey {
+            Direction::Forward => (!self.superseded).then(|| FlowKey {
                 tuple: self.tuple(),
                 ifindex: self.client_ifindex,
             }),
@@ -479,6 +483,23 @@ impl Flow {
             self.close(now);
         }
         over
+    }
+
+    /// The connection through which the TCP stack is told that the flow is no more: the client's, or if that is over, the
+    /// other. `None` for what it does not have.
+    pub(crate) fn open_half(&self) -> Option<Direction> {
+        let client = self.heard & 1 << Direction::Forward as u8 == 0;
+        let open = if client {
+            Direction::Forward
+        } else {
+            Direction::Reply
+        };
+        self.terminated().then_some(open)
+    }
+
+    /// The forward key is another flow's from now on.
+    pub(super) fn supersede(&mut self) {
+        self.superseded = true;
     }
 
     /// Counts a packet of a terminated flow, whose state is its connections'.

@@ -235,6 +235,18 @@ impl FlowTable {
         }
     }
 
+    /// Takes the forward key from a flow that goes on with the other alone.
+    pub(crate) fn supersede(&mut self, id: FlowId) {
+        let Some(flow) = self.slots.get_mut(id.0 as usize).filter(|flow| flow.live()) else {
+            return;
+        };
+        if let Some(key) = flow.key(Direction::Forward) {
+            flow.supersede();
+            let reference = pack(id, Direction::Forward);
+            self.index.remove(self.hash.hash(&key), reference);
+        }
+    }
+
     /// Flows to a backend that are not over.
     pub fn load(&self, member: SlotRef) -> u32 {
         let Some(place) = member.as_member() else {

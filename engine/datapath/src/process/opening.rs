@@ -103,7 +103,7 @@ pub fn older(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut St
         ifindex: ingress.ifindex,
     };
     match tables.pod_by_ifindex(ingress.ifindex) {
-        Some(pod) if state.pin_ops.room() >= PIN_OPS_PER_FRAME => {
+        Some(pod) if state.room() >= PIN_OPS_PER_FRAME => {
             older_than_enrolment(frame, &packet, key, pod, now, tables, state)
         }
         _ => UNKNOWN,

@@ -1,7 +1,7 @@
 //! Flows that end here: what the TCP stack and the flow table tell each other of their connections.
 
 use crate::choice::open_service;
-use crate::flow::FlowId;
+use crate::flow::{Direction, FlowId};
 use crate::tables::Stage;
 use crate::{DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, Protocol, State, Tables};
 
@@ -20,7 +20,7 @@ impl State {
         now: Now,
         tables: &Tables,
     ) -> Result<FlowId, DropReason> {
-        if self.pin_ops.room() < PIN_OPS_PER_FRAME {
+        if self.room() < PIN_OPS_PER_FRAME {
             return Err(DropReason::PinRoom);
         }
         let pod = tables
@@ -34,7 +34,23 @@ impl State {
             Stage::L4 => Stage::Tcp(Default::default()), // As it was when the client began.
             stage => stage,
         };
+        if let Some((before, Direction::Forward)) = self.flows.find(&key) {
+            self.begun_anew(before, now);
+        }
         open_service((service, stage), key, pod, HOPS, now, tables, self)
+    }
+
+    /// The client has begun another connection from the same port, so its old one is over. That to the backend may still
+    /// have something to send: until it is over, too, the flow keeps its ends, and they are no other's.
+    fn begun_anew(&mut self, id: FlowId, now: Now) {
+        let Some(flow) = self.flows.at_mut(id).filter(|flow| flow.terminated()) else {
+            return;
+        };
+        if flow.half_over(Direction::Forward, now) {
+            self.flows.settle(id);
+        } else {
+            self.supersede(id);
+        }
     }
 
     /// The connection whose peer's packets have this key is over. With both, the flow is.

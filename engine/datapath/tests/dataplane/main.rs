@@ -24,3 +24,4 @@ mod simulation;
 mod sources;
 mod states;
 mod steering;
+mod terminate;

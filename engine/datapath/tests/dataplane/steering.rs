@@ -1,22 +1,28 @@
 //! Every row of `docs/steering.md` through `process`, for IPv4 and IPv6.
 
+use std::sync::LazyLock;
+
 use weft_datapath::steering::{
     BpfVerdict, Destination, EngineVerdict, Enrolment, Entry, Opens, Row, Source, parse,
 };
 use weft_datapath::{
-    Address, Algorithm, Checksum, FrameBuf, Hook, Ingress, KernelReason, Protocol, State, Tables,
-    Verdict, process,
+    Address, Checksum, DropReason, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Protocol, Stage,
+    State, Tables, UpstreamSource, Verdict, process,
 };
 
 use crate::support::fragments::cut;
 use crate::support::icmp::{Message, port_unreachable, quote};
 use crate::support::*;
 
+mod stages;
+
 const DOCUMENT: &str = include_str!("../../../../docs/steering.md");
 
 /// What happens before the packet under test, and that packet.
 struct Case {
     what: String,
+    /// The client's connection that ends here, if the row is about its flow.
+    terminated: Option<FlowKey>,
     before: Vec<Vec<u8>>,
     /// The tables of the packet under test; those before it are always settled.
     tables: Tables,
@@ -47,14 +53,19 @@ fn every_row_is_true() {
 
 fn check(row: &Row, net: Net, case: Case) {
     let mut state = state(1);
-    let settled = tables(Standing::Settled, Standing::Settled);
+    let opened = match case.terminated {
+        // Of those there can be nothing before but the first fragment of the packet.
+        Some(key) => {
+            stages::open(key, &mut state);
+            Verdict::Drop(DropReason::FragmentTerminated)
+        }
+        None => Verdict::Deliver,
+    };
+    static SETTLED: LazyLock<Tables> =
+        LazyLock::new(|| stages::tables(&stages::settled(), Stage::L4));
     for mut frame in case.before {
-        assert_eq!(
-            run(&mut frame, START, &settled, &mut state),
-            Verdict::Deliver,
-            "{}",
-            case.what
-        );
+        let verdict = run(&mut frame, START, &SETTLED, &mut state);
+        assert_eq!(verdict, opened, "{}", case.what);
     }
     if case.away {
         state.was_away(GRACE_UNTIL);
@@ -64,6 +75,7 @@ fn check(row: &Row, net: Net, case: Case) {
         (EngineVerdict::Deliver, _) => Verdict::Deliver,
         (EngineVerdict::Reply, _) => Verdict::Reply,
         (EngineVerdict::Hold, _) => Verdict::Hold,
+        (EngineVerdict::Terminate(claim), _) => Verdict::Terminate(claim),
         (EngineVerdict::Kernel(reason), _) => Verdict::Kernel(reason),
         (EngineVerdict::Drop(reason), _) => Verdict::Drop(reason),
         // Should it reach the engine after all, because maps and tables change one after the other, the
@@ -121,7 +133,13 @@ fn enrolments(row: &Row) -> Vec<(Standing, Standing)> {
 /// Protocol and flags that a row's destination and `opens` stand for.
 fn openings(row: &Row) -> Vec<(Protocol, u8)> {
     let tcp = row.destination != Destination::EnrolledPodUdp;
-    let udp = row.destination != Destination::EnrolledPodTcp;
+    let udp = row.entry != Entry::Terminated
+        && !matches!(
+            row.destination,
+            Destination::EnrolledPodTcp
+                | Destination::ServicePortWithStage
+                | Destination::StageFirstFragment
+        );
     let mut list = Vec::new();
     if tcp && row.opens != Opens::No {
         list.push((Protocol::Tcp, SYN));
@@ -150,20 +168,34 @@ fn cases(row: &Row, net: Net) -> Vec<Case> {
     let mut cases = Vec::new();
     for (client, others, away) in stages(row) {
         for (proto, flags) in openings(row) {
-            let frames = match row.hook {
-                Hook::FromPod => from_pod(row, net, proto, flags),
-                Hook::ToPod => to_pod(row, net, proto, flags),
+            let plain = |frames: Frames| (None, frames);
+            let frames: Vec<(Option<FlowKey>, Frames)> = match row.hook {
+                _ if row.entry == Entry::Terminated => stages::frames(row, net, flags),
+                Hook::FromPod => from_pod(row, net, proto, flags)
+                    .into_iter()
+                    .map(plain)
+                    .collect(),
+                Hook::ToPod => to_pod(row, net, proto, flags)
+                    .into_iter()
+                    .map(plain)
+                    .collect(),
             };
-            for (before, frame) in frames {
+            for (terminated, (before, frame)) in frames {
                 // The client of a reply to "other local pod" has left the tables.
                 let pods = [(CLIENT, client), (BACKEND_1, others), (BACKEND_2, others)];
                 let to_other = [Destination::OtherPod, Destination::OtherPodError];
                 let left =
-                    usize::from(to_other.contains(&row.destination) && row.entry == Entry::Ours);
-                let tables = builder(&pods[left..], Algorithm::Maglev).build(2).unwrap();
+                    usize::from(to_other.contains(&row.destination) && row.entry != Entry::None);
+                // A flow of the port under test may have been opened before the port was served as it is now.
+                let stage = match row.destination {
+                    Destination::ServicePort => Stage::L4,
+                    _ => Stage::Tcp(UpstreamSource::Client),
+                };
+                let tables = stages::tables(&pods[left..], stage);
                 let what = format!("{client:?}/{others:?} away={away} {proto} {flags:#x}");
                 cases.push(Case {
                     what,
+                    terminated,
                     before,
                     tables,
                     away,
@@ -187,6 +219,7 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         Entry::None => &[false],
         Entry::Ours => &[true],
         Entry::Any => &[false, true],
+        Entry::Terminated => panic!("line {}: elsewhere", row.line),
     };
     let mut frames = Vec::new();
     match row.source {
@@ -241,6 +274,14 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
             }
             return frames;
         }
+        Destination::ServicePortWithStage => {
+            let ours = row.entry == Entry::Ours;
+            let cases = stages::PORTS.map(|port| {
+                let before = ours.then(|| open(vip(port)));
+                (before.into_iter().collect(), send(vip(port), flags))
+            });
+            return cases.into();
+        }
         Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp
             if row.entry == Entry::Ours =>
         {
@@ -276,6 +317,10 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
                 }
             };
             return frames.map(|frames| fragment(row, ours, frames)).into();
+        }
+        Destination::StageFirstFragment => {
+            let packet = (vec![], send(vip(stages::TO_POD), flags));
+            return vec![fragment(row, false, packet)];
         }
         Destination::Hairpin if row.entry == Entry::Ours => {
             let seen = (net.hairpin(), client.1);
@@ -380,7 +425,7 @@ fn to_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         (Entry::None, _) => (false, (vec![], arriving(from))),
         (Entry::Ours, Destination::EnrolledPodError) => (true, (vec![open], arriving(from))),
         (Entry::Ours, _) => (true, (vec![open], arriving(backend.0))),
-        (Entry::Any, _) => panic!("line {}: say which", row.line),
+        (Entry::Any | Entry::Terminated, _) => panic!("line {}: say which", row.line),
     };
     match row.destination {
         Destination::EnrolledPod | Destination::EnrolledPodError => vec![frames],
@@ -410,7 +455,9 @@ fn fragment(row: &Row, ours: bool, (mut before, frame): Frames) -> Frames {
     let (first, later) = (pieces.next().unwrap(), pieces.next().unwrap());
     before.truncate(if ours { before.len() } else { 0 });
     match row.destination {
-        Destination::VipFirstFragment | Destination::EnrolledPodFirstFragment => (before, first),
+        Destination::VipFirstFragment
+        | Destination::StageFirstFragment
+        | Destination::EnrolledPodFirstFragment => (before, first),
         _ => {
             before.extend(ours.then_some(first));
             (before, later)

@@ -356,7 +356,7 @@ pub fn run(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) ->
     }
     if matches!(
         verdict,
-        Verdict::HandOver(_) | Verdict::Hold | Verdict::Drop(_)
+        Verdict::HandOver(_) | Verdict::Hold | Verdict::Terminate(_) | Verdict::Drop(_)
     ) {
         assert_eq!(buf.bytes(), frame, "{verdict:?} must leave the bytes alone");
     }
