@@ -237,6 +237,13 @@ impl Stack {
             || core.time_wait.find(hash, &key).is_some()
     }
 
+    /// Whether the connection with these ends, from there, is half open.
+    pub fn is_half_open(&self, tuple: &Tuple, tag: u32) -> bool {
+        let core = self.core.borrow();
+        let key = Key { tuple: *tuple, tag };
+        core.half_open.find(core.secret.demux(&key), &key).is_some()
+    }
+
     /// A router says that a packet which the connection with these ends sent was too long: its path carries packets of
     /// `mtu` bytes. `sequence` is that of the packet; it is believed only if it is in flight.
     pub fn too_long(&self, tuple: &Tuple, tag: u32, mtu: u16, sequence: u32) {

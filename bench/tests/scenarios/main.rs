@@ -24,6 +24,7 @@ mod ownership;
 mod path_mtu;
 mod reloads;
 mod sources;
+mod stages;
 mod syn_flood;
 mod tcp_links;
 mod tcp_stage;

@@ -17,8 +17,8 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 use weft_datapath::{
-    BURST_MAX, DropReason, Flow, FrameBuf, LookAhead, Now, PacketIo, PinOp, State, Tables, Verdict,
-    process,
+    BURST_MAX, Claim, DropReason, Flow, FrameBuf, LookAhead, Now, PacketIo, PinOp, State, Tables,
+    Verdict, process,
 };
 
 use weft_stack::StackConfig;
@@ -182,6 +182,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             self.state.was_away(now + tables.grace());
         }
         let bulk = self.take_bulk(now, &tables);
+        if self.local.generation != tables.generation {
+            self.tcp.tables_changed(now);
+        }
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
         self.local.totals.received += received as u64;
@@ -270,7 +273,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             outgoing,
             ..
         } = self;
-        let verdict = io.with_frame(&mut frame, |buf| match process(buf, now, tables, state) {
+        let decided = |buf: &mut FrameBuf<'_>, tcp: &Tcp, state: &mut State| {
+            if tcp.has_begun(buf.bytes(), now) {
+                Verdict::Terminate(Claim::Stack)
+            } else {
+                process(buf, now, tables, state)
+            }
+        };
+        let verdict = io.with_frame(&mut frame, |buf| match decided(buf, tcp, state) {
             Verdict::HandOver(to) if !handover.push(to, buf.bytes()) => {
                 Verdict::Drop(DropReason::HandOverFull)
             }

@@ -29,6 +29,8 @@ const RESERVE: usize = 4 * BURST_MAX;
 pub(super) struct Tcp {
     config: StackConfig,
     stack: Option<Stack>,
+    /// Until when connections may be half open that began under other tables than there are now.
+    changing_until: Now,
     /// Connections whose flow could not be made, by reason.
     refused: Box<[u64; DropReason::ALL.len()]>,
 }
@@ -49,6 +51,7 @@ impl Tcp {
         Self {
             config,
             stack: None,
+            changing_until: Now::default(),
             refused: Box::new([0; DropReason::ALL.len()]),
         }
     }
@@ -116,6 +119,24 @@ impl Tcp {
         } else {
             Verdict::Drop(DropReason::UnknownFlow)
         }
+    }
+
+    /// The tables are others: what is half open may be to a service that is served differently by now.
+    pub(super) fn tables_changed(&mut self, now: Now) {
+        let timeouts = &self.config.timeouts;
+        self.changing_until = now + timeouts.syn_ack * (2 << timeouts.syn_ack_repeats);
+    }
+
+    /// Whether the frame is the repeated SYN of a connection that is half open here: it stays the stack's then, however its
+    /// service is served by now. Two answers with two numbers would leave the client with a connection to nobody (AMB-11).
+    pub(super) fn has_begun(&self, frame: &[u8], now: Now) -> bool {
+        let Some(stack) = self.stack.as_ref().filter(|_| now < self.changing_until) else {
+            return false;
+        };
+        stack.holdings().half_open > 0
+            && segment(frame).is_some_and(|(packet, tag)| {
+                packet.flags().opens() && stack.is_half_open(packet.tuple(), tag)
+            })
     }
 
     fn knows(&self, frame: &[u8]) -> bool {

@@ -7,6 +7,7 @@ mod generations;
 mod idle;
 mod owners;
 mod simulation;
+mod tcp;
 mod wire;
 
 use std::net::SocketAddrV4;
