@@ -21,7 +21,7 @@ fn expire(now: Now, tables: &Tables, state: &mut State, pins: &mut Pins) -> Vec<
 #[test]
 fn a_flow_is_over_when_both_of_its_connections_are() {
     for clients_first in [true, false] {
-        let (tables, mut state) = (World::new(CLIENTS, &[BACKEND_1]).tables(), state(2));
+        let (tables, mut state) = (World::new(CLIENTS, &[BACKEND_1]).tables(), state(1));
         let mut pins = Pins::default();
         let client = key(Net::V4, 1, 40_000);
         let id = open(client, &tables, &mut state);
@@ -194,7 +194,7 @@ fn however_many_are_severed_at_once_the_list_does_not_grow() {
 #[test]
 fn the_same_port_again_leaves_the_old_connection_to_its_backend_alone() {
     for net in Net::BOTH {
-        let (tables, mut state) = (World::new(CLIENTS, &[BACKEND_1]).tables(), state(2));
+        let (tables, mut state) = (World::new(CLIENTS, &[BACKEND_1]).tables(), state(1));
         let mut pins = Pins::default();
         let client = key(net, 1, 40_000);
         let old = open(client, &tables, &mut state);
