@@ -98,7 +98,8 @@ impl Talk {
     }
 }
 
-fn connect_from(port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
+/// Connects from a port of the caller's choice, which an old connection may still have, on a thread that is inside a namespace.
+pub fn connect_from(port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
     let (family, any): (_, IpAddr) = match to {
         SocketAddr::V4(_) => (AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()),
         SocketAddr::V6(_) => (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()),

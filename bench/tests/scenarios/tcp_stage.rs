@@ -4,10 +4,10 @@ use crate::fixture::{Fixture, WEB, soak, web, with_weft};
 use crate::tcp_links::STAGE;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use weft_lab::client::{ANSWER_LIMIT, Talk};
+use weft_lab::client::{ANSWER_LIMIT, Talk, connect_from};
 use weft_lab::command::run;
 use weft_lab::config::Config;
 use weft_lab::conntrack;
@@ -222,6 +222,59 @@ fn amb11_a_change_of_the_stage_concerns_new_connections_only() -> Result<()> {
                 assert_eq!(talk.ask().context(stage)?, talk.greeting);
             }
         }
+        weft.audit().map(drop)
+    })
+}
+
+/// A request to nginx, which closes first, so that TIME-WAIT is on its side; how long that took.
+fn http_from(client: &Namespace, port: u16, to: SocketAddr) -> Result<Duration> {
+    client.enter(|| {
+        let started = Instant::now();
+        let mut stream = connect_from(port, to)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        Ok(started.elapsed())
+    })?
+}
+
+#[test]
+fn a_tuple_that_the_backend_has_in_time_wait_is_taken_again_at_once_also_after_a_restart()
+-> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let config = config(&fixture);
+        let mut weft = Weft::start(&fixture.lab, &config)?;
+        for round in 0..6 {
+            // Another process has another secret, and so other initial numbers.
+            match round {
+                2 => _ = weft.stop()?,
+                4 => weft.kill()?,
+                _ => {}
+            }
+            if round == 2 || round == 4 {
+                weft = Weft::start(&fixture.lab, &config)?;
+            }
+            for family in Family::BOTH {
+                for port in 40_000..40_010 {
+                    let took = http_from(&fixture.client.namespace, port, web(family, 80))
+                        .with_context(|| format!("round {round}, port {port}"))?;
+                    // A SYN that is not taken comes again after a second.
+                    ensure!(took < Duration::from_millis(900), "round {round}: {took:?}");
+                }
+            }
+        }
+        let waiting =
+            run(fixture.backends[0]
+                .namespace
+                .command("ss")
+                .args(["-Hnat", "state", "time-wait"]))?;
+        ensure!(
+            waiting.contains(":4000"),
+            "nothing was in TIME-WAIT:\n{waiting}"
+        );
         weft.audit().map(drop)
     })
 }
