@@ -18,6 +18,9 @@ const COUNT: usize = 10_000;
 const SPARE: usize = 1000;
 /// How long nothing happens before a connection counts as idle, and the process is looked at.
 const IDLE: Duration = Duration::from_secs(3);
+/// Time between two connections, so that most are idle before the last is there: a node process bounds those that
+/// are not (8,192 sockets, two a connection).
+const PACE: Duration = Duration::from_micros(500);
 /// How long one connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -35,8 +38,12 @@ pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
     let idle = topology.effort().time(IDLE);
     sleep(idle);
     let (before, busy) = (resident(process)?, busy_time()?);
+    let paced = |_| {
+        sleep(PACE);
+        open(to)
+    };
     let connections = client
-        .enter(|| (0..count).map(|_| open(to)).collect::<Result<Vec<_>>>())?
+        .enter(|| (0..count).map(paced).collect::<Result<Vec<_>>>())?
         .context("one of very many connections")?;
     let busy = busy_time()? - busy;
     sleep(idle);
