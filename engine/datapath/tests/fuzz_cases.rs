@@ -8,6 +8,8 @@ mod parse;
 mod process;
 #[path = "../../fuzz/src/replay.rs"]
 mod replay;
+#[path = "../../fuzz/src/stack.rs"]
+mod stack;
 mod support;
 #[path = "../../fuzz/src/world.rs"]
 mod world;

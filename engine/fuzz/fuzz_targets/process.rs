@@ -5,6 +5,8 @@
 mod frames;
 #[path = "../src/process.rs"]
 mod process;
+#[path = "../src/stack.rs"]
+mod stack;
 #[path = "../../datapath/tests/support/mod.rs"]
 mod support;
 #[path = "../src/world.rs"]

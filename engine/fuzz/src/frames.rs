@@ -210,7 +210,7 @@ pub fn icmp_error(about: &[u8], from: Address, kind: u8, ingress: Ingress) -> Op
 }
 
 /// The sum of 16-bit words, an odd last byte as if a zero followed: written without Weft's own code.
-pub fn sum(bytes: &[u8]) -> u64 {
+fn sum(bytes: &[u8]) -> u64 {
     bytes
         .chunks(2)
         .map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0)))
@@ -222,4 +222,35 @@ fn fold(mut sum: u64) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
+}
+
+/// How far the checksums of a frame that parses are from right, in one's complement arithmetic: 0 is right,
+/// and a rewrite changes none. `None` for what has none, or where not the whole packet is here.
+pub fn residues(frame: &[u8]) -> [Option<u64>; 2] {
+    let (l3, v4) = (&frame[14..], frame[12] == 0x08);
+    let be16 = |bytes: &[u8], at: usize| usize::from(bytes[at]) << 8 | usize::from(bytes[at + 1]);
+    let (ip, proto, addresses, l4) = if v4 {
+        let (header, payload) = l3[..be16(l3, 2)].split_at(usize::from(l3[0] & 15) * 4);
+        let whole = be16(l3, 6) & 0x3fff == 0;
+        let ip = Some(sum(header) % 0xffff);
+        (ip, l3[9], &l3[12..20], whole.then_some(payload))
+    } else {
+        (None, l3[6], &l3[8..40], Some(&l3[40..40 + be16(l3, 4)]))
+    };
+    let l4 = l4.and_then(|l4| match proto {
+        1 => Some((0, l4)),
+        17 if be16(l4, 6) == 0 => None,
+        17 => Some((sum(addresses), &l4[..be16(l4, 4)])),
+        6 | 58 => Some((sum(addresses), l4)),
+        _ => None,
+    });
+    let l4 = l4.map(|(addresses, l4)| {
+        let pseudo = match proto {
+            1 => 0,
+            _ => addresses + u64::from(proto) + l4.len() as u64,
+        };
+        // Written checksums are complements, so a right sum is all ones: 0 modulo 0xffff.
+        (pseudo + sum(l4)) % 0xffff
+    });
+    [ip, l4]
 }

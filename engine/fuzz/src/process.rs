@@ -7,7 +7,8 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use weft_datapath::*;
 
-use crate::frames::{PacketCase, icmp_error, sum};
+use crate::frames::{PacketCase, icmp_error, residues};
+use crate::stack::{Stack, sent};
 use crate::support::*;
 use crate::world::{Change, PODS, World};
 
@@ -103,6 +104,7 @@ struct Node {
     several_workers: bool,
     /// The kernel's map of owner entries.
     pins: HashMap<FlowKey, u64>,
+    stack: Stack,
     last: Option<Delivered>,
 }
 
@@ -126,6 +128,7 @@ impl Node {
             max_flows,
             several_workers: case.several_workers,
             pins: HashMap::new(),
+            stack: Stack::default(),
             last: None,
         }
     }
@@ -239,7 +242,14 @@ impl Node {
         let mut ahead = LookAhead::default();
         ahead.note(buf.bytes(), &self.state);
         ahead.fetch(&self.world.tables, &self.state);
-        let verdict = process(&mut buf, self.now, &self.world.tables, &mut self.state);
+        let mut verdict = process(&mut buf, self.now, &self.world.tables, &mut self.state);
+        let key = segment(buf.bytes());
+        let known = key.is_some_and(|(key, _)| self.stack.knows(&key));
+        if verdict == Verdict::Terminate(Claim::PerhapsOlder) && !known {
+            verdict = older(&mut buf, self.now, &self.world.tables, &mut self.state);
+            let kernel = Verdict::Kernel(KernelReason::OlderThanEnrolment);
+            assert!([kernel, Verdict::Drop(DropReason::UnknownFlow)].contains(&verdict));
+        }
         *frame = buf.bytes().to_vec();
         let caused = self.state.pin_ops.as_slice().len() - ops;
         assert!(caused <= PIN_OPS_PER_FRAME, "{caused} owner entries");
@@ -251,7 +261,45 @@ impl Node {
             "every frame has one fate"
         );
         self.judge(&before, frame, verdict);
+        match (verdict, key) {
+            (Verdict::Terminate(Claim::TooLong), _) => self.too_long(),
+            (Verdict::Terminate(_), key) => self.ingest(key.expect("a segment")),
+            (Verdict::Drop(DropReason::UnknownFlow), Some(key)) if known => self.ingest(key),
+            _ => {}
+        }
         verdict
+    }
+
+    /// As the worker gives a segment to its stack, and joins what that accepts.
+    fn ingest(&mut self, (key, packet): (FlowKey, (Hook, TcpFlags))) {
+        let (hook, flags) = packet;
+        let (now, tables, state) = (self.now, &self.world.tables, &mut self.state);
+        let mut answer = (key.tuple.reversed(), ACK, (key.ifindex, hook));
+        if self.stack.ingest(key, flags, now, tables, state)
+            && let Some((ends, ifindex, hook)) = self.stack.join(key, now, tables, state)
+        {
+            answer = (ends, SYN, (ifindex, hook));
+        }
+        let (tuple, flags, answered_at) = answer;
+        self.last = Some(Delivered {
+            frame: sent(tuple, flags),
+            answered_at,
+            expected: None,
+        });
+    }
+
+    /// What is said is of a flow that ends here, and can be.
+    fn too_long(&mut self) {
+        let said = self.state.too_long.take().expect("something was said");
+        let (id, direction) = self.state.flows.find(&said.key).expect("of a flow");
+        let flow = self.state.flows.at(id).expect("of a flow");
+        assert_eq!(flow.answer(direction), Some(said.answer));
+        let least = if said.key.tuple.src.is_v4() {
+            576
+        } else {
+            1280
+        };
+        assert!(said.mtu >= least);
     }
 
     /// What the verdict says of the frame is true of it.
@@ -339,6 +387,11 @@ impl Node {
 
     /// Our own answer: sound, to the sender, from whom it asked.
     fn replied(&self, before: &[u8], after: &[u8]) {
+        let node = if before[12] == 0x08 {
+            Net::V4.node().v4_octets().to_vec()
+        } else {
+            Net::V6.node().0.to_vec()
+        };
         let ingress = Ingress::decode(before[6..12].try_into().unwrap()).unwrap();
         assert_eq!(found_egress(after), Some(Egress::peer(ingress.ifindex)));
         assert_eq!(after[..6], WEFT0);
@@ -347,12 +400,14 @@ impl Node {
             _ => (frame[22..38].to_vec(), frame[38..54].to_vec()),
         };
         let ((src, dst), (from, to)) = (addresses(before), addresses(after));
-        assert_eq!((from, to), (dst, src));
+        // That the hop count is used up comes from the node.
+        assert!(to == src && (from == dst || from == node));
         sound(after);
     }
 
-    /// The edge writes the owner entries, as the kernel's map takes them.
+    /// The edge writes the owner entries, as the kernel's map takes them, and what has no flow any more is reset.
     fn flush(&mut self) {
+        self.stack.sever(self.now, &mut self.state);
         for op in self.state.pin_ops.as_slice() {
             match *op {
                 PinOp::Insert {
@@ -377,7 +432,11 @@ impl Node {
         let steered = flows.flat_map(|(_, flow)| {
             [Direction::Forward, Direction::Reply]
                 .into_iter()
-                .filter(|direction| self.several_workers || flow.hook(*direction) == Hook::ToPod)
+                .filter(|direction| {
+                    self.several_workers
+                        || flow.hook(*direction) == Hook::ToPod
+                        || flow.kind() == FlowKind::Terminated
+                })
                 .filter_map(|direction| flow.key(direction))
         });
         let steered: HashSet<FlowKey> = steered.collect();
@@ -404,12 +463,17 @@ impl Node {
             }
         }
         assert_eq!(count, flows.len());
+        self.stack.check(&self.state);
     }
 
     /// In the end nothing is left of anything.
     fn forget(&mut self) {
         self.now = self.now + 2 * timeouts::TCP_ESTABLISHED;
-        for _ in 0..4 {
+        for round in 0..6 {
+            if round == 3 {
+                self.stack.reset_all(self.now, &mut self.state); // Nothing else ends it.
+                self.now = self.now + 2 * timeouts::TCP_CLOSED;
+            }
             self.flush();
             self.state
                 .expire(self.now, &self.world.tables, self.max_flows);
@@ -427,37 +491,19 @@ fn packet_of(frame: &[u8]) -> Packet {
     }
 }
 
-fn found_egress(frame: &[u8]) -> Option<Egress> {
-    Egress::decode(frame[6..12].try_into().unwrap())
+/// The key of a TCP packet, where it was seen, and its control bits.
+fn segment(frame: &[u8]) -> Option<(FlowKey, (Hook, TcpFlags))> {
+    let ingress = Ingress::decode(frame.get(6..12)?.try_into().ok()?)?;
+    let Ok(Parsed::Flow(packet)) = parse(frame) else {
+        return None;
+    };
+    let key = FlowKey {
+        tuple: *packet.tuple(),
+        ifindex: ingress.ifindex,
+    };
+    (key.tuple.proto == Protocol::Tcp).then(|| (key, (ingress.hook, packet.flags())))
 }
 
-/// How far the checksums of a frame that parses are from right, in one's complement arithmetic: 0 is right,
-/// and a rewrite changes none. `None` for what has none, or where not the whole packet is here.
-fn residues(frame: &[u8]) -> [Option<u64>; 2] {
-    let (l3, v4) = (&frame[14..], frame[12] == 0x08);
-    let be16 = |bytes: &[u8], at: usize| usize::from(bytes[at]) << 8 | usize::from(bytes[at + 1]);
-    let (ip, proto, addresses, l4) = if v4 {
-        let (header, payload) = l3[..be16(l3, 2)].split_at(usize::from(l3[0] & 15) * 4);
-        let whole = be16(l3, 6) & 0x3fff == 0;
-        let ip = Some(sum(header) % 0xffff);
-        (ip, l3[9], &l3[12..20], whole.then_some(payload))
-    } else {
-        (None, l3[6], &l3[8..40], Some(&l3[40..40 + be16(l3, 4)]))
-    };
-    let l4 = l4.and_then(|l4| match proto {
-        1 => Some((0, l4)),
-        17 if be16(l4, 6) == 0 => None,
-        17 => Some((sum(addresses), &l4[..be16(l4, 4)])),
-        6 | 58 => Some((sum(addresses), l4)),
-        _ => None,
-    });
-    let l4 = l4.map(|(addresses, l4)| {
-        let pseudo = match proto {
-            1 => 0,
-            _ => addresses + u64::from(proto) + l4.len() as u64,
-        };
-        // Written checksums are complements, so a right sum is all ones: 0 modulo 0xffff.
-        (pseudo + sum(l4)) % 0xffff
-    });
-    [ip, l4]
+fn found_egress(frame: &[u8]) -> Option<Egress> {
+    Egress::decode(frame[6..12].try_into().unwrap())
 }

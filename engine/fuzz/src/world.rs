@@ -9,6 +9,11 @@ use crate::support::*;
 
 /// The interfaces that are pods at times: all of support's and two more.
 pub const PODS: [u32; 5] = [CLIENT, BACKEND_1, BACKEND_2, 15, 16];
+/// Ports of each VIP whose connections may end here: joined from the client's address, and from the node's.
+pub const ENDS_HERE: [(u16, UpstreamSource); 2] = [
+    (TARGET, UpstreamSource::Client),
+    (1000, UpstreamSource::Node),
+];
 /// Where hosts 4 and up have their addresses from: host 4 is never enrolled.
 const KERNEL_HOST: u8 = 4;
 
@@ -34,7 +39,7 @@ pub struct Change {
     pub pod: Option<(u8, Enrolment)>,
     /// The addresses of the two backends change places.
     pub swap: bool,
-    /// Another algorithm.
+    /// Another algorithm, and whether connections end here ([`staged`]).
     pub algorithm: Option<u8>,
 }
 
@@ -66,8 +71,10 @@ static MAGLEV: LazyLock<Tables> = LazyLock::new(|| {
 pub struct World {
     stages: [Option<Standing>; PODS.len()],
     epochs: Vec<u32>,
+    members: Vec<u32>,
     swapped: bool,
     algorithm: Algorithm,
+    staged: bool,
     pub tables: Tables,
 }
 
@@ -76,8 +83,10 @@ impl World {
         let mut world = Self {
             stages: [Some(Standing::Settled); PODS.len()],
             epochs: vec![1; 32],
+            members: vec![1; 32],
             swapped: false,
             algorithm: by_number(algorithm),
+            staged: staged(algorithm),
             tables: Tables::default(),
         };
         world.compile();
@@ -94,6 +103,9 @@ impl World {
                 // Only what is there can leave.
                 Enrolment::Draining => self.stages[pod].map(|_| Standing::Draining),
             };
+            if stage == Some(Standing::Draining) {
+                self.members[PODS[pod] as usize] += 1; // Leaves its services.
+            }
             let ends = stage.is_none() || self.stages[pod].is_none();
             if ends || enrolment == Enrolment::Replaced {
                 self.end(PODS[pod]);
@@ -107,6 +119,7 @@ impl World {
         }
         if let Some(algorithm) = change.algorithm {
             self.algorithm = by_number(algorithm);
+            self.staged = staged(algorithm);
         }
         self.compile();
     }
@@ -129,6 +142,7 @@ impl World {
 
     fn end(&mut self, ifindex: u32) {
         self.epochs[ifindex as usize] += 1;
+        self.members[ifindex as usize] += 1;
     }
 
     fn slot(&self, ifindex: u32) -> SlotRef {
@@ -185,6 +199,58 @@ impl World {
                 }
             }
         }
+        for net in Net::BOTH {
+            for (vip, (port, source)) in [80, 81]
+                .into_iter()
+                .flat_map(|vip| ENDS_HERE.map(|at| (vip, at)))
+            {
+                let backends = match source {
+                    UpstreamSource::Client => {
+                        [BACKEND_1, BACKEND_2].map(|at| self.backend(net, at))
+                    }
+                    UpstreamSource::Node => [BACKEND_1, CLIENT].map(|at| self.backend(net, at)),
+                };
+                let kernel = (vip == 81).then(|| kernel_backend(net.pod(KERNEL_HOST), TARGET));
+                let member = |backend: Backend| match backend.path {
+                    BackendPath::Pod { ifindex } => Backend {
+                        member: SlotRef::member(ifindex, self.members[ifindex as usize]),
+                        ..backend
+                    },
+                    BackendPath::Kernel => backend,
+                };
+                id += 1;
+                builder.add_service_port(ServicePortSpec {
+                    id,
+                    address: net.vip(vip),
+                    port,
+                    proto: Protocol::Tcp,
+                    // A Maglev table for each set of backends would cost more than a case.
+                    algorithm: Algorithm::LeastConnections,
+                    options: ServiceOptions {
+                        stage: if self.staged {
+                            Stage::Tcp(source)
+                        } else {
+                            Stage::L4
+                        },
+                        reset_on_removal: vip == 80,
+                        max_flows: (vip == 81).then_some(4),
+                        ..ServiceOptions::default()
+                    },
+                    backends: backends
+                        .into_iter()
+                        .flatten()
+                        .chain(kernel)
+                        .map(member)
+                        .collect(),
+                });
+            }
+        }
+        for (ifindex, net) in PODS
+            .into_iter()
+            .flat_map(|pod| Net::BOTH.map(|net| (pod, net)))
+        {
+            builder.set_node_address(ifindex, net.node());
+        }
         for (ifindex, stage) in PODS.into_iter().zip(self.stages) {
             let Some(stage) = stage else { continue };
             let addresses = Net::BOTH.map(|net| net.pod(self.host(ifindex)));
@@ -195,6 +261,7 @@ impl World {
             });
         }
         builder.set_epochs(self.epochs.clone());
+        builder.set_members(self.members.clone());
         self.tables = builder
             .build(self.tables.generation + 1)
             .expect("tables that keep every rule");
@@ -203,4 +270,9 @@ impl World {
 
 fn by_number(number: u8) -> Algorithm {
     [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random][usize::from(number) % 3]
+}
+
+/// Whether connections to [`ENDS_HERE`] do.
+fn staged(number: u8) -> bool {
+    number / 3 % 4 != 3
 }

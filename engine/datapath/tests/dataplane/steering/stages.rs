@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use weft_datapath::steering::{Destination, Row, Source};
 use weft_datapath::*;
 
-use super::{Frames, error, fragment};
+use super::Frames;
+use super::packets::{error, fragment};
 use crate::support::icmp::errors;
 use crate::support::*;
 
