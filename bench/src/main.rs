@@ -465,9 +465,7 @@ fn bench(options: &Bench) -> Result<()> {
     }
     let report = plan.run()?;
     let json = write(&options.json, || {
-        Ok(serde_json::to_string_pretty(&report)?
-            + "
-")
+        Ok(serde_json::to_string_pretty(&report)? + "\n")
     })?;
     let html = write(&options.html, || html::render(&report))?;
     if !(json || html) {

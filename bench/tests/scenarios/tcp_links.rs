@@ -14,11 +14,11 @@ pub const STAGE: Option<&str> = Some("tcp");
 /// Bytes of a bulk transfer: more than all buffers on the way, of which there are three times 256 KiB.
 const BYTES: u64 = 2 << 20;
 /// How long a receiver stops.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long a transfer may take over the worst of the links.
 const WORST: Duration = Duration::from_secs(20);
-/// How soon the other end has to know of a reset where none is lost.
-const PROMPT: f64 = 400.0;
+/// How soon the other end has to know of a reset where none is lost, in milliseconds, on a machine that does much else.
+const PROMPT: f64 = 2000.0;
 
 /// What a mode is asked to do on a link.
 fn wish(mode: Mode, case: Case) -> Wish {
@@ -38,7 +38,8 @@ fn wish(mode: Mode, case: Case) -> Wish {
 
 /// What has to hold of a finished transfer, whatever the link.
 fn assert_sound(found: &Transfer, case: Case) -> Result<()> {
-    let stalled = found.sender_stall >= PAUSE.as_secs_f64() * 1e3 / 2.0;
+    // The rest of the time it fills the buffers on the way.
+    let stalled = found.sender_stall >= PAUSE.as_secs_f64() * 1e3 / 4.0;
     match found.mode {
         Mode::StallUpload | Mode::StallDownload => {
             ensure!(stalled, "{}: no sender stalled: {found:?}", case.id);
@@ -47,7 +48,7 @@ fn assert_sound(found: &Transfer, case: Case) -> Result<()> {
             let notice = found.notice.context("no notice")?;
             // A reset may be lost; then it is the next segment's to find out, a timeout later.
             let slack = if case.words.contains("loss") || case.words.contains("corrupt") {
-                10.0
+                5.0
             } else {
                 1.0
             };
