@@ -428,7 +428,7 @@ impl World {
         let flows =
             |world: &Self, at: usize| world.bench.workers[at].shared().read().flows as usize;
         let connections = (0..workers)
-            .filter_map(|at| Some(self.report_of(at)?.holdings.connections as usize))
+            .filter_map(|at| Some(self.report_of(at)?.holdings.connections))
             .sum();
         ((0..workers).map(|at| flows(self, at)).sum(), connections)
     }
