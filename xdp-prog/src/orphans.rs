@@ -85,11 +85,11 @@ pub fn reset_orphans(pin_dir: &Path, ours: impl Fn() -> bool) -> Result<Orphans,
     if left.is_empty() {
         return Ok(Orphans::default());
     }
-    let path = Injection::open(pin_dir)?;
+    let injection = Injection::open(pin_dir)?;
     for (round, wait) in (0..).zip(ROUNDS) {
-        if let Some(path) = &path {
+        if let Some(injection) = &injection {
             for (key, value) in &left {
-                path.ask(key, value, STRIDE.wrapping_mul(round));
+                injection.ask(key, value, STRIDE.wrapping_mul(round));
             }
         }
         if !wait_for(wait, &ours) {
@@ -188,8 +188,7 @@ impl Injection {
         let Some(from_peer) = key.to_datapath().map(|key| key.tuple) else {
             return;
         };
-        let (bytes, length) = question(&from_peer, sequence);
-        let mut frame = bytes;
+        let (mut frame, length) = question(&from_peer, sequence);
         frame[ethernet::DST].copy_from_slice(&self.weft0_mac);
         frame[ethernet::SRC].copy_from_slice(&egress.encode());
         let flags = rustix::net::SendFlags::empty();

@@ -11,7 +11,7 @@ use weft_lab::client::ANSWER_LIMIT;
 use weft_lab::config::Config;
 use weft_lab::lab::{Family, Pod, pick, vips};
 use weft_lab::namespace::Namespace;
-use weft_lab::wait::wait_for;
+use weft_lab::wait::{wait_for, wait_until};
 use weft_lab::weft::{Weft, offline, sum_of};
 
 /// Where the servers of these scenarios listen, and their services.
@@ -237,21 +237,11 @@ fn guard(weft: &Weft) -> Result<Pid> {
     })
 }
 
+/// Waits until it has ended. Its parent may be dead, and whoever inherits it may not have looked yet.
 fn gone(pid: Pid) -> Result<()> {
-    wait_for("the guard to end", Duration::from_secs(4), || {
-        (!std::path::Path::new(&format!("/proc/{}/fd", pid.as_raw_nonzero())).exists()
-            || children_state(pid))
-        .then_some(())
-    })
-}
-
-/// A zombie: its parent was killed, and whoever inherits it has not looked yet.
-fn children_state(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    stat.is_ok_and(|stat| {
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    wait_until("the guard to end", Duration::from_secs(4), || {
+        std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
     })
 }
 

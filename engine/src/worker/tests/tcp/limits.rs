@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 use weft_datapath::{DropReason, Stage, UpstreamSource};
 
 use super::super::super::testing::{BACKEND, CLIENT};
-use super::super::wire::{packet, v4};
+use super::super::wire::packet;
 use super::world::*;
 use super::{MOMENT, one, pattern};
 
@@ -167,7 +167,6 @@ fn fragments_of_a_terminated_flow_are_dropped_by_name() {
     let total = |fates: &weft_datapath::Counters| fates.dropped.iter().sum::<u64>();
     assert_eq!(total(&after) - total(&before), 2, "{dropped:?}");
     world.transfer(&ours, &theirs, &pattern(1_000));
-    let _ = v4(CLIENT.0);
     ours.abort();
     world.pass(MOMENT);
     drop((ours, theirs));
