@@ -62,6 +62,8 @@ pub(crate) struct Connection {
     pub(crate) held: bool,
     /// The device segments what it sends.
     pub(crate) segmentation: bool,
+    /// It waits for a socket to become free.
+    pub(crate) starving: bool,
     /// Its SYN was sent again because the peer was in TIME-WAIT.
     pub(crate) knocked: bool,
     /// Keep-alives sent since the peer was last heard.
@@ -103,6 +105,7 @@ impl Connection {
             reset_due: false,
             held: true,
             segmentation: false,
+            starving: false,
             knocked: false,
             keepalives: 0,
             heard_at: now,

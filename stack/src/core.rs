@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) finished: VecDeque<Key>,
     pub(crate) services: Vec<Service>,
     pub(crate) sockets: u32,
+    /// Connections whose buffers have grown.
+    pub(crate) grown: u32,
     pub(crate) resets: RateLimit,
     /// When a cookie was last sent: ACKs of cookies are looked for as long as one may come.
     pub(crate) cookie_at: Option<Now>,
@@ -92,6 +94,7 @@ impl Core {
             finished: VecDeque::new(),
             services: Vec::new(),
             sockets: 0,
+            grown: 0,
             resets: RateLimit::new(limits.resets.max(1), limits.resets.max(1)),
             cookie_at: None,
             spent: SpentCookies::new(),
@@ -207,14 +210,27 @@ impl Core {
         self.sockets -= 1;
         // One socket became free, so one writer tries again.
         while let Some(starved) = self.starved.pop_front() {
-            let writer = self
-                .connections
-                .get_mut(starved)
-                .and_then(|found| found.writer.take());
-            if let Some(waker) = writer {
+            let Some(waiting) = self.connections.get_mut(starved) else {
+                continue;
+            };
+            waiting.starving = false;
+            if waiting.spliced.is_some() {
+                self.enqueue(starved); // Its turn ends with another look at what there is for it.
+                break;
+            }
+            if let Some(waker) = waiting.writer.take() {
                 self.wakes.push(waker);
                 break;
             }
+        }
+    }
+
+    /// Lets the connection try again when a socket becomes free.
+    pub(crate) fn starve(&mut self, id: u32) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !std::mem::replace(&mut connection.starving, true)
+        {
+            self.starved.push_back(id);
         }
     }
 
@@ -398,10 +414,11 @@ impl Core {
         });
         if over {
             self.drop_socket(id);
-            if let Some(connection) = self.connections.remove(id)
-                && connection.joined
-            {
-                self.finished.push_back(connection.key);
+            if let Some(connection) = self.connections.remove(id) {
+                self.grown -= u32::from(connection.growth.grown);
+                if connection.joined {
+                    self.finished.push_back(connection.key);
+                }
             }
         }
     }

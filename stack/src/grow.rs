@@ -10,6 +10,10 @@ use crate::core::Core;
 /// How often a buffer's size has to have passed through it before it grows.
 const TURNS: u64 = 4;
 
+/// Of so many sockets that there may be, one may have grown buffers: what grows bounds the memory of a stack no less than
+/// the number of sockets does.
+const GROWN_SHARE: u32 = 8;
+
 /// What of a connection's buffers is to grow.
 #[derive(Copy, Clone, Default, Debug)]
 pub(crate) struct Growth {
@@ -17,6 +21,8 @@ pub(crate) struct Growth {
     pub(crate) send: usize,
     /// Bytes received and sent with the buffers there are.
     moved: [u64; 2],
+    /// It is one of those that have grown.
+    pub(crate) grown: bool,
 }
 
 impl Core {
@@ -45,6 +51,10 @@ impl Core {
         if connection.live.is_none() || !receives && !sends {
             return false;
         }
+        if !growth.grown && self.grown >= self.limits.sockets / GROWN_SHARE {
+            connection.growth.moved = [0; 2]; // Another time, perhaps.
+            return false;
+        }
         if !connection.idle() {
             let arrived = connection.all_arrived();
             if sends && arrived {
@@ -59,6 +69,9 @@ impl Core {
             connection.growth.send = 0;
         }
         connection.growth.moved = [0; 2];
+        if !std::mem::replace(&mut connection.growth.grown, true) {
+            self.grown += 1;
+        }
         self.drop_socket(id);
         false
     }

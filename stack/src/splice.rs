@@ -51,7 +51,7 @@ impl Core {
             return;
         };
         if sink.live.is_none() && self.wake(to).is_err() {
-            return self.starved.push_back(to);
+            return self.starve(to);
         }
         let Some((source, sink)) = self.connections.pair_mut(from, to) else {
             return;
@@ -73,12 +73,16 @@ impl Core {
         }
     }
 
-    /// A connection that is over is let go once it has no data left for the other.
+    /// A connection that is over is let go once it has no data left for the other, and the other knows of its end.
     fn finish(&mut self, id: u32) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.connections.get(id) else {
             return;
         };
-        if connection.phase == Phase::Over(End::Closed) && connection.readable() == 0 {
+        let told = connection
+            .spliced
+            .and_then(|other| self.connections.get(other))
+            .is_none_or(|other| other.phase != Phase::Opening && !other.sending());
+        if connection.phase == Phase::Over(End::Closed) && connection.readable() == 0 && told {
             self.release(id);
         }
     }

@@ -193,7 +193,7 @@ impl Stream {
                     return Poll::Ready(Ok(0));
                 }
                 if core.wake(self.id).is_err() {
-                    core.starved.push_back(self.id);
+                    core.starve(self.id);
                 } else if let Some(connection) = core.connections.get_mut(self.id) {
                     let put = put(connection);
                     if put > 0 {
@@ -325,7 +325,7 @@ impl Core {
             Some((Phase::Opening, _)) => Poll::Pending,
             Some((Phase::Open, true)) => {
                 if self.wake(id).is_err() {
-                    self.starved.push_back(id);
+                    self.starve(id);
                     return Poll::Pending;
                 }
                 if let Some(connection) = self.connections.get_mut(id) {

@@ -59,7 +59,7 @@ pub enum Error {
     PairTaken,
     /// The pair has been deleted or brought down under a running process.
     #[error(
-        "weft0 or weft1 has been deleted or brought down; the kernel has taken over, start weft again"
+        "weft0, weft1 or a bulk lane has been deleted or brought down; the kernel has taken over, start weft again"
     )]
     PairGone,
     /// The kernel refused something about interfaces.
@@ -468,10 +468,16 @@ impl Node {
     /// Fails when the pair is gone: what is punted then goes nowhere, so this process has to end
     /// for the kernel to take over.
     async fn follow_interfaces(&mut self) -> Result<(), Error> {
-        match netlink::pair_works(&self.pair).await {
-            Ok(true) => {}
-            Ok(false) => return Err(Error::PairGone),
-            Err(error) => tracing::warn!(error = chain(&error), "cannot look up the pair"),
+        let lanes: Vec<u32> = self.workers.iter().filter_map(|side| side.lane).collect();
+        for works in [
+            netlink::pair_works(&self.pair).await,
+            netlink::bulk_works(&lanes).await,
+        ] {
+            match works {
+                Ok(true) => {}
+                Ok(false) => return Err(Error::PairGone),
+                Err(error) => tracing::warn!(error = chain(&error), "cannot look up the pair"),
+            }
         }
         let interfaces = match interfaces().await {
             Ok(interfaces) => interfaces,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam::channel;
 use weft_datapath::{AffinityTable, Ports, State, StateConfig};
-use weft_stack::StackConfig;
+use weft_stack::{Limits, StackConfig};
 use weft_xdp::{BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
 
 use super::{Error, WorkerSide, chain, system};
@@ -154,7 +154,11 @@ pub(super) async fn workers(
             state,
             stack: StackConfig {
                 secret: secret(),
-                limits: Default::default(),
+                limits: Limits {
+                    // Two for each flow, so that the pods' shares of the flows are what binds.
+                    connections: u32::try_from(2 * config.workers.max_flows).unwrap_or(u32::MAX),
+                    ..Limits::default()
+                },
                 timeouts: Default::default(),
             },
             handover,

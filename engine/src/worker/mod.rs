@@ -320,12 +320,15 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                     Verdict::Terminate(claim) => {
                         tcp.take(&mut buf, claim, verified, now, tables, state)
                     }
-                    Verdict::Drop(reason) => Verdict::Drop(reason),
-                    _ => Verdict::Drop(DropReason::BulkUnclaimed),
+                    verdict => verdict,
                 }
             });
-            let Some(verdict) = verdict else {
-                return taken;
+            let verdict = match verdict {
+                None => return taken,
+                // Nothing that a hook sent, so nothing that is counted anywhere.
+                Some(Verdict::Drop(DropReason::ForeignFrame)) => continue,
+                Some(verdict @ (Verdict::Terminate(_) | Verdict::Drop(_))) => verdict,
+                Some(_) => Verdict::Drop(DropReason::BulkUnclaimed),
             };
             local.totals.bulk += 1;
             local.totals.fates.record(verdict);

@@ -135,6 +135,49 @@ fn buffers_grow_with_what_they_carry() {
     assert_eq!(sockets(&chain), down, "grown once and for all");
 }
 
+/// The last data of an answer may be what makes a buffer earn its growth, and the end come before that data is
+/// acknowledged: it must get through all the same.
+#[test]
+fn an_end_that_meets_a_growing_buffer_is_passed_on() {
+    for last in [1, 500, 1_000, 2_000, 3_000] {
+        let mut chain = Chain::new();
+        chain.proxy.listeners.0.first_buffer = 4 << 10;
+        chain.proxy.listeners.0.receive_buffer = 64 << 10;
+        chain.proxy.listeners.0.send_buffer = 64 << 10;
+        let (client, server) = chain.open();
+        shutdown(&client); // So the client's side is never idle again.
+        chain.exchange();
+        assert_eq!(read(&server), (vec![], true));
+        let before = pattern(4 * (4 << 10) - last);
+        carry(&mut chain, &server, &client, &before);
+        // The last data, and then the end, while the client's acknowledgements are under way.
+        assert_eq!(write(&server, &pattern(last)), last);
+        for step in 0..2 {
+            chain.server.poll(chain.now);
+            for frame in std::mem::take(&mut chain.server.wire.frames) {
+                chain.proxy.receive(frame, chain.now).unwrap();
+            }
+            chain.proxy.poll(chain.now);
+            if step == 0 {
+                shutdown(&server);
+            }
+        }
+        let (mut heard, mut ended) = (Vec::new(), false);
+        for _ in 0..100 {
+            chain.exchange();
+            let (data, end) = read(&client);
+            heard.extend(data);
+            ended |= end;
+            chain.now = chain.now + Duration::from_millis(1);
+        }
+        assert!(
+            heard == pattern(last) && ended,
+            "{last}: {} heard, ended: {ended}",
+            heard.len()
+        );
+    }
+}
+
 #[test]
 fn buffers_grow_with_both_directions_busy() {
     let mut chain = Chain::new();

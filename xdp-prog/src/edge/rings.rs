@@ -125,6 +125,12 @@ impl Rings {
                 }
             }
         };
+        // libxdp opens it without, and a child would keep the queue bound.
+        // SAFETY: the socket is open, and outlives this borrow of its number.
+        let fd = unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) };
+        if let Err(error) = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC) {
+            tracing::debug!(%error, "a child may inherit the socket");
+        }
         let (fill, completion) = rings.ok_or_else(|| XskError::Interface(interface.to_owned()))?;
         let total = home.len();
         let mut rings = Self {

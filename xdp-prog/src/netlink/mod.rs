@@ -18,8 +18,8 @@ mod pair;
 
 pub use monitor::{Monitor, monitor, monitor_routes};
 pub use pair::{
-    PAIR_MTU, PairInfo, WEFT0, WEFT1, bulk_losses, delete_pair, ensure_pair, pair_losses,
-    pair_works, set_up_bulk,
+    PAIR_MTU, PairInfo, WEFT0, WEFT1, bulk_losses, bulk_works, delete_pair, ensure_pair,
+    pair_losses, pair_works, set_up_bulk,
 };
 
 /// Why netlink could not do something.

@@ -100,6 +100,17 @@ pub async fn set_up_bulk(name: &str) -> Result<u32, NetlinkError> {
     Ok(device.index)
 }
 
+/// Whether all of these bulk lanes are there and up.
+pub async fn bulk_works(lanes: &[u32]) -> Result<bool, NetlinkError> {
+    let session = Session::open()?;
+    for lane in lanes {
+        if !session.by_index(*lane).await?.is_some_and(|lane| lane.up) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// What bulk lanes lost, whose worker did not read fast enough. Zero for one that is gone.
 pub async fn bulk_losses(lanes: &[u32]) -> Result<u64, NetlinkError> {
     let session = Session::open()?;

@@ -157,6 +157,8 @@ pub struct XskIo {
     bulk: Option<BulkLane>,
     /// The bulk lane may hold a packet: to ask costs a system call, so a wait that has just looked answers.
     bulk_ready: bool,
+    /// Somebody takes packets from it: before, what comes there is no reason to wake.
+    bulk_used: bool,
     /// Frames queued since the last doorbell, which a packet by the bulk lane would overtake.
     unrung: bool,
 }
@@ -179,6 +181,7 @@ impl XskIo {
             rings,
             bulk: None,
             bulk_ready: false,
+            bulk_used: false,
             unrung: false,
         })
     }
@@ -207,7 +210,7 @@ impl XskIo {
         self.unrung = false;
         let mut fds: ArrayVec<PollFd<'_>, { WAKERS_MAX + 2 }> = ArrayVec::new();
         fds.push(PollFd::from_borrowed_fd(self.rings.fd(), PollFlags::IN));
-        if let Some(lane) = &self.bulk {
+        if let Some(lane) = self.bulk.as_ref().filter(|_| self.bulk_used) {
             fds.push(PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN));
         }
         let own = fds.len();
@@ -323,6 +326,7 @@ impl PacketIo for XskIo {
     }
 
     fn receive_bulk<R>(&mut self, take: impl FnOnce(&mut [u8], bool) -> R) -> Option<R> {
+        self.bulk_used = true;
         if !self.bulk_ready {
             return None;
         }
