@@ -342,3 +342,67 @@ fn both_ends_gone_before_the_splice() {
     chain.pass(Duration::from_millis(10));
     assert_eq!(chain.proxy.stack.holdings().connections, 0);
 }
+
+/// Both directions at once over a path to the client that loses packets: every byte and both ends get through, whatever
+/// was growing or being recovered meanwhile.
+#[test]
+fn both_ways_over_a_path_that_loses_packets() {
+    for seed in 1..=60 {
+        let mut chain = Chain::new();
+        chain.proxy.listeners.0.first_buffer = 4 << 10;
+        chain.proxy.listeners.0.receive_buffer = 64 << 10;
+        chain.proxy.listeners.0.send_buffer = 64 << 10;
+        let (client, server) = chain.open();
+        let mut random = u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15);
+        let mut lost = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random.is_multiple_of(50)
+        };
+        let (up, down) = (pattern(150_000), pattern(120_000));
+        let (mut said, mut answered) = (0, 0);
+        let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+        let (mut server_ended, mut client_ended) = (false, false);
+        for _ in 0..60_000 {
+            said += write(&client, &up[said..]);
+            answered += write(&server, &down[answered..]);
+            if said == up.len() {
+                shutdown(&client);
+            }
+            if answered == down.len() {
+                shutdown(&server);
+            }
+            for host in [&mut chain.client, &mut chain.proxy, &mut chain.server] {
+                host.poll(chain.now);
+            }
+            for frame in std::mem::take(&mut chain.client.wire.frames) {
+                if !lost() {
+                    chain.proxy.receive(frame, chain.now).unwrap();
+                }
+            }
+            for frame in std::mem::take(&mut chain.server.wire.frames) {
+                chain.proxy.receive(frame, chain.now).unwrap();
+            }
+            for frame in std::mem::take(&mut chain.proxy.wire.frames) {
+                if packet::Tcp::read(&frame).dst.0 == address(NET.2) {
+                    chain.server.receive(frame, chain.now).unwrap();
+                } else if !lost() {
+                    chain.client.receive(frame, chain.now).unwrap();
+                }
+            }
+            let (data, end) = read(&server);
+            at_server.extend(data);
+            server_ended |= end;
+            let (data, end) = read(&client);
+            at_client.extend(data);
+            client_ended |= end;
+            if server_ended && client_ended {
+                break;
+            }
+            chain.now = chain.now + Duration::from_micros(500);
+        }
+        assert!(at_server == up && at_client == down, "{seed}: {} and {}", at_server.len(), at_client.len());
+        assert!(server_ended && client_ended, "{seed}: {server_ended} {client_ended}");
+    }
+}
