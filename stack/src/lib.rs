@@ -20,7 +20,6 @@ mod key;
 mod live;
 mod poll;
 mod reason;
-mod recovery;
 mod segment;
 mod seq;
 mod slab;

@@ -402,7 +402,15 @@ fn both_ways_over_a_path_that_loses_packets() {
             }
             chain.now = chain.now + Duration::from_micros(500);
         }
-        assert!(at_server == up && at_client == down, "{seed}: {} and {}", at_server.len(), at_client.len());
-        assert!(server_ended && client_ended, "{seed}: {server_ended} {client_ended}");
+        assert!(
+            at_server == up && at_client == down,
+            "{seed}: {} and {}",
+            at_server.len(),
+            at_client.len()
+        );
+        assert!(
+            server_ended && client_ended,
+            "{seed}: {server_ended} {client_ended}"
+        );
     }
 }
