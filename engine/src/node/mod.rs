@@ -1,6 +1,7 @@
 //! The node process: puts kernel, workers and control together, then serves until it is told to stop.
 
 mod audit;
+mod error;
 mod start;
 mod status;
 
@@ -9,19 +10,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
-use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, micros, view};
 use crate::config::{self, Config, InterfaceInfo};
-use crate::control::{self, Control};
+use crate::control::Control;
 use crate::guard::{self, Guard};
-use crate::rundir::{self, Lock, RunDir};
+use crate::rundir::{Lock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
+use error::system;
 
+pub use error::{Error, chain};
 pub use start::interfaces;
 pub use status::owned;
 
@@ -29,82 +31,6 @@ pub use status::owned;
 const TICK: Duration = Duration::from_millis(100);
 /// Questions to control that may wait.
 const CALLS: usize = 16;
-
-/// Why the node process ended.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The configuration was refused.
-    #[error("{0}")]
-    Config(config::Errors),
-    /// The run directory cannot be used.
-    #[error(transparent)]
-    RunDir(#[from] rundir::Error),
-    /// The configuration cannot be put in force.
-    #[error(transparent)]
-    Control(#[from] control::Error),
-    /// The kernel refused programs, maps or links.
-    #[error(transparent)]
-    Kernel(#[from] weft_xdp::Error),
-    /// The kernel refused a socket.
-    #[error(transparent)]
-    Socket(#[from] weft_xdp::XskError),
-    /// What is on this node already cannot be read.
-    #[error(transparent)]
-    Owned(#[from] weft_xdp::OwnedError),
-    /// Another run directory's node process has this network namespace.
-    #[error(
-        "weft0 and weft1 of this network namespace belong to a node process with another --run-dir: \
-         stop that one, or `weft cleanup` with its --run-dir if it is dead"
-    )]
-    PairTaken,
-    /// The pair has been deleted or brought down under a running process.
-    #[error(
-        "weft0, weft1 or a bulk lane has been deleted or brought down; the kernel has taken over, start weft again"
-    )]
-    PairGone,
-    /// The kernel refused something about interfaces.
-    #[error(transparent)]
-    Netlink(#[from] netlink::NetlinkError),
-    /// Anything else of the operating system.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-    /// Somebody removed the pins, and with them the hooks.
-    #[error("{0}: the pins were removed while in use; the kernel has taken over, start weft again")]
-    PinsGone(PathBuf),
-    /// A worker does not answer.
-    #[error(
-        "worker {0} does not answer: its thread is stuck, or something else has its core (`weft status` shows the heartbeat)"
-    )]
-    WorkerSilent(u16),
-    /// A worker ended by itself.
-    #[error(
-        "worker {0} ended unexpectedly (see the panic above); the kernel has taken over, start weft again"
-    )]
-    WorkerDied(u16),
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        // Transparent errors repeat their cause.
-        if text.contains(&cause) {
-            text
-        } else {
-            format!("{text}: {cause}")
-        }
-    })
-}
-
-fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::System { what, source }
-}
 
 /// Runs a node process until a signal ends it. `log_format` is for its guard.
 ///
@@ -465,13 +391,17 @@ impl Node {
         }
     }
 
+    /// The devices of the workers' bulk lanes.
+    fn lanes(&self) -> Vec<u32> {
+        self.workers.iter().filter_map(|side| side.lane).collect()
+    }
+
     /// Fails when the pair is gone: what is punted then goes nowhere, so this process has to end
     /// for the kernel to take over.
     async fn follow_interfaces(&mut self) -> Result<(), Error> {
-        let lanes: Vec<u32> = self.workers.iter().filter_map(|side| side.lane).collect();
         for works in [
             netlink::pair_works(&self.pair).await,
-            netlink::bulk_works(&lanes).await,
+            netlink::bulk_works(&self.lanes()).await,
         ] {
             match works {
                 Ok(true) => {}

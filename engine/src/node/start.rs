@@ -153,7 +153,7 @@ pub(super) async fn workers(
             tables: control.tables(),
             state,
             stack: StackConfig {
-                secret: secret(),
+                secret: secret().map_err(system("cannot get random numbers"))?,
                 limits: Limits {
                     // Two for each flow, so that the pods' shares of the flows are what binds.
                     connections: u32::try_from(2 * config.workers.max_flows).unwrap_or(u32::MAX),
@@ -188,13 +188,11 @@ pub(super) async fn workers(
 }
 
 /// What only this process knows, for sequence numbers and cookies that nobody can guess.
-fn secret() -> [u8; 32] {
+fn secret() -> std::io::Result<[u8; 32]> {
     let mut secret = [0; 32];
-    // Bound: the kernel gives up to 256 bytes at once, and is interrupted at most before it has begun.
-    while !rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())
-        .is_ok_and(|given| given == 32)
-    {}
-    secret
+    // Up to 256 bytes come whole or not at all (getrandom(2)).
+    rustix::rand::getrandom(&mut secret[..], rustix::rand::GetRandomFlags::empty())?;
+    Ok(secret)
 }
 
 /// A seed for the flow table's hash, so that nobody outside can aim at one of its buckets.

@@ -146,8 +146,7 @@ impl Node {
     async fn reading(&self) -> Result<Reading, Error> {
         let mut reading = Reading::of_kernel(self.control.kernel(), self.baseline).await?;
         reading.workers = self.workers.len() as u64;
-        let lanes: Vec<u32> = self.workers.iter().filter_map(|side| side.lane).collect();
-        reading.bulk_lost = netlink::bulk_losses(&lanes).await?;
+        reading.bulk_lost = netlink::bulk_losses(&self.lanes()).await?;
         for (side, handle) in self.workers.iter().zip(self.control.workers()) {
             let statistics = side.probe.statistics()?;
             reading.socket_lost += statistics.rx_dropped + statistics.rx_ring_full;
