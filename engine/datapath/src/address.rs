@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::Family;
+
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,11 @@ impl Address {
     pub fn v4_octets(&self) -> [u8; 4] {
         let [.., a, b, c, d] = self.0;
         [a, b, c, d]
+    }
+
+    /// The IP version whose address it is.
+    pub fn family(&self) -> Family {
+        if self.is_v4() { Family::V4 } else { Family::V6 }
     }
 
     /// The two halves as big-endian numbers, for hashing.

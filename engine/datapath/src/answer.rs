@@ -51,7 +51,7 @@ pub(crate) fn error(
     end: usize,
     limit: Allowance<'_>,
 ) -> Result<(), DropReason> {
-    let family = if src.is_v4() { Family::V4 } else { Family::V6 };
+    let family = src.family();
     verify_ipv4(frame.bytes(), family)?;
     let ip = ip_len(family);
     let (longest, protocol) = match family {

@@ -5,14 +5,14 @@ use std::ops::Range;
 use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
 use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, Stage, UpstreamSource};
-use crate::{DropReason, Family, FlowKey, Now, State, Tables, flow_hash, source_hash};
+use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash, source_hash};
 
 /// How often the algorithm is asked before the backends are tried one after another.
 const TRIES: usize = 8;
 /// How many backends are then tried: enough for any real clash, few enough for a burst of clashes.
 const SCAN: usize = 64;
 
-/// UpstreamSource ports tried where every backend's reply tuple is another flow's.
+/// Source ports tried where every backend's reply tuple is another flow's.
 const SOURCE_PORTS: usize = 32;
 
 /// Chooses a backend for the packet of `key` from `client` and adds the flow: translated, or, with a stage above
@@ -118,14 +118,9 @@ fn service_flow(
 ) -> Option<NewFlow> {
     let node = match (stage, backend.path) {
         // From there the node's own packets would be martians to the kernel, so the client's address it is.
-        (Stage::Tcp(UpstreamSource::Node), BackendPath::Pod { ifindex }) => tables.node_address(
-            ifindex,
-            if backend.address.is_v4() {
-                Family::V4
-            } else {
-                Family::V6
-            },
-        ),
+        (Stage::Tcp(UpstreamSource::Node), BackendPath::Pod { ifindex }) => {
+            tables.node_address(ifindex, backend.address.family())
+        }
         _ => None,
     };
     let source = if let Some(address) = node {

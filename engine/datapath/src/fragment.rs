@@ -40,10 +40,7 @@ pub(crate) fn fragment(
         && !part.is_first()
     {
         state.fragments.passed(id, part, now);
-        return match follow(frame, ingress, part, route, now, tables, state) {
-            Verdict::Terminate(_) => Verdict::Drop(DropReason::FragmentTerminated),
-            verdict => verdict,
-        };
+        return follow(frame, ingress, part, route, now, tables, state);
     }
     let to = match receiver(ingress, part, tables, state) {
         Ok(to) => to,
@@ -60,7 +57,6 @@ pub(crate) fn fragment(
         held.map(|()| Verdict::Hold)
     };
     match decided {
-        Ok(Verdict::Terminate(_)) => Verdict::Drop(DropReason::FragmentTerminated),
         Ok(verdict) => verdict,
         Err(bound) if to != Receiver::Pod => Verdict::Drop(bound),
         // Most likely no flow of ours, and then none the worse for overtaking those that wait.

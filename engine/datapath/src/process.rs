@@ -104,7 +104,13 @@ fn decide(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State
     }
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Flow(packet)) => packet,
-        Ok(Parsed::Fragment(part)) => return fragment(frame, ingress, &part, now, tables, state),
+        Ok(Parsed::Fragment(part)) => {
+            return match fragment(frame, ingress, &part, now, tables, state) {
+                // The TCP stack takes whole packets.
+                Verdict::Terminate(_) => Verdict::Drop(DropReason::FragmentTerminated),
+                verdict => verdict,
+            };
+        }
         Ok(Parsed::Icmp(message)) => {
             return icmp::icmp(frame, &message, ingress, now, tables, state);
         }

@@ -4,9 +4,9 @@ use std::hint::black_box;
 
 use super::state::FlowState;
 use crate::parse::TcpFlags;
-use crate::{
-    Address, Delta, Direction, FlowKey, Hook, Inject, Now, Protocol, SlotRef, Tables, Tuple,
-};
+use crate::{Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple};
+
+mod terminated;
 
 /// What a flow is.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -338,15 +338,6 @@ impl Flow {
         }
     }
 
-    /// How what answers a packet of that direction is injected, if the flow ends here: the way back that the TCP
-    /// stack's packets take.
-    pub fn answer(&self, direction: Direction) -> Option<Inject> {
-        (self.kind == FlowKind::Terminated).then(|| match self.hook(direction) {
-            Hook::FromPod => Inject::Peer,
-            Hook::ToPod => Inject::Reingress,
-        })
-    }
-
     /// Whether `key` is that direction's.
     #[inline]
     pub(super) fn is(&self, direction: Direction, key: &FlowKey) -> bool {
@@ -475,45 +466,6 @@ impl Flow {
         self.last_seen = now;
     }
 
-    /// One of the two connections of a terminated flow is over; says whether the flow is.
-    pub(crate) fn half_over(&mut self, direction: Direction, now: Now) -> bool {
-        self.heard |= 1 << direction as u8;
-        let over = self.heard == 0b11;
-        if over {
-            self.close(now);
-        }
-        over
-    }
-
-    /// The connection through which the TCP stack is told that the flow is no more: the client's, or if that is over, the
-    /// other. `None` for what it does not have.
-    pub(crate) fn open_half(&self) -> Option<Direction> {
-        let client = self.heard & 1 << Direction::Forward as u8 == 0;
-        let open = if client {
-            Direction::Forward
-        } else {
-            Direction::Reply
-        };
-        self.terminated().then_some(open)
-    }
-
-    /// The forward key is another flow's from now on.
-    pub(super) fn supersede(&mut self) {
-        self.superseded = true;
-    }
-
-    /// Counts a packet of a terminated flow, whose state is its connections'.
-    pub(crate) fn counted_in(&mut self, direction: Direction, bytes: usize, now: Now) {
-        self.last_seen = now;
-        self.packets[direction as usize] += 1;
-        self.bytes[direction as usize] += bytes as u64;
-    }
-
-    /// Whether the TCP stack has it, or should have.
-    pub(crate) fn terminated(&self) -> bool {
-        self.kind == FlowKind::Terminated && self.state != FlowState::Closed
-    }
-
     /// Whether it has been silent, or unanswered, for longer than its state allows.
     #[inline]
     fn timed_out(&self, now: Now) -> bool {
@@ -547,15 +499,22 @@ impl Flow {
         bytes: usize,
         now: Now,
     ) -> bool {
-        self.last_seen = now;
-        self.packets[direction as usize] += 1;
-        self.bytes[direction as usize] += bytes as u64;
+        self.counted_in(direction, bytes, now);
         let before = self.state;
         self.state = before.next(direction, flags);
         if self.state == FlowState::Closed {
             self.after_reset(direction, flags);
         }
         before.over() != self.state.over()
+    }
+
+    /// Counts a packet of `bytes` IP bytes. All there is to a packet of a terminated flow, whose state is that of its
+    /// connections.
+    #[inline]
+    pub(crate) fn counted_in(&mut self, direction: Direction, bytes: usize, now: Now) {
+        self.last_seen = now;
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += bytes as u64;
     }
 
     /// A receiver ignores a reset outside its window (RFC 9293 section 3.10.7.4, RFC 5961), and this

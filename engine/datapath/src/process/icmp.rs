@@ -149,7 +149,7 @@ pub(super) fn other_protocol(
     state: &mut State,
 ) -> Verdict {
     let (src, dst) = ends;
-    let family = if dst.is_v4() { Family::V4 } else { Family::V6 };
+    let family = dst.family();
     if family == Family::V6 && number == crate::wire::ipv6::NONE {
         return Verdict::Drop(DropReason::VipProtocol);
     }

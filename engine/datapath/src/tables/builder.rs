@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Algorithm, Backend, BackendState, Pod, Pods, PortKey, ServicePort, ServicePortSpec, Tables,
 };
-use crate::{Address, Family, MAX_IFINDEX, MaglevTable, Protocol};
+use crate::{Address, MAX_IFINDEX, MaglevTable, Protocol};
 
 /// What a snapshot cannot hold. The configuration is checked before; this is the last line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -204,12 +204,7 @@ impl TablesBuilder {
     /// Sets an address of the node from which the pod behind `ifindex` hears of packets that went no further;
     /// one a family, the last one counts. Without one, or with a VIP, the pod does not hear of them.
     pub fn set_node_address(&mut self, ifindex: u32, address: Address) -> &mut Self {
-        let family = if address.is_v4() {
-            Family::V4
-        } else {
-            Family::V6
-        };
-        self.node.entry(ifindex).or_default()[family as usize] = Some(address);
+        self.node.entry(ifindex).or_default()[address.family() as usize] = Some(address);
         self
     }
 
