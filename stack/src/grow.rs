@@ -4,7 +4,6 @@
 //! its memory where a connection is idle for a moment: nothing in flight, nothing in a buffer. Where data comes from, that
 //! is so after every acknowledgement; where it goes to, the splice waits once until all that was sent has arrived.
 
-use crate::connection::Connection;
 use crate::core::Core;
 
 /// How often a buffer's size has to have passed through it before it grows.
@@ -56,7 +55,7 @@ impl Core {
             return false;
         }
         if !connection.idle() {
-            let arrived = connection.all_arrived();
+            let arrived = !connection.owed();
             if sends && arrived {
                 connection.growth.moved[1] = 0; // Its peer sends, too: another time.
             }
@@ -74,16 +73,5 @@ impl Core {
         }
         self.drop_socket(id);
         false
-    }
-}
-
-impl Connection {
-    /// Nothing that was written is in the buffer or in flight.
-    fn all_arrived(&self) -> bool {
-        let queued = self
-            .live
-            .as_ref()
-            .map_or(0, |live| live.socket().send_queue());
-        queued == 0 && !self.wire.outstanding()
     }
 }

@@ -248,8 +248,7 @@ impl Stack {
     /// `mtu` bytes. `sequence` is that of the packet; it is believed only if it is in flight.
     pub fn too_long(&self, tuple: &Tuple, tag: u32, mtu: u16, sequence: u32) {
         let mut core = self.core.borrow_mut();
-        let key = Key { tuple: *tuple, tag };
-        if let Some(id) = core.find(core.secret.demux(&key), &key) {
+        if let Some(id) = core.with_ends(tuple, tag) {
             core.too_long(id, mtu, Seq(sequence));
         }
     }
@@ -257,8 +256,7 @@ impl Stack {
     /// Resets the connection with these ends, if there is one.
     pub fn abort(&self, tuple: &Tuple, tag: u32) {
         let mut core = self.core.borrow_mut();
-        let key = Key { tuple: *tuple, tag };
-        if let Some(id) = core.find(core.secret.demux(&key), &key) {
+        if let Some(id) = core.with_ends(tuple, tag) {
             core.abandon(id);
         }
     }
@@ -350,6 +348,12 @@ fn key_of(connect: &Connect) -> Key {
 const TIME_WAIT_GAP: u32 = 65_537;
 
 impl Core {
+    /// The connection with these ends from there.
+    fn with_ends(&self, tuple: &Tuple, tag: u32) -> Option<u32> {
+        let key = Key { tuple: *tuple, tag };
+        self.find(self.secret.demux(&key), &key)
+    }
+
     fn connect(
         &mut self,
         connect: &Connect,

@@ -233,13 +233,9 @@ impl Stream {
     /// Whether all that was written, the end included, has been acknowledged.
     pub fn is_flushed(&self) -> bool {
         let core = self.core.borrow();
-        core.connections.get(self.id).is_none_or(|connection| {
-            let queued = connection
-                .live
-                .as_ref()
-                .map_or(0, |live| live.socket().send_queue());
-            queued == 0 && !connection.wire.outstanding()
-        })
+        core.connections
+            .get(self.id)
+            .is_none_or(|connection| !connection.owed())
     }
 
     /// Resets the connection.
