@@ -74,10 +74,7 @@ impl Tcp {
         match claim {
             Claim::TooLong => {
                 if let Some(said) = state.too_long.take() {
-                    let tag = tag(Egress {
-                        ifindex: said.key.ifindex,
-                        inject: said.answer,
-                    });
+                    let tag = tag_of(&said.key, said.answer);
                     self.stack()
                         .too_long(&said.key.tuple, tag, said.mtu, said.sequence);
                 }
@@ -206,10 +203,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// Resets the connections of flows that are no more.
     fn sever(&mut self) {
         for severed in self.state.severed.drain(..) {
-            let tag = tag(Egress {
-                ifindex: severed.key.ifindex,
-                inject: severed.answer,
-            });
+            let tag = tag_of(&severed.key, severed.answer);
             self.tcp.stack().abort(&severed.key.tuple, tag);
         }
     }
@@ -248,10 +242,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let connect = self.state.flows.at(id).and_then(|flow| {
             let reply = weft_datapath::Direction::Reply;
             let (back, from) = (flow.backend_tuple(), flow.key(reply)?);
-            let tag = tag(Egress {
-                ifindex: from.ifindex,
-                inject: flow.answer(reply)?,
-            });
+            let tag = tag_of(&from, flow.answer(reply)?);
             Some(Connect {
                 local: (back.src, back.sport),
                 remote: (back.dst, back.dport),
@@ -401,6 +392,14 @@ fn segment(frame: &[u8]) -> Option<(weft_datapath::Packet, u32)> {
 /// What the stack calls a way back: the interface, and above it how a packet gets there.
 fn tag(egress: Egress) -> u32 {
     egress.ifindex | (egress.inject as u32) << MAX_IFINDEX.count_ones()
+}
+
+/// The tag of the connection whose peer's packets have this key, and are answered in this way.
+fn tag_of(key: &FlowKey, inject: Inject) -> u32 {
+    tag(Egress {
+        ifindex: key.ifindex,
+        inject,
+    })
 }
 
 fn egress(tag: u32) -> Egress {
