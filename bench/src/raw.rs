@@ -19,6 +19,28 @@ const FRAME: usize = 4096;
 /// `sll_pkttype` of what this interface itself sends.
 const OUTGOING: u8 = 4;
 
+/// A socket for whole frames on `interface` of this thread's namespace, with room for `buffer` bytes of them, and
+/// the interface's address.
+pub fn packet_socket(
+    interface: &str,
+    flags: SockFlag,
+    buffer: usize,
+) -> Result<(OwnedFd, LinkAddr)> {
+    let link = getifaddrs()?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| entry.address?.as_link_addr().copied())
+        .with_context(|| format!("no interface {interface} here"))?;
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | flags,
+        SockProtocol::EthAll,
+    )?;
+    bind(socket.as_raw_fd(), &link)?;
+    setsockopt(&socket, sockopt::RcvBufForce, &buffer)?;
+    Ok((socket, link))
+}
+
 /// A socket on one interface that sends and receives whole Ethernet frames.
 #[derive(Debug)]
 pub struct Wire {
@@ -37,19 +59,8 @@ impl Wire {
     }
 
     fn open_here(interface: &str) -> Result<Self> {
-        let link = getifaddrs()?
-            .filter(|entry| entry.interface_name == interface)
-            .find_map(|entry| entry.address?.as_link_addr().copied())
-            .with_context(|| format!("no interface {interface} here"))?;
         let table = fs::read_to_string("/proc/thread-self/net/arp")?;
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::EthAll,
-        )?;
-        bind(socket.as_raw_fd(), &link)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+        let (socket, link) = packet_socket(interface, SockFlag::SOCK_NONBLOCK, BUFFER)?;
         Ok(Self {
             socket,
             mac: link.addr().context("the interface has no link address")?,

@@ -6,13 +6,10 @@
 //! JSON; it goes away with its standard input.
 
 use crate::impairment::{Counters, Frame, Impairment, Lane, ROOM};
+use crate::raw::packet_socket;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType, bind,
-    recvmmsg, sendmmsg, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, SockFlag, recvmmsg, sendmmsg};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use std::io::{IoSlice, IoSliceMut, Write};
@@ -181,18 +178,7 @@ struct Port {
 
 impl Port {
     fn open(interface: &str) -> Result<Self> {
-        let link = getifaddrs()?
-            .filter(|entry| entry.interface_name == interface)
-            .find_map(|entry| entry.address?.as_link_addr().copied())
-            .with_context(|| format!("no interface {interface} here"))?;
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )?;
-        bind(socket.as_raw_fd(), &link)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+        let (socket, _) = packet_socket(interface, SockFlag::empty(), BUFFER)?;
         Ok(Self {
             socket,
             incoming: MultiHeaders::preallocate(BATCH, None),

@@ -27,6 +27,16 @@ impl Chain {
         }
     }
 
+    /// With buffers of the proxy's that begin small.
+    fn growing() -> Self {
+        let mut chain = Self::new();
+        let options = &mut chain.proxy.listeners.0;
+        options.first_buffer = 4 << 10;
+        options.receive_buffer = 64 << 10;
+        options.send_buffer = 64 << 10;
+        chain
+    }
+
     fn exchange(&mut self) {
         for _ in 0..10_000 {
             for host in [&mut self.client, &mut self.proxy, &mut self.server] {
@@ -108,13 +118,33 @@ fn carry(chain: &mut Chain, from: &Stream, to: &Stream, bytes: &[u8]) {
     assert!(heard == bytes, "{} of {}", heard.len(), bytes.len());
 }
 
+/// Both ends send at once, and each gets what the other sends; a round every `pace`.
+fn both_ways(
+    chain: &mut Chain,
+    [client, server]: [&Stream; 2],
+    [up, down]: [&[u8]; 2],
+    pace: Duration,
+) {
+    let (mut said, mut answered) = (0, 0);
+    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+    for _ in 0..10_000 {
+        said += write(client, &up[said..]);
+        answered += write(server, &down[answered..]);
+        chain.exchange();
+        at_server.extend(read(server).0);
+        at_client.extend(read(client).0);
+        chain.now = chain.now + pace;
+        if (at_server.len(), at_client.len()) == (up.len(), down.len()) {
+            break;
+        }
+    }
+    assert!(at_server == up && at_client == down);
+}
+
 /// Buffers begin small and grow for a connection that moves data, in each direction by itself, whatever the other does.
 #[test]
 fn buffers_grow_with_what_they_carry() {
-    let mut chain = Chain::new();
-    chain.proxy.listeners.0.first_buffer = 4 << 10;
-    chain.proxy.listeners.0.receive_buffer = 64 << 10;
-    chain.proxy.listeners.0.send_buffer = 64 << 10;
+    let mut chain = Chain::growing();
     let (client, server) = chain.open();
     let sockets = |chain: &Chain| chain.proxy.event(Event::Woken);
     let before = sockets(&chain);
@@ -140,10 +170,7 @@ fn buffers_grow_with_what_they_carry() {
 #[test]
 fn an_end_that_meets_a_growing_buffer_is_passed_on() {
     for last in [1, 500, 1_000, 2_000, 3_000] {
-        let mut chain = Chain::new();
-        chain.proxy.listeners.0.first_buffer = 4 << 10;
-        chain.proxy.listeners.0.receive_buffer = 64 << 10;
-        chain.proxy.listeners.0.send_buffer = 64 << 10;
+        let mut chain = Chain::growing();
         let (client, server) = chain.open();
         shutdown(&client); // So the client's side is never idle again.
         chain.exchange();
@@ -180,26 +207,15 @@ fn an_end_that_meets_a_growing_buffer_is_passed_on() {
 
 #[test]
 fn buffers_grow_with_both_directions_busy() {
-    let mut chain = Chain::new();
-    chain.proxy.listeners.0.first_buffer = 4 << 10;
-    chain.proxy.listeners.0.receive_buffer = 64 << 10;
-    chain.proxy.listeners.0.send_buffer = 64 << 10;
+    let mut chain = Chain::growing();
     let (client, server) = chain.open();
     let (up, down) = (pattern(400_000), pattern(300_000));
-    let (mut said, mut answered) = (0, 0);
-    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
-    for _ in 0..100_000 {
-        said += write(&client, &up[said..]);
-        answered += write(&server, &down[answered..]);
-        chain.exchange();
-        at_server.extend(read(&server).0);
-        at_client.extend(read(&client).0);
-        chain.now = chain.now + Duration::from_micros(100);
-        if (at_server.len(), at_client.len()) == (up.len(), down.len()) {
-            break;
-        }
-    }
-    assert!(at_server == up && at_client == down);
+    both_ways(
+        &mut chain,
+        [&client, &server],
+        [&up, &down],
+        Duration::from_micros(100),
+    );
 }
 
 #[test]
@@ -207,20 +223,12 @@ fn env_03_bytes_pass_both_ways_and_halves_close_by_themselves() {
     let mut chain = Chain::new();
     let (client, server) = chain.open();
     let (up, down) = (pattern(100_000), pattern(150_000));
-    let (mut said, mut answered) = (0, 0);
-    let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
-    for _ in 0..10_000 {
-        said += write(&client, &up[said..]);
-        answered += write(&server, &down[answered..]);
-        chain.exchange();
-        at_server.extend(read(&server).0);
-        at_client.extend(read(&client).0);
-        chain.now = chain.now + Duration::from_micros(200);
-        if (at_server.len(), at_client.len()) == (up.len(), down.len()) {
-            break;
-        }
-    }
-    assert!(at_server == up && at_client == down);
+    both_ways(
+        &mut chain,
+        [&client, &server],
+        [&up, &down],
+        Duration::from_micros(200),
+    );
     shutdown(&client);
     chain.exchange();
     assert_eq!(read(&server), (vec![], true), "the end is passed on");
@@ -348,10 +356,7 @@ fn both_ends_gone_before_the_splice() {
 #[test]
 fn both_ways_over_a_path_that_loses_packets() {
     for seed in 1..=60 {
-        let mut chain = Chain::new();
-        chain.proxy.listeners.0.first_buffer = 4 << 10;
-        chain.proxy.listeners.0.receive_buffer = 64 << 10;
-        chain.proxy.listeners.0.send_buffer = 64 << 10;
+        let mut chain = Chain::growing();
         let (client, server) = chain.open();
         let mut random = u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15);
         let mut lost = move || {

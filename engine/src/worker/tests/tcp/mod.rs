@@ -66,14 +66,7 @@ fn a_backend_sees_the_clients_address_and_port_or_the_nodes() {
     ] {
         let mut world = World::new("tcp-source", &one().stage(Stage::Tcp(source)));
         let (ours, theirs) = world.open(40_000, A_BACKEND);
-        let flow = world.bench.workers[0]
-            .state
-            .flows
-            .slice(0, 4096)
-            .next()
-            .unwrap()
-            .1
-            .clone();
+        let flow = world.first_flow();
         assert_eq!(flow.kind(), FlowKind::Terminated);
         let seen = flow.backend_tuple();
         assert_eq!((seen.src, seen.dst), (v4(expected.0), v4(BACKEND.0)));
@@ -262,14 +255,7 @@ fn entries_say_how_their_peers_are_answered() {
         };
         let (ours, theirs) = world.open(40_000, at);
         world.transfer(&ours, &theirs, &pattern(5_000));
-        let flow = world.bench.workers[0]
-            .state
-            .flows
-            .slice(0, 4096)
-            .next()
-            .unwrap()
-            .1
-            .clone();
+        let flow = world.first_flow();
         assert_eq!(flow.answer(Direction::Forward), Some(Inject::Peer));
         assert_eq!(flow.answer(Direction::Reply), Some(reply));
         assert_eq!(world.steering.pins.len(), 2, "both ends");

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use weft_datapath::{
-    Address, Backend, BackendPath, BackendState, Egress, FlowKey, Hook, Ingress, Inject, Now,
+    Address, Backend, BackendPath, BackendState, Egress, Flow, FlowKey, Hook, Ingress, Inject, Now,
     ServiceOptions, ServicePortSpec, SlotRef, Stage, TablesBuilder, UpstreamSource,
 };
 use weft_datapath::{Algorithm, Protocol};
@@ -420,6 +420,12 @@ impl World {
 
     pub fn report(&mut self) -> Option<TcpReport> {
         self.report_of(0)
+    }
+
+    /// The first flow of the first worker.
+    pub fn first_flow(&self) -> Flow {
+        let flows = &self.bench.workers[0].state.flows;
+        flows.slice(0, flows.places()).next().unwrap().1.clone()
     }
 
     /// Terminated flows and connections that the workers have.
