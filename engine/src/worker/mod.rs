@@ -166,8 +166,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// the other workers, and returns how many frames that was.
     ///
     /// The caller owns the loop, the clock and the idle policy, so a test steps a worker exactly as
-    /// production does. Nothing here allocates, logs, locks or reads a clock; system calls come
-    /// once a burst (doorbell, owner entries), never per packet.
+    /// production does. Nothing here logs, locks or reads a clock, and nothing allocates for what is passed on; system
+    /// calls come once a burst (doorbell, owner entries), and for each packet of the bulk lane.
     pub fn step(&mut self, now: Now) -> usize {
         let handled = self.turn(now);
         self.flush();
