@@ -10,6 +10,7 @@ use crate::config::{Route, ServiceId};
 use crate::grow::Growth;
 use crate::key::Key;
 use crate::live::{Buffers, Live};
+use crate::recovery::Recovery;
 use crate::seq::Seq;
 use crate::wire::Wire;
 
@@ -50,6 +51,7 @@ pub(crate) struct Connection {
     pub(crate) wire: Wire,
     pub(crate) live: Option<Live>,
     pub(crate) clock: Clock,
+    pub(crate) recovery: Recovery,
     /// Whether the peer's FIN has been taken.
     pub(crate) fin: bool,
     /// In the queue of connections with something to send.
@@ -97,6 +99,7 @@ impl Connection {
             wire,
             live: None,
             clock: Clock::new(now),
+            recovery: Recovery::default(),
             fin: false,
             queued: false,
             reset_due: false,
@@ -208,6 +211,15 @@ impl Connection {
             .as_ref()
             .map_or(0, |live| live.socket().send_queue());
         queued > 0 || self.wire.outstanding()
+    }
+
+    /// Whether it is the congestion window that holds back what there is to send, and not the peer's.
+    pub(crate) fn congested(&self) -> bool {
+        let Some(live) = &self.live else {
+            return false;
+        };
+        let one_more = self.wire.in_flight() + u32::from(self.wire.mss);
+        live.socket().send_queue() as u32 >= one_more && self.wire.window_bytes() >= one_more
     }
 
     /// Whether all that is known of it are its numbers, so that it can go on without a socket.

@@ -20,6 +20,9 @@ use crate::wire::Wire;
 /// strangers could measure (CVE-2016-5696).
 const CHALLENGE_EVERY: Duration = Duration::from_millis(500);
 
+/// Pieces of one acknowledgement at most: what one burst of a peer's can be.
+const PIECES: u32 = 16;
+
 /// How a frame came.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Arrival {
@@ -155,8 +158,15 @@ impl Core {
             self.bare_ack(id, false);
             return Ok(Fate::Answered);
         }
-        if connection.wire.acknowledge(ack, now) {
+        let duplicate = connection.wire.repeats(&segment);
+        let (before, congested) = (connection.wire.una, connection.congested());
+        let advanced = connection.wire.acknowledge(ack, now);
+        if advanced {
             connection.moved_at = now;
+        }
+        if duplicate && connection.recovery.deaf() {
+            self.arm(id);
+            return Ok(Fate::Delivered);
         }
         if connection.live.is_none() {
             if segment.len() == 0 {
@@ -170,12 +180,63 @@ impl Core {
             segment.cut(connection.wire.limit());
         }
         let beyond = end != segment.seq + segment.len() && segment.len() == 0;
+        if advanced && congested {
+            self.acknowledge_in_pieces(id, before);
+        }
         self.feed(id, &segment, frame);
+        if advanced || duplicate {
+            self.recover(id, advanced);
+        }
         let open = |found: &Connection| found.phase == Phase::Open;
         if beyond && self.connections.get(id).is_some_and(open) {
             self.bare_ack(id, false);
         }
         Ok(Fate::Delivered)
+    }
+
+    /// Shows a socket that its congestion window holds back what was acknowledged since `before` segment by segment: it
+    /// counts ACKs, of which few come where segments arrive in bursts, and not bytes (RFC 3465 section 2.1).
+    fn acknowledge_in_pieces(&mut self, id: u32, before: Seq) {
+        let Some(connection) = self.connections.get(id) else {
+            return;
+        };
+        let wire = &connection.wire;
+        let (mss, upto, next) = (u32::from(wire.mss), wire.una, connection.next());
+        let (tuple, (_, window)) = (connection.key.tuple, wire.as_seen());
+        let bytes = upto.since(before).max(0) as u32;
+        // The last one comes with the segment itself.
+        for piece in 1..bytes.div_ceil(mss.max(1)).min(PIECES) {
+            let Some(connection) = self.connections.get(id) else {
+                return;
+            };
+            let header = header::Header {
+                seq: next,
+                ack: Some(connection.wire.to_socket(before + piece * mss)),
+                flags: 0,
+                window,
+                options: &[],
+            };
+            let mut packet = Scratch::sized(header::header_len(&tuple, 0));
+            header::write(packet.bytes_mut(), &tuple, &header);
+            self.give(id, packet.bytes());
+        }
+    }
+
+    /// After an acknowledgement of something new, or a duplicate of the last one: lets the socket send again what they
+    /// say is lost.
+    fn recover(&mut self, id: u32, advanced: bool) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        let (recovery, wire) = (&mut connection.recovery, &connection.wire);
+        let lost = if advanced {
+            recovery.acknowledged(wire.una)
+        } else {
+            recovery.duplicate(wire.flight(), wire.nxt)
+        };
+        if lost && connection.phase == Phase::Open {
+            self.repeat(id);
+        }
     }
 
     /// SYN-SENT, or SYN-RECEIVED after both ends have opened: the socket decides (RFC 9293 section 3.10.7.3), and
@@ -305,13 +366,35 @@ impl Core {
         self.process(id, packet);
     }
 
-    /// One packet into the socket, its immediate answer into the queue.
+    /// One packet into the socket, and what follows from it.
     pub(crate) fn process(&mut self, id: u32, packet: &[u8]) {
+        let now = self.now;
+        let next = |core: &Self| core.connections.get(id).map(Connection::next);
+        let before = next(self);
+        self.give(id, packet);
+        if self
+            .connections
+            .get(id)
+            .is_none_or(|found| found.live.is_none())
+        {
+            return;
+        }
+        self.enqueue(id);
+        self.settle(id);
+        if next(self) != before
+            && let Some(connection) = self.connections.get_mut(id)
+        {
+            connection.moved_at = now;
+        }
+    }
+
+    /// One packet into the socket, its immediate answer into the queue. What the socket knows may then be behind what the
+    /// wire does, so that nothing else may look at it.
+    fn give(&mut self, id: u32, packet: &[u8]) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        let before = connection.next();
         let at = connection.clock.at(now);
         let Some(live) = &mut connection.live else {
             return;
@@ -330,13 +413,6 @@ impl Core {
         }
         if connection.wire.least_round_trip().is_some() {
             self.adapt_clock(id);
-        }
-        self.enqueue(id);
-        self.settle(id);
-        if let Some(connection) = self.connections.get_mut(id)
-            && connection.next() != before
-        {
-            connection.moved_at = now;
         }
     }
 

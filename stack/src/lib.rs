@@ -20,6 +20,7 @@ mod key;
 mod live;
 mod poll;
 mod reason;
+mod recovery;
 mod segment;
 mod seq;
 mod slab;

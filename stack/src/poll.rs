@@ -138,23 +138,33 @@ impl Core {
         let longest = header::header_len(&tuple, 0) + usize::from(mss);
         let mut again = 0;
         let segment = NonZeroU16::new(mss).filter(|_| connection.segmentation);
-        let mut device = Drain {
-            out,
-            tag: connection.key.tag,
-            segment: segment.map(|mss| (longest, mss)),
-            path: connection.path,
-            patch: |packet: &mut [u8], segmentation| {
-                let sent = wire.stamp(packet, &tuple, segmentation, now);
-                again += u64::from(sent == Sent::Again);
-            },
-            exhausted: false,
-        };
         let at = connection.clock.at(now);
-        let mut sent = 0;
-        while sent < PACKETS_A_TURN && live.send(&mut self.interfaces, &mut device, at) {
+        let (mut sent, mut exhausted) = (0, false);
+        while sent < PACKETS_A_TURN {
+            // Where there is data to fill a segment, none goes out that the congestion window cuts short (RFC 9293
+            // section 3.8.6.2.1); but one does while a single one is in flight, whose ACK the peer may delay.
+            let (mss, flight) = (u32::from(mss), wire.in_flight());
+            let unsent = (live.socket().send_queue() as u32).saturating_sub(flight);
+            live.socket_mut()
+                .set_nagle_enabled(unsent >= mss && flight >= 2 * mss);
+            let mut device = Drain {
+                out: &mut *out,
+                tag: connection.key.tag,
+                segment: segment.map(|mss| (longest, mss)),
+                path: connection.path,
+                patch: |packet: &mut [u8], segmentation| {
+                    let sent = wire.stamp(packet, &tuple, segmentation, now);
+                    again += u64::from(sent == Sent::Again);
+                },
+                exhausted: false,
+            };
+            let more = live.send(&mut self.interfaces, &mut device, at);
+            exhausted = device.exhausted;
+            if !more {
+                break;
+            }
             sent += 1;
         }
-        let mut exhausted = device.exhausted;
         if !exhausted && connection.wire.ending() {
             let (next, queued) = (connection.next(), connection.readable() as u32);
             exhausted = !out.ready();
@@ -162,6 +172,9 @@ impl Core {
                 send_headers(out, connection.key.tag, &tuple, &fin);
                 sent += 1;
             }
+        }
+        for _ in 0..again {
+            connection.recovery.sent_again(connection.wire.nxt);
         }
         self.counters.events[Event::Retransmission as usize] += again;
         self.counters.sent += sent as u64;

@@ -163,6 +163,23 @@ impl Core {
             let (tag, tuple) = (connection.key.tag, connection.key.tuple.reversed());
             return self.reply(tag, &tuple, &header);
         }
+        connection.recovery.lost(connection.wire.nxt);
+        self.repeat(id);
+    }
+
+    /// Lets the socket send its first segment in flight again, by the duplicate ACKs that it takes for a loss.
+    pub(crate) fn repeat(&mut self, id: u32) {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        if connection
+            .live
+            .as_ref()
+            .is_none_or(|live| live.socket().send_queue() == 0)
+        {
+            return;
+        }
+        let next = connection.next();
         let (ack, window) = connection.wire.as_seen();
         let tuple = connection.key.tuple;
         // Another window first, so that the socket begins to count anew.

@@ -284,7 +284,8 @@ impl Wire {
         self.window_most = self.window_most.max(self.window_bytes());
     }
 
-    fn window_bytes(&self) -> u32 {
+    /// The peer's window in bytes.
+    pub(crate) fn window_bytes(&self) -> u32 {
         u32::from(self.window) << self.shift.unwrap_or(0)
     }
 
@@ -317,6 +318,24 @@ impl Wire {
         }
         self.mss = mss;
         true
+    }
+
+    /// Whether a segment says nothing but what the last one said, while something is in flight (RFC 5681 section 2).
+    pub(crate) fn repeats(&self, segment: &Segment) -> bool {
+        segment.len() == 0
+            && segment.ack == Some(self.una)
+            && segment.window == self.window
+            && self.outstanding()
+    }
+
+    /// Segments in flight, counted in full ones.
+    pub(crate) fn flight(&self) -> u32 {
+        self.in_flight().div_ceil(u32::from(self.mss).max(1))
+    }
+
+    /// Numbers in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.nxt.0.wrapping_sub(self.una.0)
     }
 
     /// Whether the peer owes an acknowledgement.

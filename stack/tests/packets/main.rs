@@ -50,7 +50,9 @@ scripts! {
     rfc1337_a_reset_in_time_wait
     rfc2018_out_of_order_data
     rfc2525_close_with_unread_data
+    rfc3465_bytes_are_counted
     rfc5681_fast_retransmit
+    rfc5827_early_retransmit
     rfc5961_acks_that_cannot_be_true
     rfc5961_challenges_are_limited
     rfc5961_reset
@@ -58,6 +60,7 @@ scripts! {
     rfc5961_syn_in_an_open_connection
     rfc6093_urgent_data_stays_in_line
     rfc6298_timeout_and_backoff
+    rfc6582_partial_acknowledgement
     rfc9293_delayed_ack
     rfc9293_handshake_with_options
     rfc9293_handshake_without_options

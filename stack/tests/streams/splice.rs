@@ -419,3 +419,54 @@ fn both_ways_over_a_path_that_loses_packets() {
         );
     }
 }
+
+/// A client that has said its end and acknowledges several segments at a time: the server's end gets through wherever in
+/// the data such an acknowledgement meets it.
+#[test]
+fn an_end_behind_acknowledgements_of_bursts_is_passed_on() {
+    for len in (15_000..40_000).step_by(331) {
+        let mut chain = Chain::new();
+        let (client, server) = chain.open();
+        shutdown(&client);
+        chain.pass(Duration::from_millis(10));
+        let said = pattern(len);
+        let (mut answered, mut heard, mut ended) = (0, Vec::new(), false);
+        let mut to_client = Vec::new();
+        for _ in 0..2_000 {
+            // All that the proxy has room for is there before the client says anything.
+            for _ in 0..50 {
+                answered += write(&server, &said[answered..]);
+                if answered == said.len() {
+                    shutdown(&server);
+                }
+                chain.server.poll(chain.now);
+                for frame in std::mem::take(&mut chain.server.wire.frames) {
+                    chain.proxy.receive(frame, chain.now).unwrap();
+                }
+                chain.proxy.poll(chain.now);
+                for frame in std::mem::take(&mut chain.proxy.wire.frames) {
+                    if packet::Tcp::read(&frame).dst.0 == address(NET.2) {
+                        chain.server.receive(frame, chain.now).unwrap();
+                    } else {
+                        to_client.push(frame);
+                    }
+                }
+            }
+            for frame in to_client.drain(..) {
+                chain.client.receive(frame, chain.now).unwrap();
+            }
+            chain.client.poll(chain.now);
+            if let Some(frame) = std::mem::take(&mut chain.client.wire.frames).pop_back() {
+                chain.proxy.receive(frame, chain.now).unwrap();
+            }
+            let (data, end) = read(&client);
+            heard.extend(data);
+            ended |= end;
+            if ended {
+                break;
+            }
+            chain.now = chain.now + Duration::from_micros(500);
+        }
+        assert!(heard == said && ended, "{len}: {} {ended}", heard.len());
+    }
+}
