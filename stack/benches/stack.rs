@@ -96,6 +96,7 @@ impl Pair {
             remote: (Address::from_v4([10, 0, 0, 2]), 80),
             route: ROUTE,
             service: ServiceId(0),
+            payer: ROUTE.tag,
         };
         let client = self.stacks[0]
             .connect(&connect, &self.listeners.0, self.now)

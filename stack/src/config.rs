@@ -136,7 +136,7 @@ impl Default for Timeouts {
             closing: Duration::from_secs(60),
             fin_wait_2: Duration::from_secs(60),
             time_wait: Duration::from_secs(60),
-            hibernate: Duration::from_secs(1),
+            hibernate: Duration::from_millis(250),
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Connection {
     /// What the path was found to carry, if less.
     pub(crate) path: Option<u16>,
     pub(crate) service: ServiceId,
+    /// Whose share of the sockets it takes from.
+    pub(crate) payer: u32,
     pub(crate) phase: Phase,
     pub(crate) wire: Wire,
     pub(crate) live: Option<Live>,
@@ -95,6 +97,7 @@ impl Connection {
             mtu,
             path: None,
             service,
+            payer: key.tag,
             phase: Phase::Opening,
             wire,
             live: None,

@@ -17,6 +17,7 @@ use crate::key::{Key, Secret};
 use crate::live::{Interfaces, Live};
 use crate::reason::{Counters, DropReason, Event};
 use crate::slab::Slab;
+use crate::sockets::Sockets;
 use crate::spent::SpentCookies;
 use crate::time_wait::{Entered, Remembered, TimeWaitTable};
 use crate::wheel::Wheel;
@@ -63,7 +64,7 @@ pub(crate) struct Core {
     /// Joined connections that are over, by what their peer's packets are known by.
     pub(crate) finished: VecDeque<Key>,
     pub(crate) services: Vec<Service>,
-    pub(crate) sockets: u32,
+    pub(crate) sockets: Sockets,
     /// Connections whose buffers have grown.
     pub(crate) grown: u32,
     pub(crate) resets: RateLimit,
@@ -93,7 +94,7 @@ impl Core {
             wakes: Vec::new(),
             finished: VecDeque::new(),
             services: Vec::new(),
-            sockets: 0,
+            sockets: Sockets::new(limits.sockets),
             grown: 0,
             resets: RateLimit::new(limits.resets.max(1), limits.resets.max(1)),
             cookie_at: None,
@@ -175,7 +176,7 @@ impl Core {
         if connection.live.is_some() || matches!(connection.phase, Phase::Over(_)) {
             return Ok(());
         }
-        if self.sockets >= self.limits.sockets {
+        if !self.sockets.room(connection.payer) {
             return Err(DropReason::SocketLimit);
         }
         let options = &self.services[usize::from(connection.service.0)].options;
@@ -195,7 +196,7 @@ impl Core {
         let delay = connection.clock.stretch(ACK_DELAY);
         live.socket_mut().set_ack_delay(Some(delay));
         connection.live = Some(live);
-        self.sockets += 1;
+        self.sockets.take(connection.payer);
         Ok(())
     }
 
@@ -207,12 +208,19 @@ impl Core {
         if connection.live.take().is_none() {
             return;
         }
-        self.sockets -= 1;
-        // One socket became free, so one writer tries again.
-        while let Some(starved) = self.starved.pop_front() {
+        self.sockets.give_back(connection.payer);
+        // One socket became free, so one writer tries again, of those that may have it.
+        for _ in 0..self.starved.len().min(STARVED_A_SOCKET) {
+            let Some(starved) = self.starved.pop_front() else {
+                return;
+            };
             let Some(waiting) = self.connections.get_mut(starved) else {
                 continue;
             };
+            if !self.sockets.room(waiting.payer) {
+                self.starved.push_back(starved);
+                continue;
+            }
             waiting.starving = false;
             if waiting.spliced.is_some() {
                 self.enqueue(starved); // Its turn ends with another look at what there is for it.
@@ -385,6 +393,9 @@ impl Core {
             return;
         }
         connection.phase = Phase::Over(end);
+        if connection.joined {
+            self.finished.push_back(connection.key);
+        }
         let (hash, service) = (self.secret.demux(&connection.key), connection.service);
         if let Ok(found) = self.index.find_entry(hash, |other| *other == id) {
             found.remove();
@@ -416,13 +427,13 @@ impl Core {
             self.drop_socket(id);
             if let Some(connection) = self.connections.remove(id) {
                 self.grown -= u32::from(connection.growth.grown);
-                if connection.joined {
-                    self.finished.push_back(connection.key);
-                }
             }
         }
     }
 }
+
+/// Writers that a socket which became free is offered to.
+const STARVED_A_SOCKET: usize = 64;
 
 /// An ACK waits for so long for data to go with, or for a second segment (RFC 9293 section 3.8.6.3: under 500 ms). A
 /// quarter of what Linux takes, so that its timeouts are far away.

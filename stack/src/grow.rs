@@ -50,7 +50,7 @@ impl Core {
         if connection.live.is_none() || !receives && !sends {
             return false;
         }
-        if !growth.grown && self.grown >= self.limits.sockets / GROWN_SHARE {
+        if !growth.grown && self.grown >= self.sockets.limit() / GROWN_SHARE {
             connection.growth.moved = [0; 2]; // Another time, perhaps.
             return false;
         }

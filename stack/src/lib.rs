@@ -24,6 +24,7 @@ mod recovery;
 mod segment;
 mod seq;
 mod slab;
+mod sockets;
 mod spent;
 mod splice;
 mod stack;

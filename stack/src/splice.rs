@@ -16,9 +16,11 @@ impl Core {
         }
         // Whatever has happened to one before.
         for id in [a, b] {
-            let end = self.connections.get(id).map(|connection| connection.phase);
+            let found = self.connections.get(id);
+            let (end, key) = (found.map(|found| found.phase), found.map(|found| found.key));
             self.pump(id);
             if let Some(Phase::Over(end)) = end {
+                self.finished.extend(key);
                 self.sever(id, end);
             }
             self.forget(id);

@@ -37,6 +37,8 @@ pub struct Connect {
     pub route: Route,
     /// The service on whose behalf.
     pub service: ServiceId,
+    /// The tag whose share of the sockets it takes from: that of the connection it is opened for, or its own.
+    pub payer: u32,
 }
 
 /// Why a connection could not be opened.
@@ -279,7 +281,7 @@ impl Stack {
         let core = self.core.borrow();
         Holdings {
             connections: core.connections.len(),
-            sockets: core.sockets as usize,
+            sockets: core.sockets.used() as usize,
             half_open: core.half_open.len(),
             time_wait: core.time_wait.len(),
             time_wait_bytes: core.time_wait.memory(),
@@ -372,7 +374,7 @@ impl Core {
         }
         self.service(connect.service, options);
         self.room(connect.service).map_err(ConnectError::Limit)?;
-        if self.sockets >= self.limits.sockets {
+        if !self.sockets.room(connect.payer) {
             return Err(ConnectError::Limit(DropReason::SocketLimit));
         }
         let mut iss = self.secret.isn(&key, self.now);
@@ -387,7 +389,9 @@ impl Core {
         }
         let capacity = self.options(connect.service).first_receive();
         let wire = Wire::new(tuple, iss, connect.route.mtu, capacity);
-        let connection = Connection::new(key, connect.route.mtu, connect.service, wire, self.now);
+        let mut connection =
+            Connection::new(key, connect.route.mtu, connect.service, wire, self.now);
+        connection.payer = connect.payer;
         let limit = ConnectError::Limit(DropReason::ConnectionLimit);
         let id = self.add(hash, connection).ok_or(limit)?;
         self.wake(id).map_err(ConnectError::Limit)?;

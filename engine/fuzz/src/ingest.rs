@@ -273,6 +273,7 @@ impl World {
                     remote: (peer, port),
                     route: ROUTE,
                     service: ServiceId(1),
+                    payer: ROUTE.tag,
                 };
                 if let Ok(stream) = self.stack.connect(&connect, &self.options, self.now) {
                     self.hold(stream, false);

@@ -7,8 +7,8 @@ use weft_datapath::{
     Tuple, Verdict, older, parse,
 };
 use weft_stack::{
-    Accepted, Arrival, Connect, Counters, Holdings, Listeners, Outgoing, Route, ServiceId,
-    ServiceOptions, Stack, StackConfig, Transmit,
+    Accepted, Arrival, Connect, ConnectError, Counters, Holdings, Listeners, Outgoing, Route,
+    ServiceId, ServiceOptions, Stack, StackConfig, Transmit,
 };
 
 use super::{PinSink, Worker};
@@ -20,7 +20,7 @@ const ROUTE_MTU: u16 = 1_500;
 /// costs what of it is used.
 const BUFFER: usize = 256 << 10;
 /// Bytes of those that it begins with: most connections are short, and mapping memory costs more than they do.
-const FIRST_BUFFER: usize = 16 << 10;
+const FIRST_BUFFER: usize = 8 << 10;
 /// Places of the transmit ring that are left to packets that are passed on: as many as a step can send before its
 /// doorbell.
 const RESERVE: usize = 4 * BURST_MAX;
@@ -251,6 +251,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                     mtu: ROUTE_MTU,
                 },
                 service,
+                payer: route.tag,
             })
         });
         let options = options(tables, &tuple);
@@ -262,8 +263,12 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 upstream.set_segmentation(bulk);
                 self.tcp.stack().splice(stream, upstream);
             }
-            Some(Err(_)) | None => {
-                self.tcp.refused[DropReason::TupleClash as usize] += 1;
+            failed => {
+                let reason = match failed {
+                    Some(Err(ConnectError::Limit(_))) => DropReason::FlowTableFull,
+                    _ => DropReason::TupleClash,
+                };
+                self.tcp.refused[reason as usize] += 1;
                 self.state.not_connected(id, now);
                 stream.abort();
             }

@@ -49,6 +49,7 @@ impl Net {
             remote: (self.server, 80),
             route: ROUTE,
             service: SERVICE,
+            payer: ROUTE.tag,
         }
     }
 }

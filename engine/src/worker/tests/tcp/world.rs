@@ -97,6 +97,7 @@ impl Peer {
             remote: (v4(to.0), to.1),
             route: ROUTE,
             service: ServiceId(0),
+            payer: ROUTE.tag,
         };
         self.stack
             .connect(&connect, &Default::default(), now)
