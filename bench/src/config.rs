@@ -170,7 +170,7 @@ impl Config {
             workers: Workers {
                 cores: vec![0],
                 poll: "adaptive".into(),
-                fast_path: "off".into(),
+                fast_path: fast_path(),
                 max_flows: None,
                 heartbeat: None,
                 punt_rate: None,
@@ -273,6 +273,11 @@ impl Service {
         self.algorithm = Some(name.into());
         self
     }
+}
+
+/// How much the kernel forwards in labs that do not say: `WEFT_LAB_FAST_PATH`, or nothing.
+fn fast_path() -> String {
+    std::env::var("WEFT_LAB_FAST_PATH").unwrap_or_else(|_| "off".into())
 }
 
 #[cfg(test)]

@@ -10,12 +10,20 @@ use criterion::{Criterion, criterion_main};
 use weft::config::{Source, parse, parse_after};
 use weft::control::{Control, KernelSide};
 use weft_datapath::{Address, Now};
-use weft_xdp::{Error, PodEntry, ServiceKey};
+use weft_xdp::{Choice, Error, PodEntry, ServiceKey};
 
 /// A kernel that takes everything.
 struct Willing;
 
 impl KernelSide for Willing {
+    fn set_choice(&mut self, _: ServiceKey, _: Option<&Choice>) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    fn set_epochs(&mut self, _: &[u32], _: &[u32]) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn source_towards(&self, _: std::net::IpAddr) -> Option<std::net::IpAddr> {
         None
     }

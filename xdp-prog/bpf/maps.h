@@ -60,6 +60,50 @@ struct {
 	__type(value, struct weft_flow_value);
 } pins SEC(".maps");
 
+/* Whatever can be made again; the least recently used makes room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WEFT_MAX_FLOWS);
+	__type(key, struct weft_flow_key);
+	__type(value, struct weft_flow_value);
+} flows SEC(".maps");
+
+/* A flow that is being opened: more than the stack has room for. */
+struct weft_opening {
+	struct weft_flow_key key;
+	struct weft_flow_key back_key;
+	struct weft_flow_value there;
+	struct weft_flow_value back;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct weft_opening);
+} opening SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEFT_MAX_MAGLEV_PACKS);
+	__type(key, __u32);
+	__type(value, struct weft_maglev);
+} maglev SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEFT_MAX_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct weft_backend);
+} backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEFT_MAX_EPOCHS);
+	__type(key, __u32);
+	__type(value, __u32);
+} epochs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, WEFT_MAX_WORKERS);

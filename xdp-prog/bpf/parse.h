@@ -10,6 +10,9 @@
 #define IP6_FRAGMENT_LEN 8
 #define IP4_MAPPED bpf_htonl(0xffff)
 
+#define TCP_FIN 0x01
+#define TCP_RST 0x04
+
 enum parse_result {
 	PARSE_OK,
 	PARSE_NOT_IP, /* the kernel's: ARP, VLAN-tagged frames and all else */
@@ -28,6 +31,8 @@ struct packet {
 	__u8 error; /* an ICMP error that quotes a packet, and not a fragment */
 	__u32 icmp; /* where its header begins */
 	__u8 opens; /* a TCP SYN without ACK */
+	__u8 control; /* TCP: the control bits */
+	__u8 hops; /* TTL or hop limit */
 	__u8 vip; /* from a pod to a service's address: filled in by the steering */
 	__u32 l4; /* with `ports`: where the layer 4 header begins, */
 	__u32 payload; /* where what it carries begins, as far as it says, */
@@ -61,6 +66,7 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 		packet->sport = tcp->source;
 		packet->dport = tcp->dest;
 		packet->opens = tcp->syn && !tcp->ack;
+		packet->control = ((__u8 *)tcp)[13];
 		header = tcp->doff * 4;
 	} else {
 		struct udphdr *udp = l4;
@@ -118,6 +124,7 @@ static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct
 	packet->dst.words[2] = IP4_MAPPED;
 	packet->dst.words[3] = ip->daddr;
 	packet->proto = ip->protocol;
+	packet->hops = ip->ttl;
 	fragment = ip->frag_off & bpf_htons(IP4_FRAGMENT);
 	if (packet->proto == IPPROTO_ICMP && !fragment)
 		parse_icmp(skb, packet, ETH_HLEN + header, ETH_HLEN + total);
@@ -200,6 +207,7 @@ static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct
 	__builtin_memcpy(&packet->src, &ip->saddr, sizeof(packet->src));
 	__builtin_memcpy(&packet->dst, &ip->daddr, sizeof(packet->dst));
 	packet->proto = ip->nexthdr;
+	packet->hops = ip->hop_limit;
 	packet->v6 = 1;
 	if (is_followed(packet->proto) &&
 	    skip_extensions(skb, packet, &offset, end) == PARSE_MALFORMED)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
  * Weft's programs. One for each hook; docs/steering.md says what they decide, weft.h what they
- * share with user space. No program rewrites an address: they classify, punt and give back.
+ * share with user space. But for the fast path (fast.h), none rewrites an address: they classify, punt and give back.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -26,6 +26,7 @@
 #include "punt.h"
 #include "pair.h"
 #include "reset.h"
+#include "fast.h"
 
 /* The kernel is told the GPL half of the choice: some helpers ask for it. */
 char LICENSE[] SEC("license") = "GPL";
@@ -61,6 +62,8 @@ int weft_from_pod(struct __sk_buff *skb)
 	}
 	packets = segments(skb, &packet);
 	count(WEFT_COUNT_FROM_POD, packets);
+	if (own_source(&packet, pod) && fast_path(skb, &packet, pod, ifindex, packets, &action))
+		return action;
 	switch (steer_from_pod(skb, &packet, pod, ifindex, &target)) {
 	case STEER_KERNEL:
 		break;

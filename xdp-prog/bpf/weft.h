@@ -26,7 +26,7 @@
 #define WEFT_CONST(name, value) enum { WEFT_##name = value };
 
 /* Layout version of every pinned map. A different one is refused, never converted. */
-WEFT_CONST(ABI, 2)
+WEFT_CONST(ABI, 3)
 /* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
 WEFT_CONST(MARK, 0x77656674)
 /* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
@@ -39,6 +39,15 @@ WEFT_CONST(MAX_ENDPOINTS, 8192)
 WEFT_CONST(MAX_SERVICES, 65536)
 /* Owner entries. User space may choose another size before the load. */
 WEFT_CONST(MAX_PINS, 524288)
+/* Entries of flows on the fast path, two a flow; the least recently used make room. As many as the kernel tracks. */
+WEFT_CONST(MAX_FLOWS, 524288)
+/* Epochs: of pods' slots, then of backends' places. */
+WEFT_CONST(MAX_POD_SLOTS, 16384)
+WEFT_CONST(MAX_EPOCHS, 147456)
+/* Backends of compiled service ports, and their Maglev tables in packs of entries: 16.7 M entries. */
+WEFT_CONST(MAX_BACKENDS, 131072)
+WEFT_CONST(MAGLEV_PACK, 32)
+WEFT_CONST(MAX_MAGLEV_PACKS, 524288)
 
 /* IPv6 extension headers that are followed to the ports: how many, and how many bytes of them. */
 WEFT_CONST(IP6_EXTENSIONS_MAX, 8)
@@ -79,6 +88,22 @@ WEFT_CONST(MODE_OWNER, 0)
  * Without its worker the connection is no more, and the hooks reset it (reset.h).
  */
 WEFT_CONST(MODE_TERMINATED, 1)
+/* On the fast path: packets to a backend, whose destination is rewritten; from it, whose source is; as they are. */
+WEFT_CONST(MODE_TO_BACKEND, 2)
+WEFT_CONST(MODE_FROM_BACKEND, 3)
+WEFT_CONST(MODE_PLAIN, 4)
+
+/*
+ * Bits of weft_flow_value.tcp_state in `flows`: what went in the entry's own direction, whether that is the client's,
+ * and in a client's entry of UDP that something came back.
+ */
+WEFT_CONST(FLOW_FIN, 1)
+WEFT_CONST(FLOW_RST, 2)
+WEFT_CONST(FLOW_OPENER, 4)
+WEFT_CONST(FLOW_ANSWERED, 8)
+
+/* Bits of weft_service.flags: the hooks may choose a backend. */
+WEFT_CONST(SERVICE_COMPILED, 1)
 
 /* 16 bytes in network order. IPv4 is v4-mapped, ::ffff:a.b.c.d. */
 struct weft_addr {
@@ -95,6 +120,8 @@ struct weft_config {
 	__u32 weft0_ifindex;
 	__u32 lanes; /* 1 once an owner entry names a bulk lane */
 	__u64 heartbeat_limit_ns; /* 0: user space is never taken for dead (tests) */
+	__u32 fast_path; /* 1: plain layer-4 flows are decided here */
+	__u32 instance; /* of user space: tells what an earlier one has left */
 };
 
 /* heartbeat[worker], a cache line each: CLOCK_MONOTONIC of the worker's last step. */
@@ -134,17 +161,34 @@ struct weft_service_key {
 	__u8 pad;
 };
 
-/* All but its presence is for the compiled choice, and zero until then. */
+/* All but its presence is for the compiled choice, and zero without one. */
 struct weft_service {
-	__u32 id;
+	__u32 id; /* user space's number of the service port */
 	__u32 flags;
-	__u32 generation;
-	__u32 maglev_offset;
-	__u32 maglev_size;
+	__u32 maglev_offset; /* in packs */
+	__u32 maglev_size; /* in entries */
+	__u32 backends_offset;
 	__u32 pad;
 };
 
-/* pins[key]. The ifindex keeps a pod from hitting another pod's entry. */
+/* maglev[]: each entry is a backend's place behind backends_offset. */
+struct weft_maglev {
+	__u16 entries[WEFT_MAGLEV_PACK];
+};
+
+/* backends[] */
+struct weft_backend {
+	struct weft_addr addr;
+	__be16 port;
+	__u16 pad;
+	__u32 ifindex;
+	__u32 slot; /* in `epochs`; 0 never moves */
+	__u32 epoch;
+	__u32 instance;
+	__u32 reserved;
+};
+
+/* pins[key] and flows[key]. The ifindex keeps a pod from hitting another pod's entry. */
 struct weft_flow_key {
 	struct weft_addr src;
 	struct weft_addr dst;
@@ -155,7 +199,10 @@ struct weft_flow_key {
 	__u8 pad[3];
 };
 
-/* In these modes `owner`, `cookie`, `rewrite` and `egress_ifindex` count; the rest is laid out for tier 0, and zero. */
+/*
+ * In `pins` `owner`, `cookie`, `rewrite` and `egress_ifindex` count, and the rest is zero.
+ * In `flows` `rewrite` and `owner` are zero, and `cookie` is when the entry was made.
+ */
 struct weft_flow_value {
 	struct weft_addr rewrite_addr;
 	__be16 rewrite_port;
@@ -163,27 +210,29 @@ struct weft_flow_value {
 	__u8 rewrite;
 	__u32 egress_ifindex;
 	__u16 owner;
-	__u16 mtu;
+	__u16 reserved;
 	__u32 slot;
 	__u32 epoch;
-	__u32 reserved;
+	__u32 instance;
 	__u64 cookie;
 	__u64 packets;
 	__u64 bytes;
 	__u64 last_seen;
 	__u32 tcp_state;
-	__u32 pad;
+	__u32 service;
 };
 
 #define WEFT_SIZE(type, size) _Static_assert(sizeof(struct weft_##type) == (size), #type);
 #define WEFT_OFFSET(type, field, offset) \
 	_Static_assert(__builtin_offsetof(struct weft_##type, field) == (offset), #type "." #field);
 
-WEFT_SIZE(config, 24)
+WEFT_SIZE(config, 32)
 WEFT_OFFSET(config, workers, 4)
 WEFT_OFFSET(config, weft0_ifindex, 8)
 WEFT_OFFSET(config, lanes, 12)
 WEFT_OFFSET(config, heartbeat_limit_ns, 16)
+WEFT_OFFSET(config, fast_path, 24)
+WEFT_OFFSET(config, instance, 28)
 WEFT_SIZE(heartbeat, 64)
 WEFT_OFFSET(heartbeat, last_ns, 0)
 WEFT_SIZE(pod, 40)
@@ -206,9 +255,17 @@ WEFT_OFFSET(service_key, proto, 18)
 WEFT_SIZE(service, 24)
 WEFT_OFFSET(service, id, 0)
 WEFT_OFFSET(service, flags, 4)
-WEFT_OFFSET(service, generation, 8)
-WEFT_OFFSET(service, maglev_offset, 12)
-WEFT_OFFSET(service, maglev_size, 16)
+WEFT_OFFSET(service, maglev_offset, 8)
+WEFT_OFFSET(service, maglev_size, 12)
+WEFT_OFFSET(service, backends_offset, 16)
+WEFT_SIZE(maglev, 64)
+WEFT_SIZE(backend, 40)
+WEFT_OFFSET(backend, addr, 0)
+WEFT_OFFSET(backend, port, 16)
+WEFT_OFFSET(backend, ifindex, 20)
+WEFT_OFFSET(backend, slot, 24)
+WEFT_OFFSET(backend, epoch, 28)
+WEFT_OFFSET(backend, instance, 32)
 WEFT_SIZE(flow_key, 44)
 WEFT_OFFSET(flow_key, src, 0)
 WEFT_OFFSET(flow_key, dst, 16)
@@ -223,18 +280,20 @@ WEFT_OFFSET(flow_value, mode, 18)
 WEFT_OFFSET(flow_value, rewrite, 19)
 WEFT_OFFSET(flow_value, egress_ifindex, 20)
 WEFT_OFFSET(flow_value, owner, 24)
-WEFT_OFFSET(flow_value, mtu, 26)
+WEFT_OFFSET(flow_value, reserved, 26)
 WEFT_OFFSET(flow_value, slot, 28)
 WEFT_OFFSET(flow_value, epoch, 32)
+WEFT_OFFSET(flow_value, instance, 36)
 WEFT_OFFSET(flow_value, cookie, 40)
 WEFT_OFFSET(flow_value, packets, 48)
 WEFT_OFFSET(flow_value, bytes, 56)
 WEFT_OFFSET(flow_value, last_seen, 64)
 WEFT_OFFSET(flow_value, tcp_state, 72)
+WEFT_OFFSET(flow_value, service, 76)
 
 /*
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
- *   from_pod = from_pod_kernel + from_pod_punted + from_pod_orphan + malformed + src_spoof + punt_rate
+ *   from_pod = from_pod_kernel + from_pod_punted + from_pod_forwarded + from_pod_orphan + malformed + src_spoof + punt_rate
  *   to_pod   = to_pod_kernel + to_pod_punted + to_pod_orphan
  *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
@@ -243,6 +302,8 @@ enum weft_counter {
 WEFT_COUNTER(FROM_POD, "packets that enrolled pods sent, re-ingressed ones not counted again")
 WEFT_COUNTER(FROM_POD_KERNEL, "packets of enrolled pods left to the kernel")
 WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
+WEFT_COUNTER(FROM_POD_FORWARDED, "packets of enrolled pods that went into the other pod by the fast path")
+WEFT_COUNTER(FLOWS_OPENED, "flows that the fast path opened")
 WEFT_COUNTER(FROM_POD_ORPHAN, "dropped or reset: their connections ended in a worker that does not step")
 WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")

@@ -2,10 +2,7 @@
 //!
 //! The structs are mirrors; build.rs turns every size and offset that the header asserts into the
 //! same assertion here, so a change on one side alone does not compile.
-#![allow(
-    dead_code,
-    reason = "the header describes tier 0 too, which is not built yet"
-)]
+#![allow(dead_code, reason = "some constants are for the programs alone")]
 
 use weft_datapath::{Address, Inject, Protocol};
 use zerocopy::byteorder::big_endian::U16;
@@ -29,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) weft0_ifindex: u32,
     pub(crate) lanes: u32,
     pub(crate) heartbeat_limit_ns: u64,
+    pub(crate) fast_path: u32,
+    pub(crate) instance: u32,
 }
 
 /// `struct weft_heartbeat`.
@@ -84,10 +83,31 @@ pub(crate) struct ServiceKey {
 pub(crate) struct Service {
     pub(crate) id: u32,
     pub(crate) flags: u32,
-    pub(crate) generation: u32,
     pub(crate) maglev_offset: u32,
     pub(crate) maglev_size: u32,
+    pub(crate) backends_offset: u32,
     pub(crate) pad: u32,
+}
+
+/// `struct weft_maglev`.
+#[derive(Copy, Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Maglev {
+    pub(crate) entries: [u16; MAGLEV_PACK as usize],
+}
+
+/// `struct weft_backend`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Backend {
+    pub(crate) addr: [u8; 16],
+    pub(crate) port: U16,
+    pub(crate) pad: u16,
+    pub(crate) ifindex: u32,
+    pub(crate) slot: u32,
+    pub(crate) epoch: u32,
+    pub(crate) instance: u32,
+    pub(crate) reserved: u32,
 }
 
 /// `struct weft_flow_key`.
@@ -113,16 +133,16 @@ pub(crate) struct FlowValue {
     pub(crate) rewrite: u8,
     pub(crate) egress_ifindex: u32,
     pub(crate) owner: u16,
-    pub(crate) mtu: u16,
+    pub(crate) reserved: u16,
     pub(crate) slot: u32,
     pub(crate) epoch: u32,
-    pub(crate) reserved: u32,
+    pub(crate) instance: u32,
     pub(crate) cookie: u64,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) last_seen: u64,
     pub(crate) tcp_state: u32,
-    pub(crate) pad: u32,
+    pub(crate) service: u32,
 }
 
 impl From<&weft_datapath::FlowKey> for FlowKey {

@@ -18,7 +18,9 @@ use std::time::Instant;
 pub fn measure(topology: &Topology) -> Result<Sample> {
     let change = services::change(topology.knows());
     match topology.path() {
-        PathKind::WeftUser => reload(topology.weft().context("no node process")?, &change),
+        PathKind::Weft | PathKind::WeftUser => {
+            reload(topology.weft().context("no node process")?, &change)
+        }
         PathKind::Ebpf => in_map(topology.balancer().context("no balancer")?, &change),
         PathKind::Iptables => in_rules(&change, |rule| {
             kubeproxy::update(&topology.lab.node, change.number, rule)

@@ -166,6 +166,7 @@ impl Plan {
                 .iter()
                 .map(|id| PathKind::find(id))
                 .collect::<Result<Vec<_>>>()?
+                .concat()
         } else {
             PathKind::ALL.to_vec()
         };

@@ -2,7 +2,7 @@
 
 use crate::binaries;
 use crate::proxy::Kind;
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 /// A way through the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,8 +15,10 @@ pub enum PathKind {
     Nftables,
     /// A load balancer in eBPF at the pods' tcx hooks, as good as they come.
     Ebpf,
-    /// Weft with `stage = "tcp"`: connections are terminated and proxied in user space.
+    /// Weft with `fast_path = "full"`: the kernel executes what user space has compiled.
     Weft,
+    /// Weft with `stage = "tcp"`: connections are terminated and proxied in user space.
+    WeftTcp,
     /// HAProxy in TCP mode behind a REDIRECT of the kernel.
     Haproxy,
     /// The same with splicing.
@@ -29,12 +31,13 @@ pub enum PathKind {
 
 impl PathKind {
     /// Every path.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Weft,
+        Self::WeftTcp,
         Self::WeftUser,
         Self::Iptables,
         Self::Nftables,
         Self::Ebpf,
-        Self::Weft,
         Self::Haproxy,
         Self::HaproxySplice,
         Self::Envoy,
@@ -48,7 +51,7 @@ impl PathKind {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
             Self::Ebpf => "ebpf",
-            Self::Weft => "weft",
+            Self::Weft | Self::WeftTcp => "weft",
             Self::Haproxy => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
             Self::Envoy => "envoy",
@@ -56,13 +59,23 @@ impl PathKind {
         }
     }
 
-    /// The path called `id`.
-    pub fn find(id: &str) -> Result<Self> {
-        let known = Self::ALL.map(Self::id).join(", ");
-        Self::ALL
+    /// The paths called `id`: Weft is another one where connections end.
+    pub fn find(id: &str) -> Result<Vec<Self>> {
+        let found: Vec<Self> = Self::ALL
             .into_iter()
-            .find(|path| path.id() == id)
-            .with_context(|| format!("no path {id}; there are {known}"))
+            .filter(|path| path.id() == id)
+            .collect();
+        if found.is_empty() {
+            let mut known = Self::ALL.map(Self::id).to_vec();
+            known.dedup();
+            bail!("no path {id}; there are {}", known.join(", "));
+        }
+        Ok(found)
+    }
+
+    /// Whether it is a node process of Weft's.
+    pub fn is_weft(self) -> bool {
+        matches!(self, Self::Weft | Self::WeftTcp | Self::WeftUser)
     }
 
     /// The proxy that it leads through.
@@ -83,7 +96,7 @@ impl PathKind {
     /// What it lacks on this machine, and what to do about it; `None` when it can run.
     pub fn lacks(self) -> Option<&'static str> {
         let (program, hint) = match self {
-            Self::WeftUser | Self::Weft => (
+            Self::WeftUser | Self::Weft | Self::WeftTcp => (
                 binaries::weft(),
                 "the node process is not built: cargo build --release -p weft",
             ),

@@ -45,7 +45,7 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         rps_core,
         ..KERNEL
     };
-    let weft = matches!(path, PathKind::WeftUser | PathKind::Weft);
+    let weft = path.is_weft();
     match probe {
         // Without a node no placement.
         Probe::LookupScale => Vec::new(),

@@ -65,6 +65,7 @@ pub struct Workload {
 
 /// Weft's layer 4, and what it stands in for.
 const BALANCERS: &[PathKind] = &[
+    PathKind::Weft,
     PathKind::WeftUser,
     PathKind::Iptables,
     PathKind::Nftables,
@@ -75,14 +76,14 @@ const BALANCERS: &[PathKind] = &[
 const TABLES: &[PathKind] = BALANCERS.split_last().unwrap().1;
 /// Weft's TCP stage, and what terminates connections elsewhere.
 const PROXIES: &[PathKind] = &[
-    PathKind::Weft,
+    PathKind::WeftTcp,
     PathKind::Haproxy,
     PathKind::Envoy,
     PathKind::Direct,
 ];
 /// For streams that are worth splicing.
 const BULK_PROXIES: &[PathKind] = &[
-    PathKind::Weft,
+    PathKind::WeftTcp,
     PathKind::Haproxy,
     PathKind::HaproxySplice,
     PathKind::Envoy,

@@ -228,14 +228,18 @@ impl Topology {
         config.workers.cores = vec![core];
         config.workers.poll = poll.into();
         // What this path is, whatever the default may be.
-        config.workers.fast_path = "off".into();
+        config.workers.fast_path = match self.path {
+            PathKind::Weft => "full",
+            _ => "off",
+        }
+        .into();
         // The generator's whole rate may come: the limit is not what is measured.
         config.workers.punt_rate = Some(100_000_000);
         config
             .enrol(&self.client, "client")
             .enrol(&self.server, "server");
         services::configure(&mut config, self.knows, ports);
-        if self.path == PathKind::Weft {
+        if self.path == PathKind::WeftTcp {
             let ports = config.services.iter_mut().flat_map(|s| &mut s.ports);
             ports.for_each(|port| port.stage = Some("tcp".into()));
         }

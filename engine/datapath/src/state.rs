@@ -142,6 +142,8 @@ pub struct State {
     cookies: u64,
     /// Until when an unknown flow may be one that the kernel opened while the worker was away.
     away_until: Now,
+    /// The hooks open flows, too, and have to know which keys are taken.
+    pins_all: bool,
 }
 
 impl State {
@@ -172,7 +174,13 @@ impl State {
             random: config.seed,
             cookies: 0,
             away_until: Now::default(),
+            pins_all: false,
         }
+    }
+
+    /// From now on every flow has its owner entries: where the hooks open flows, they have to know which keys are taken.
+    pub fn pin_all(&mut self) {
+        self.pins_all = true;
     }
 
     /// Says that the worker was away for longer than the hooks wait, so that the kernel may have
@@ -301,6 +309,7 @@ impl State {
         };
         [Direction::Forward, Direction::Reply].map(|direction| {
             let pinned = self.workers > 1
+                || self.pins_all
                 || flow.hook(direction) == Hook::ToPod
                 || flow.kind() == FlowKind::Terminated;
             flow.key(direction).filter(|_| pinned)

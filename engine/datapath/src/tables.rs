@@ -236,7 +236,7 @@ impl ServicePort {
     }
 
     /// What a flow to that backend depends on.
-    pub(crate) fn dependence(&self, backend: &Backend) -> SlotRef {
+    pub fn dependence(&self, backend: &Backend) -> SlotRef {
         match self.spec.proto {
             _ if backend.member == SlotRef::FIXED => backend.slot,
             Protocol::Tcp if !self.spec.options.reset_on_removal => backend.slot,
@@ -435,6 +435,35 @@ impl Tables {
     /// How long an unknown flow may be one that the kernel opened, from when it last could.
     pub fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// What a flow to `backend` by the service port at `front` depends on, and the port's number, while the backend is
+    /// reached at `ifindex`. `None`: such a flow would have ended.
+    pub fn depends(
+        &self,
+        front: (&Address, u16, Protocol),
+        backend: (Address, u16),
+        ifindex: u32,
+    ) -> Option<(SlotRef, u32)> {
+        let service = self.service(front.0, front.1, front.2);
+        let there = BackendPath::Pod { ifindex };
+        let found = service.and_then(|service| {
+            let backend = &service.backends()[service.position(backend)?];
+            let depends = (service.dependence(backend), service.id());
+            (backend.path == there).then_some(depends)
+        });
+        // A TCP flow outlives its backend's place in the service.
+        let left = || {
+            let pod = self.pod_by_ifindex(ifindex)?;
+            let here = front.2 == Protocol::Tcp && pod.addresses.contains(&backend.0);
+            here.then_some((pod.slot, service.map_or(0, |service| service.id())))
+        };
+        found.or_else(left)
+    }
+
+    /// Epochs of the backends' places.
+    pub fn members(&self) -> &[u32] {
+        &self.members
     }
 
     /// Epochs by slot, of pods.

@@ -333,8 +333,10 @@ pub struct Flow {
     pub age_ms: u64,
     /// Since its last packet.
     pub idle_ms: u64,
-    /// The worker that owns it.
-    pub worker: u16,
+    /// Who decides about its packets: 0 the kernel, by what was compiled, 1 the engine, 2 the TCP stack.
+    pub tier: u8,
+    /// The worker that owns it, if one does.
+    pub worker: Option<u16>,
 }
 
 /// One thing that the node process owns.

@@ -328,6 +328,7 @@ pub(super) fn flows(flows: &Flows) -> String {
         "in",
         "age",
         "idle",
+        "tier",
         "worker",
     ]);
     for flow in &flows.flows {
@@ -336,7 +337,7 @@ pub(super) fn flows(flows: &Flows) -> String {
     rows.to_string()
 }
 
-fn flow_row(flow: &Flow) -> [String; 12] {
+fn flow_row(flow: &Flow) -> [String; 13] {
     let volume = |packets: u64, bytes: u64| format!("{packets} / {bytes} B");
     [
         flow.protocol.clone(),
@@ -350,7 +351,9 @@ fn flow_row(flow: &Flow) -> [String; 12] {
         volume(flow.packets_in, flow.bytes_in),
         duration(flow.age_ms / 1000),
         duration(flow.idle_ms / 1000),
-        flow.worker.to_string(),
+        flow.tier.to_string(),
+        flow.worker
+            .map_or_else(|| "-".into(), |worker| worker.to_string()),
     ]
 }
 

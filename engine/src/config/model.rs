@@ -86,6 +86,7 @@ impl FastPath {
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Full => "full",
         }
     }
 }
@@ -96,6 +97,8 @@ pub enum FastPath {
     /// Nothing: every packet goes through the engine.
     #[default]
     Off,
+    /// Plain layer-4 flows from the first packet on.
+    Full,
 }
 
 /// `[[pod]]`: an enrolled pod.

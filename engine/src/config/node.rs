@@ -115,7 +115,10 @@ pub(super) fn read_workers(value: &Value<'_, '_>) -> Option<Workers> {
         value.word(&words, &[])
     });
     let fast_path = table.optional("fast_path", default.fast_path, |value| {
-        value.word(&[("off", FastPath::Off)], &["flows", "full"])
+        value.word(
+            &[("off", FastPath::Off), ("full", FastPath::Full)],
+            &["flows"],
+        )
     });
     let max_flows = table.optional("max_flows", default.max_flows, |value| {
         value.integer(16..=16_777_216)?.try_into().ok()

@@ -4,9 +4,10 @@ use super::model::Config;
 
 /// The keys whose change takes effect at the next start: they make a worker what it is, or size
 /// memory that it has handed to the kernel, or stand in its flows.
-pub const RESTART_KEYS: [&str; 6] = [
+pub const RESTART_KEYS: [&str; 7] = [
     "workers.cores",
     "workers.poll",
+    "workers.fast_path",
     "workers.max_flows",
     "workers.frames",
     "workers.heartbeat",
@@ -22,6 +23,7 @@ pub fn restart_keys(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         old.cores != new.cores,
         old.poll != new.poll,
+        old.fast_path != new.fast_path,
         old.max_flows != new.max_flows,
         old.frames != new.frames,
         old.heartbeat != new.heartbeat,

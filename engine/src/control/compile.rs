@@ -11,9 +11,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use weft_datapath::{
     Address, Algorithm, Backend, BackendPath, BackendState, BuildError, Protocol, ServiceOptions,
-    ServicePortSpec, SlotRef, Tables, TablesBuilder,
+    ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder,
 };
-use weft_xdp::ServiceKey;
+use weft_xdp::{Choice, ChoiceBackend, ServiceKey};
 
 use super::pods::{Moved, PodSet};
 use super::registry::Registry;
@@ -60,6 +60,8 @@ pub struct Compiled {
     pub appeared: Vec<ServiceKey>,
     /// For the hooks: VIPs and ports that this generation has no more.
     pub vanished: Vec<ServiceKey>,
+    /// Ports that are not what they were: those that came, went, or have other backends.
+    pub changed: Vec<ServiceKey>,
 }
 
 impl Compiled {
@@ -80,6 +82,7 @@ impl Compiled {
             hairpins,
             appeared: Vec::new(),
             vanished: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -143,6 +146,9 @@ impl Compiled {
 
         let touched: FxHashSet<ServiceKey> =
             gone.iter().chain(&new).flat_map(|s| hook_keys(s)).collect();
+        let stale_keys = stale.iter().flat_map(|service| hook_keys(service));
+        let changed = touched.iter().copied().chain(stale_keys);
+        let changed = changed.filter(|key| key.port.is_some()).collect();
         let (mut appeared, mut vanished) = (Vec::new(), Vec::new());
         for key in touched {
             match (knows(&self.tables, key), knows(&tables, key)) {
@@ -158,6 +164,7 @@ impl Compiled {
             hairpins: Arc::clone(&self.hairpins),
             appeared,
             vanished,
+            changed,
         })
     }
 
@@ -170,6 +177,29 @@ impl Compiled {
         keys.sort_unstable();
         keys
     }
+}
+
+/// What the hooks need to choose for the service port as the engine would; `None`: the engine alone does.
+pub(super) fn choice(port: &weft_datapath::ServicePort) -> Option<Choice> {
+    let options = port.options();
+    let plain = options.affinity.is_none()
+        && options.max_flows.is_none()
+        && !options.reset_on_removal
+        && options.stage == Stage::L4;
+    let maglev = port.maglev().filter(|_| plain)?;
+    let backends = port.backends().iter().map(|backend| ChoiceBackend {
+        end: (backend.address, backend.port),
+        ifindex: match backend.path {
+            BackendPath::Pod { ifindex } => ifindex,
+            BackendPath::Kernel => 0,
+        },
+        slot: port.dependence(backend),
+    });
+    Some(Choice {
+        id: port.id(),
+        maglev: maglev.clone(),
+        backends: backends.collect(),
+    })
 }
 
 /// The services of `before` that are not in `after`, and the other way round. A service is the same

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use weft_datapath::Address;
-use weft_xdp::{PodEntry, ServiceKey, Steering};
+use weft_xdp::{Choice, PodEntry, ServiceKey, Steering};
 
 /// The maps and hooks that make the kernel steer.
 ///
@@ -48,6 +48,20 @@ pub trait KernelSide {
     /// # Errors
     /// When the map is full or the kernel refuses.
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error>;
+    /// Lets the hooks choose a backend for the service port, or no more. False: there is no room for that.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn set_choice(
+        &mut self,
+        key: ServiceKey,
+        choice: Option<&Choice>,
+    ) -> Result<bool, weft_xdp::Error>;
+    /// Makes the epochs that the hooks compare with these: of pods, and of backends.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn set_epochs(&mut self, pods: &[u32], members: &[u32]) -> Result<(), weft_xdp::Error>;
     /// The node's address that packets of its own to `address` would have, if it can reach it.
     fn source_towards(&self, address: IpAddr) -> Option<IpAddr>;
 }
@@ -83,6 +97,18 @@ impl KernelSide for Steering {
 
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), weft_xdp::Error> {
         Self::sync_endpoints(self, endpoints).map(drop)
+    }
+
+    fn set_choice(
+        &mut self,
+        key: ServiceKey,
+        choice: Option<&Choice>,
+    ) -> Result<bool, weft_xdp::Error> {
+        Self::set_choice(self, key, choice)
+    }
+
+    fn set_epochs(&mut self, pods: &[u32], members: &[u32]) -> Result<(), weft_xdp::Error> {
+        Self::set_epochs(self, pods, members)
     }
 
     /// Asks by connecting a UDP socket, for which the kernel looks up a route and sends nothing.

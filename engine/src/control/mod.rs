@@ -29,9 +29,9 @@ pub use slots::{Member, Slots};
 pub use sources::{Place, Sources};
 
 use thiserror::Error;
-use weft_xdp::{PodEntry, netlink};
+use weft_xdp::{PodEntry, ServiceKey, netlink};
 
-use crate::config::{self, Config, InterfaceInfo};
+use crate::config::{self, Config, FastPath, InterfaceInfo};
 use crate::worker::{Shared, Waker};
 
 /// How long control waits for the workers to see new tables before it goes on. A worker is there
@@ -76,6 +76,8 @@ pub struct Control<K> {
     kernel: K,
     /// Whether the kernel's maps are known to hold what `compiled` says, so that the difference is enough.
     in_step: bool,
+    /// Whether the hooks choose backends, too.
+    fast_path: bool,
     registry: Registry,
     names: Names,
     slots: Slots,
@@ -94,6 +96,7 @@ impl<K: KernelSide> Control<K> {
         Self {
             kernel,
             in_step: false,
+            fast_path: config.workers.fast_path == FastPath::Full,
             registry: Registry::default(),
             names: Names::default(),
             slots: Slots::default(),
@@ -319,6 +322,9 @@ impl<K: KernelSide> Control<K> {
         } else {
             self.kernel.sync_services(&next.services())?;
         }
+        if self.fast_path {
+            self.set_choices(next, in_step)?;
+        }
         if !in_step || before.pods.endpoints() != next.pods.endpoints() {
             self.kernel.sync_endpoints(next.pods.endpoints())?;
         }
@@ -327,6 +333,37 @@ impl<K: KernelSide> Control<K> {
             self.kernel.remove_pod(*ifindex)?;
         }
         self.in_step = true;
+        Ok(())
+    }
+
+    /// The choices before the epochs: what was chosen under an epoch that is to come is the engine's until it is there.
+    fn set_choices(&mut self, next: &Compiled, in_step: bool) -> Result<(), Error> {
+        let all = || {
+            let keys = next.tables.service_keys();
+            keys.map(|(vip, port, proto)| ServiceKey::port(vip, port, proto))
+        };
+        let keys: Vec<ServiceKey> = match in_step {
+            true => next.changed.clone(),
+            false => all().chain(next.vanished.iter().copied()).collect(),
+        };
+        let mut without = 0;
+        for key in keys {
+            let Some((port, proto)) = key.port else {
+                continue;
+            };
+            let service = next.tables.service(&key.address, port, proto);
+            let choice = service.and_then(compile::choice);
+            let placed = self.kernel.set_choice(key, choice.as_ref())?;
+            without += usize::from(choice.is_some() && !placed);
+        }
+        if without > 0 {
+            tracing::warn!(
+                ports = without,
+                "no room for more tables in the kernel: flows to these service ports go through user space"
+            );
+        }
+        let tables = &next.tables;
+        self.kernel.set_epochs(tables.epochs(), tables.members())?;
         Ok(())
     }
 

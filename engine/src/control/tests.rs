@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use weft_datapath::{Address, Family, Now};
-use weft_xdp::{Error as KernelError, PodEntry, ServiceKey};
+use weft_xdp::{Choice, ChoiceBackend, Error as KernelError, PodEntry, ServiceKey};
 
 use super::*;
 use crate::config::{Source, parse};
@@ -33,6 +33,8 @@ struct FakeKernel {
     asked: Cell<usize>,
     /// The last octet of that.
     node: u8,
+    choices: BTreeMap<ServiceKey, Vec<ChoiceBackend>>,
+    epochs: [Vec<u32>; 2],
 }
 
 /// What is in the kernel counts, not what a test does to it.
@@ -114,6 +116,23 @@ impl KernelSide for FakeKernel {
 
     fn sync_endpoints(&mut self, endpoints: &[(Address, u32)]) -> Result<(), KernelError> {
         self.endpoints = endpoints.to_vec();
+        Ok(())
+    }
+
+    fn set_choice(
+        &mut self,
+        key: ServiceKey,
+        choice: Option<&Choice>,
+    ) -> Result<bool, KernelError> {
+        match choice {
+            Some(choice) => self.choices.insert(key, choice.backends.clone()),
+            None => self.choices.remove(&key),
+        };
+        Ok(true)
+    }
+
+    fn set_epochs(&mut self, pods: &[u32], members: &[u32]) -> Result<(), KernelError> {
+        self.epochs = [pods.to_vec(), members.to_vec()];
         Ok(())
     }
 

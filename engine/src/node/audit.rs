@@ -92,11 +92,12 @@ impl Reading {
         let workers = self.workers;
         [
             Side {
-                name: "sent by pods = kernel + punted + orphaned + dropped",
+                name: "sent by pods = kernel + punted + forwarded + orphaned + dropped",
                 in_flight_max: 0,
                 left: hooks(Counter::FromPod),
                 right: hooks(Counter::FromPodKernel)
                     + hooks(Counter::FromPodPunted)
+                    + hooks(Counter::FromPodForwarded)
                     + hooks(Counter::FromPodOrphan)
                     + hooks(Counter::Malformed)
                     + hooks(Counter::SrcSpoof)

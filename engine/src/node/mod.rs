@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, micros, view};
-use crate::config::{self, Config, InterfaceInfo};
+use crate::config::{self, Config, FastPath, InterfaceInfo};
 use crate::control::Control;
 use crate::guard::{self, Guard};
 use crate::rundir::{Lock, RunDir};
@@ -137,6 +137,8 @@ impl Node {
             max_pins: u32::try_from(2 * config.workers.max_flows)
                 .unwrap_or(u32::MAX)
                 .saturating_mul(u32::from(count)),
+            fast_path: config.workers.fast_path == FastPath::Full,
+            instance: start::instance(),
         })?;
         match Self::take_over(steering, &config, &interfaces, &pair).await {
             Ok((control, workers, baseline)) => Ok(Self {
@@ -175,6 +177,7 @@ impl Node {
         let mut control = Control::new(steering, config);
         let workers = start::workers(&mut control, config, pair).await?;
         control.apply(config.clone(), interfaces, worker::now())?;
+        start::adopt_flows(&control)?;
         Ok((control, workers, baseline))
     }
 

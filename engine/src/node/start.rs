@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crossbeam::channel;
 use weft_datapath::{AffinityTable, Ports, State, StateConfig};
 use weft_stack::{Limits, StackConfig};
-use weft_xdp::{BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
+use weft_xdp::{Adopted, BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
 
 use super::{Error, WorkerSide, chain, system};
-use crate::config::{self, Config, InterfaceInfo};
+use crate::config::{self, Config, FastPath, InterfaceInfo};
 use crate::control::{Control, WorkerHandle, checked};
 use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker};
 
@@ -85,6 +85,24 @@ pub(super) fn adopt(
     Ok(())
 }
 
+/// Lets the flows on the fast path that a former process has left go on, as far as their backends are there.
+pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<(), Error> {
+    let tables = control.tables().load_full();
+    let adopted = control.kernel().adopt_flows(|client, answers| {
+        let (front, back) = (&client.tuple, &answers.tuple);
+        tables.depends(
+            (&front.dst, front.dport, front.proto),
+            (back.src, back.sport),
+            answers.ifindex,
+        )
+    })?;
+    if adopted != Adopted::default() {
+        let Adopted { kept, removed } = adopted;
+        tracing::info!(kept, removed, "entries of flows taken over");
+    }
+    Ok(())
+}
+
 pub(super) async fn workers(
     control: &mut Control<Steering>,
     config: &Config,
@@ -129,7 +147,7 @@ pub(super) async fn workers(
         let heartbeat = control.kernel().heartbeat(index)?;
         let (commands, asked) = channel::bounded(COMMANDS);
         let WorkerHandle { shared, waker } = handles[usize::from(index)].clone();
-        let state = State::sharing(
+        let mut state = State::sharing(
             StateConfig {
                 max_flows: config.workers.max_flows,
                 seed: seed(),
@@ -147,6 +165,9 @@ pub(super) async fn workers(
             },
             clients.shared(),
         );
+        if config.workers.fast_path == FastPath::Full {
+            state.pin_all();
+        }
         let parts = Parts {
             io,
             pins,
@@ -193,6 +214,11 @@ fn secret() -> std::io::Result<[u8; 32]> {
     // Up to 256 bytes come whole or not at all (getrandom(2)).
     rustix::rand::getrandom(&mut secret[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(secret)
+}
+
+/// What tells this process's entries from another's: never 0.
+pub(super) fn instance() -> u32 {
+    seed() as u32 | 1
 }
 
 /// A seed for the flow table's hash, so that nobody outside can aim at one of its buckets.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crossbeam::channel;
 use weft_datapath::{
     Address, Algorithm, BackendPath, BackendState, DropReason, FlowKind, KernelReason, Now,
+    timeouts,
 };
-use weft_xdp::{Counter, XdpStatistics, netlink};
+use weft_xdp::{Counter, FastFlow, XdpStatistics, netlink};
 
 use super::audit::{Reading, audit};
 use super::{Error, Node};
@@ -27,6 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pods' names by their addresses.
 type PodNames<'n> = HashMap<IpAddr, &'n str>;
+
+/// For how many nanoseconds of silence a flow of the hooks counts as one, by its state.
+fn kept(state: &str) -> u64 {
+    let kept = match state {
+        "one_way" => timeouts::UDP_ONE_WAY,
+        "two_way" => timeouts::UDP_TWO_WAY,
+        "closed" => timeouts::TCP_CLOSED,
+        "time_wait" => timeouts::TCP_TIME_WAIT,
+        "fin_wait_2" | "close_wait" => timeouts::TCP_HALF_CLOSED,
+        "established" => timeouts::TCP_ESTABLISHED,
+        _ => timeouts::TCP_OPENING,
+    };
+    kept.as_nanos() as u64
+}
 
 /// Everything of a run directory that is on this node now.
 ///
@@ -191,6 +206,14 @@ impl Node {
             sum.0 += 1;
             sum.1 += flow.packets().iter().sum::<u64>();
         }
+        for flow in self.fast_flows()? {
+            let (Some(service), to) = (flow.service, flow.answers.tuple) else {
+                continue;
+            };
+            let sum = flows.entry((service, to.src, to.sport)).or_default();
+            sum.0 += 1;
+            sum.1 += flow.packets.iter().sum::<u64>();
+        }
         let (names, pods) = (self.control.names(), self.pod_names());
         let backend = |port: &weft_datapath::ServicePort, backend: &weft_datapath::Backend| {
             let key = (port.id(), backend.address, backend.port);
@@ -253,9 +276,11 @@ impl Node {
     pub(super) fn flows(&self) -> Result<Flows, Error> {
         let now = worker::now();
         let (flows, pods) = (self.all_flows()?, self.pod_names());
-        let flows = flows.iter();
+        let flows = flows.iter().map(|flow| self.flow(flow, &pods, now));
+        let fast = self.fast_flows()?;
+        let fast = fast.iter().map(|flow| self.fast_flow(flow, &pods, now));
         Ok(Flows {
-            flows: flows.map(|flow| self.flow(flow, &pods, now)).collect(),
+            flows: flows.chain(fast).collect(),
         })
     }
 
@@ -288,8 +313,51 @@ impl Node {
             bytes_in,
             age_ms: now.since(flow.created()).as_millis() as u64,
             idle_ms: now.since(flow.last_seen()).as_millis() as u64,
-            worker: flow.owner(),
+            tier: match flow.kind() {
+                FlowKind::Terminated => 2,
+                _ => 1,
+            },
+            worker: Some(flow.owner()),
         }
+    }
+
+    /// A flow that the hooks forward by themselves.
+    fn fast_flow(&self, flow: &FastFlow, pods: &PodNames<'_>, now: Now) -> Flow {
+        let pod_name = |address: Address| pods.get(&address.into()).map(ToString::to_string);
+        let (front, back) = (&flow.key.tuple, &flow.answers.tuple);
+        let socket = |address: Address, port| SocketAddr::new(address.into(), port);
+        let since = |nanos: u64| now.since(Now::from_nanos(nanos)).as_millis() as u64;
+        let service = flow
+            .service
+            .map(|service| self.control.names().service(service).0);
+        let ([packets_out, packets_in], [bytes_out, bytes_in]) = (flow.packets, flow.bytes);
+        Flow {
+            protocol: front.proto.to_string(),
+            client: socket(front.src, front.sport),
+            destination: socket(front.dst, front.dport),
+            backend: socket(back.src, back.sport),
+            kind: service.map_or("direct", |_| "service").into(),
+            service: service.map(ToString::to_string),
+            client_pod: pod_name(front.src),
+            backend_pod: pod_name(back.src),
+            state: flow.state().into(),
+            packets_out,
+            packets_in,
+            bytes_out,
+            bytes_in,
+            age_ms: since(flow.created),
+            idle_ms: since(flow.last_seen),
+            tier: 0,
+            worker: None,
+        }
+    }
+
+    /// Those of them that are not over.
+    fn fast_flows(&self) -> Result<Vec<FastFlow>, Error> {
+        let now = worker::now().as_nanos();
+        let mut flows = self.control.kernel().fast_flows()?;
+        flows.retain(|flow| now.saturating_sub(flow.last_seen) <= kept(flow.state()));
+        Ok(flows)
     }
 
     fn pod_names(&self) -> PodNames<'_> {

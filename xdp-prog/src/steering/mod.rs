@@ -22,12 +22,16 @@ use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
 use crate::skel::{WeftSkel, WeftSkelBuilder};
 
+mod choice;
 mod counters;
+mod fast;
 mod pins;
 mod pods;
 mod sync;
 
+pub use choice::{Choice, ChoiceBackend};
 pub use counters::Counters;
+pub use fast::{Adopted, FastFlow};
 pub use pins::{Pin, PinOutcome, PinWriter};
 pub use pods::PodEntry;
 pub use sync::{Changes, ServiceKey};
@@ -55,6 +59,10 @@ pub struct SteeringConfig {
     pub heartbeat_limit: Duration,
     /// Owner entries at most.
     pub max_pins: u32,
+    /// Whether the programs forward plain layer-4 flows by themselves.
+    pub fast_path: bool,
+    /// Tells this process's entries from those of the one before; random.
+    pub instance: u32,
 }
 
 /// Why the steering could not be set up or changed.
@@ -125,6 +133,12 @@ pub struct Steering {
     endpoints: TypedMap<[u8; 16], abi::Endpoint>,
     services: TypedMap<abi::ServiceKey, abi::Service>,
     pins: TypedMap<abi::FlowKey, abi::FlowValue>,
+    flows: TypedMap<abi::FlowKey, abi::FlowValue>,
+    maglev: TypedMap<u32, abi::Maglev>,
+    backends: TypedMap<u32, abi::Backend>,
+    epochs: TypedMap<u32, u32>,
+    choices: choice::Choices,
+    instance: u32,
     heartbeats: Arc<MappedArray>,
 }
 
@@ -150,7 +164,13 @@ impl Steering {
         libbpf_rs::set_print(Some((PrintLevel::Warn, log_libbpf)));
         prepare_pin_dir(&config.pin_dir)?;
         check_abi(&config.pin_dir)?;
-        check_max_pins(&config.pin_dir, config.max_pins)?;
+        check_size(&config.pin_dir, "pins", config.max_pins)?;
+        let max_flows = if config.fast_path {
+            abi::MAX_FLOWS
+        } else {
+            MAX_FLOWS_OFF
+        };
+        check_size(&config.pin_dir, "flows", max_flows)?;
 
         // Leaked on purpose: the skeleton borrows this slot of two words for as long as it lives,
         // and a process opens one steering.
@@ -164,6 +184,10 @@ impl Steering {
             .pins
             .set_max_entries(config.max_pins)
             .map_err(Error::Load)?;
+        open.maps
+            .flows
+            .set_max_entries(max_flows)
+            .map_err(Error::Load)?;
         pin(&mut open.maps.config, "config")?;
         pin(&mut open.maps.heartbeat, "heartbeat")?;
         pin(&mut open.maps.pods, "pods")?;
@@ -172,6 +196,10 @@ impl Steering {
         pin(&mut open.maps.services, "services")?;
         pin(&mut open.maps.pins, "pins")?;
         pin(&mut open.maps.xsks, "xsks")?;
+        pin(&mut open.maps.flows, "flows")?;
+        pin(&mut open.maps.maglev, "maglev")?;
+        pin(&mut open.maps.backends, "backends")?;
+        pin(&mut open.maps.epochs, "epochs")?;
         let skel = open.load().map_err(Error::Load)?;
 
         let heartbeats = MappedArray::new(
@@ -186,6 +214,12 @@ impl Steering {
             endpoints: typed(&skel.maps.endpoints)?,
             services: typed(&skel.maps.services)?,
             pins: typed(&skel.maps.pins)?,
+            flows: typed(&skel.maps.flows)?,
+            maglev: typed(&skel.maps.maglev)?,
+            backends: typed(&skel.maps.backends)?,
+            epochs: typed(&skel.maps.epochs)?,
+            choices: choice::Choices::default(),
+            instance: config.instance,
             heartbeats: Arc::new(heartbeats),
             config,
             skel,
@@ -309,6 +343,8 @@ impl Steering {
             workers: self.config.workers.into(),
             weft0_ifindex: self.config.pair.weft0_ifindex,
             lanes: 0,
+            fast_path: self.config.fast_path.into(),
+            instance: self.instance,
             heartbeat_limit_ns: u64::try_from(self.config.heartbeat_limit.as_nanos())
                 .unwrap_or(u64::MAX),
         };
@@ -401,20 +437,23 @@ fn check_abi(pin_dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// A map cannot change its size. With another size configured the old entries go: their flows'
-/// packets take the hash's way until the engine writes them again.
-fn check_max_pins(pin_dir: &Path, max_pins: u32) -> Result<(), Error> {
-    let path = pin_dir.join("pins");
+/// Entries of flows where the fast path is off: no memory is taken for any.
+const MAX_FLOWS_OFF: u32 = 64;
+
+/// A map cannot change its size. With another size configured the old entries go: the packets of owner entries
+/// take the hash's way until the engine writes them again, and flows on the fast path end with it.
+fn check_size(pin_dir: &Path, name: &str, wanted: u32) -> Result<(), Error> {
+    let path = pin_dir.join(name);
     if !path.exists() {
         return Ok(());
     }
-    let pins = TypedMap::<abi::FlowKey, abi::FlowValue>::open(&path)?;
-    let size = pins.handle().max_entries();
-    if size != max_pins {
+    let map = TypedMap::<abi::FlowKey, abi::FlowValue>::open(&path)?;
+    let size = map.handle().max_entries();
+    if size != wanted {
         tracing::info!(
             from = size,
-            to = max_pins,
-            "the owner entries get a map of another size"
+            to = wanted,
+            "`{name}` becomes a map of another size"
         );
         fs::remove_file(&path).map_err(|source| Error::PinDir {
             path: path.clone(),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use weft_datapath::{Address, Protocol};
+use zerocopy::FromZeros;
 use zerocopy::byteorder::big_endian::U16;
 
 use crate::abi;
@@ -36,7 +37,7 @@ impl ServiceKey {
         }
     }
 
-    fn to_abi(self) -> abi::ServiceKey {
+    pub(super) fn to_abi(self) -> abi::ServiceKey {
         let (port, proto) = self
             .port
             .map_or((0, 0), |(port, proto)| (port, proto.number()));
@@ -50,14 +51,7 @@ impl ServiceKey {
 
     /// What the hooks know of it: that it is one.
     fn value(self) -> abi::Service {
-        abi::Service {
-            id: 0,
-            flags: 0,
-            generation: 0,
-            maglev_offset: 0,
-            maglev_size: 0,
-            pad: 0,
-        }
+        abi::Service::new_zeroed()
     }
 
     fn from_abi(key: &abi::ServiceKey) -> Self {

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod extensions;
+mod fast;
 mod hooks;
 mod icmp;
 mod lab;

@@ -62,6 +62,8 @@ impl Node {
             workers,
             heartbeat_limit: Duration::from_secs(60),
             max_pins: 4096,
+            fast_path: false,
+            instance: 1,
         }
     }
 
