@@ -75,7 +75,8 @@ impl Core {
         }
     }
 
-    /// A connection that is over is let go once it has no data left for the other, and the other knows of its end.
+    /// A connection that is over is let go once the other takes nothing more of it: it knows of the end, which comes
+    /// after all data, or has ended itself.
     fn finish(&mut self, id: u32) {
         let Some(connection) = self.connections.get(id) else {
             return;
@@ -84,7 +85,7 @@ impl Core {
             .spliced
             .and_then(|other| self.connections.get(other))
             .is_none_or(|other| other.phase != Phase::Opening && !other.sending());
-        if connection.phase == Phase::Over(End::Closed) && connection.readable() == 0 && told {
+        if connection.phase == Phase::Over(End::Closed) && told {
             self.release(id);
         }
     }
