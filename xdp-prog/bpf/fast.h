@@ -63,26 +63,26 @@ static __always_inline bool same_addr(const struct weft_addr *a, const struct we
 }
 
 /* The key of the packets that come back. */
-static __always_inline struct weft_flow_key answer_key(const struct packet *packet,
+static __always_inline struct weft_flow_key answer_key(const struct weft_flow_key *key,
 						       const struct weft_flow_value *flow)
 {
-	struct weft_flow_key key = {
-		.src = packet->dst,
-		.dst = packet->src,
-		.sport = packet->dport,
-		.dport = packet->sport,
+	struct weft_flow_key back = {
+		.src = key->dst,
+		.dst = key->src,
+		.sport = key->dport,
+		.dport = key->sport,
 		.ifindex = flow->egress_ifindex,
-		.proto = packet->proto,
+		.proto = key->proto,
 	};
 
 	if (flow->mode == WEFT_MODE_TO_BACKEND) {
-		key.src = flow->rewrite_addr;
-		key.sport = flow->rewrite_port;
+		back.src = flow->rewrite_addr;
+		back.sport = flow->rewrite_port;
 	} else if (flow->mode == WEFT_MODE_FROM_BACKEND) {
-		key.dst = flow->rewrite_addr;
-		key.dport = flow->rewrite_port;
+		back.dst = flow->rewrite_addr;
+		back.dport = flow->rewrite_port;
 	}
-	return key;
+	return back;
 }
 
 /* Nothing that the flow depends on has changed since its entry was made. What an earlier process left is good until
@@ -98,10 +98,10 @@ static __always_inline bool holds(const struct weft_config *cfg, const struct we
 }
 
 /* Reset by one end, or closed by both: a SYN opens another connection. */
-static __always_inline bool over(const struct packet *packet, const struct weft_flow_value *flow)
+static __always_inline bool over(const struct weft_flow_key *key, const struct weft_flow_value *flow)
 {
-	struct weft_flow_key key = answer_key(packet, flow);
-	struct weft_flow_value *back = bpf_map_lookup_elem(&flows, &key);
+	struct weft_flow_key back_key = answer_key(key, flow);
+	struct weft_flow_value *back = bpf_map_lookup_elem(&flows, &back_key);
 	__u32 states = flow->tcp_state;
 
 	if (!back)
@@ -112,19 +112,19 @@ static __always_inline bool over(const struct packet *packet, const struct weft_
 }
 
 /* Whether a datagram may still go by the entry, as the engine's timeouts have it. */
-static __always_inline bool fresh(const struct packet *packet, struct weft_flow_value *flow, __u64 now)
+static __always_inline bool fresh(const struct weft_flow_key *key, struct weft_flow_value *flow, __u64 now)
 {
 	__u64 last = flow->last_seen;
 	struct weft_flow_value *back;
-	struct weft_flow_key key;
+	struct weft_flow_key back_key;
 
 	if (last < now && now - last > UDP_TWO_WAY_NS)
 		return false;
 	if (!(flow->tcp_state & WEFT_FLOW_OPENER) || (flow->tcp_state & WEFT_FLOW_ANSWERED) ||
 	    now - flow->cookie < UDP_ONE_WAY_NS || now < flow->cookie)
 		return true;
-	key = answer_key(packet, flow);
-	back = bpf_map_lookup_elem(&flows, &key);
+	back_key = answer_key(key, flow);
+	back = bpf_map_lookup_elem(&flows, &back_key);
 	if (!back || !back->packets)
 		return false;
 	flow->tcp_state |= WEFT_FLOW_ANSWERED;
@@ -140,15 +140,16 @@ static __always_inline bool leads_there(const struct packet *packet, __u32 ifind
 }
 
 static __always_inline bool usable(const struct weft_config *cfg, const struct packet *packet,
-				   struct weft_flow_value *flow, __u64 now)
+				   const struct weft_flow_key *key, struct weft_flow_value *flow,
+				   __u64 now)
 {
 	if (!holds(cfg, flow))
 		return false;
 	if (flow->mode == WEFT_MODE_PLAIN && !leads_there(packet, flow->egress_ifindex))
 		return false;
 	if (packet->proto == IPPROTO_UDP)
-		return fresh(packet, flow, now);
-	return !packet->opens || !over(packet, flow);
+		return fresh(key, flow, now);
+	return !packet->opens || !over(key, flow);
 }
 
 /* The backend for a packet that opens a flow to the service port. */
@@ -184,15 +185,28 @@ static __always_inline bool free_for(const struct weft_config *cfg, const struct
 		return true; /* Its own, of an earlier time. */
 	if (packet->proto == IPPROTO_UDP)
 		return other->last_seen < now && now - other->last_seen > UDP_TWO_WAY_NS;
-	return other->tcp_state & WEFT_FLOW_RST;
+	return over(key, other);
+}
+
+/* Flows may be older than the pod's enrolment. */
+static __always_inline bool in_grace(const struct weft_pod *pod, __u64 now)
+{
+	return now < pod->grace_until;
+}
+
+static __always_inline bool settled(__u32 ifindex, __u64 now)
+{
+	struct weft_pod *pod = bpf_map_lookup_elem(&pods, &ifindex);
+
+	return pod && !(pod->flags & WEFT_POD_DRAINING) && !in_grace(pod, now);
 }
 
 /*
  * Makes both entries of a flow that the packet opens, the answers' first. False: not this program's to decide.
  */
-static __always_inline bool open_flow(const struct weft_config *cfg, const struct packet *packet,
+static __always_inline bool open_flow(const struct weft_config *cfg, struct packet *packet,
 				      const struct weft_pod *pod, struct weft_pod_state *state,
-				      __u32 ifindex, __u64 hash, __u64 now)
+				      __u32 ifindex, __u64 now)
 {
 	struct weft_service_key wanted = {
 		.vip = packet->dst,
@@ -204,7 +218,9 @@ static __always_inline bool open_flow(const struct weft_config *cfg, const struc
 	struct weft_opening *new;
 	__u32 zero = 0;
 
-	if ((packet->proto == IPPROTO_TCP && !packet->opens) || (pod->flags & WEFT_POD_DRAINING))
+	if ((packet->proto == IPPROTO_TCP &&
+	     (!packet->opens || (packet->control & (TCP_FIN | TCP_RST)))) ||
+	    (pod->flags & WEFT_POD_DRAINING))
 		return false;
 	service = bpf_map_lookup_elem(&services, &wanted);
 	new = bpf_map_lookup_elem(&opening, &zero);
@@ -216,7 +232,7 @@ static __always_inline bool open_flow(const struct weft_config *cfg, const struc
 
 		if (!(service->flags & WEFT_SERVICE_COMPILED))
 			return false;
-		backend = choose(service, hash);
+		backend = choose(service, flow_hash(packet));
 		if (!backend || !backend->ifindex || same_addr(&backend->addr, &packet->src))
 			return false;
 		new->there.mode = WEFT_MODE_TO_BACKEND;
@@ -239,17 +255,25 @@ static __always_inline bool open_flow(const struct weft_config *cfg, const struc
 		end = bpf_map_lookup_elem(&endpoints, &packet->dst);
 		if (!end || !end->ifindex || end->ifindex == ifindex)
 			return false;
+		/* A datagram may be the reply of a flow that the kernel translates; a SYN never is. */
+		if (packet->proto == IPPROTO_UDP && (in_grace(pod, now) || !settled(end->ifindex, now)))
+			return false;
 		new->there.mode = WEFT_MODE_PLAIN;
 		new->there.egress_ifindex = end->ifindex;
 		new->there.instance = cfg->instance;
 		new->back.mode = WEFT_MODE_PLAIN;
 	}
 	new->key = key_of(packet, ifindex);
-	new->back_key = answer_key(packet, &new->there);
-	if (bpf_map_lookup_elem(&pins, &new->key) ||
-	    !free_for(cfg, &new->back_key, packet, new->there.mode, now) ||
-	    !conforms(pod, state, 1, false, now))
+	new->back_key = answer_key(&new->key, &new->there);
+	if (bpf_map_lookup_elem(&pins, &new->key))
 		return false;
+	if (!free_for(cfg, &new->back_key, packet, new->there.mode, now)) {
+		packet->taken = 1;
+		return false;
+	}
+	if (!conforms(pod, state, 1, false, now))
+		return false;
+	now = bpf_ktime_get_ns();
 	new->there.cookie = now;
 	new->there.last_seen = now;
 	new->there.tcp_state = WEFT_FLOW_OPENER;
@@ -370,9 +394,9 @@ static __always_inline __u64 wire_bytes(const struct packet *packet, __u32 packe
 
 /*
  * Takes a packet of a pod if it is the fast path's. True: `*action` is what the program returns. The packet is
- * untouched otherwise.
+ * untouched otherwise, and `packet->taken` says why it is the engine's, if it has to know.
  */
-static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet *packet,
+static __always_inline bool fast_path(struct __sk_buff *skb, struct packet *packet,
 				      const struct weft_pod *pod, __u32 ifindex, __u32 packets,
 				      int *action)
 {
@@ -381,19 +405,18 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 	struct weft_config *cfg;
 	struct way way = {};
 	__u32 zero = 0;
-	__u64 hash, now;
+	__u64 now;
 
 	cfg = bpf_map_lookup_elem(&config, &zero);
 	if (!cfg || !cfg->fast_path || !packet->ports || packet->hops <= 1 ||
 	    packet->l4 != (packet->v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4))
 		return false;
-	hash = flow_hash(packet);
-	now = bpf_ktime_get_ns();
+	now = bpf_ktime_get_coarse_ns(); /* A few milliseconds old at most. */
 	flow = bpf_map_lookup_elem(&flows, &key);
-	if (!flow || !usable(cfg, packet, flow, now)) {
+	if (!flow || !usable(cfg, packet, &key, flow, now)) {
 		struct weft_pod_state *state = bpf_map_lookup_elem(&pod_state, &ifindex);
 
-		if (!state || !open_flow(cfg, packet, pod, state, ifindex, hash, now))
+		if (!state || !open_flow(cfg, packet, pod, state, ifindex, now))
 			return false;
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (!flow)

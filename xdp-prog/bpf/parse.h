@@ -33,6 +33,7 @@ struct packet {
 	__u8 opens; /* a TCP SYN without ACK */
 	__u8 control; /* TCP: the control bits */
 	__u8 hops; /* TTL or hop limit */
+	__u8 taken; /* opens a flow whose answers would have the tuple of another one: see fast.h */
 	__u8 vip; /* from a pod to a service's address: filled in by the steering */
 	__u32 l4; /* with `ports`: where the layer 4 header begins, */
 	__u32 payload; /* where what it carries begins, as far as it says, */

@@ -60,6 +60,8 @@ WEFT_CONST(IP6_EXTENSION_BYTES_MAX, 256)
  */
 WEFT_CONST(TAG_FROM_POD, 0x06)
 WEFT_CONST(TAG_TO_POD, 0x0a)
+/* As from a pod, and the tuple of the answers is that of a flow on the fast path. */
+WEFT_CONST(TAG_TAKEN, 0x0e)
 /*
  * MAC of weft0, "weft" behind a locally administered unicast byte: its upper four bytes and its lower two.
  * The destination of frames that user space has made itself.
@@ -137,6 +139,7 @@ struct weft_pod {
 	__u32 flags;
 	__u64 punt_interval_ns; /* time one packet costs; 0: unlimited */
 	__u64 punt_burst_ns; /* how far ahead of now the bucket may run */
+	__u64 grace_until; /* CLOCK_MONOTONIC: until when flows may be older than its enrolment */
 };
 
 /* pod_state[ifindex], made and deleted by user space, written by BPF. */
@@ -235,12 +238,13 @@ WEFT_OFFSET(config, fast_path, 24)
 WEFT_OFFSET(config, instance, 28)
 WEFT_SIZE(heartbeat, 64)
 WEFT_OFFSET(heartbeat, last_ns, 0)
-WEFT_SIZE(pod, 40)
+WEFT_SIZE(pod, 48)
 WEFT_OFFSET(pod, ip4, 0)
 WEFT_OFFSET(pod, ip6, 4)
 WEFT_OFFSET(pod, flags, 20)
 WEFT_OFFSET(pod, punt_interval_ns, 24)
 WEFT_OFFSET(pod, punt_burst_ns, 32)
+WEFT_OFFSET(pod, grace_until, 40)
 WEFT_SIZE(pod_state, 24)
 WEFT_OFFSET(pod_state, tat, 0)
 WEFT_OFFSET(pod_state, mac, 8)

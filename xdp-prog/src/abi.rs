@@ -47,6 +47,7 @@ pub(crate) struct Pod {
     pub(crate) flags: u32,
     pub(crate) punt_interval_ns: u64,
     pub(crate) punt_burst_ns: u64,
+    pub(crate) grace_until: u64,
 }
 
 /// `struct weft_pod_state`.

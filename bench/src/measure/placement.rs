@@ -45,6 +45,16 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         rps_core,
         ..KERNEL
     };
+    if path == PathKind::Weft && probe != Probe::ConfigUpdate {
+        // The kernel forwards, so its placements are those of other kernel paths; the worker has nothing to do.
+        let kernel = placements(PathKind::Ebpf, probe).into_iter();
+        return kernel
+            .map(|placement| Placement {
+                process: Some((0, "sleep")),
+                ..placement
+            })
+            .collect();
+    }
     let weft = path.is_weft();
     match probe {
         // Without a node no placement.

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod adopt;
 mod affinity;
 mod ahead;
 mod answer;

@@ -98,6 +98,7 @@ fn decide(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State
         Ok(ingress) => ingress,
         Err(reason) => return Verdict::Drop(reason),
     };
+    state.taken = taken(frame.bytes());
     let owner = ingress.target % state.workers;
     if owner != state.worker {
         return Verdict::HandOver(owner);
@@ -171,6 +172,14 @@ fn ingress(frame: &[u8]) -> Result<Ingress, DropReason> {
     let mut source = [0; 6];
     source.copy_from_slice(&header[ethernet::SRC]);
     Ingress::decode(&source).ok_or(DropReason::ForeignFrame)
+}
+
+#[inline]
+fn taken(frame: &[u8]) -> bool {
+    let source = frame
+        .get(ethernet::SRC)
+        .and_then(|source| source.first_chunk());
+    source.is_some_and(Ingress::taken)
 }
 
 /// A packet of a flow that we know: the fast way.

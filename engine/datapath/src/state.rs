@@ -143,7 +143,9 @@ pub struct State {
     /// Until when an unknown flow may be one that the kernel opened while the worker was away.
     away_until: Now,
     /// The hooks open flows, too, and have to know which keys are taken.
-    pins_all: bool,
+    pub(crate) pins_all: bool,
+    /// The answers of the packet in hand would have a tuple that is taken ([`Ingress::taken`](crate::Ingress::taken)).
+    pub(crate) taken: bool,
 }
 
 impl State {
@@ -175,6 +177,7 @@ impl State {
             cookies: 0,
             away_until: Now::default(),
             pins_all: false,
+            taken: false,
         }
     }
 
@@ -253,6 +256,9 @@ impl State {
 
     /// Adds a flow and asks for its owner entries.
     pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
+        if self.taken && flow.source.is_none() && flow.reply {
+            return Err(InsertError::NoPort);
+        }
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
         let pinned = self.pinned(id);

@@ -72,6 +72,7 @@ impl PodSet {
                 draining,
                 punt_rate: pod.config.punt_rate.unwrap_or(config.workers.punt_rate),
                 punt_burst: PUNT_BURST,
+                grace_until: pod.grace_until,
             });
         }
         // Without a pod there is nobody to reach itself.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use weft_datapath::{Address, MAX_IFINDEX};
+use weft_datapath::{Address, MAX_IFINDEX, Now};
 
 use crate::abi;
 use crate::links::{Attach, attach_pinned, detach_pinned, link_path, parse_link_file};
@@ -25,6 +25,8 @@ pub struct PodEntry {
     pub punt_rate: u64,
     /// Packets it may have punted at once.
     pub punt_burst: u32,
+    /// Until when its flows may be older than its enrolment.
+    pub grace_until: Now,
 }
 
 impl PodEntry {
@@ -42,6 +44,7 @@ impl PodEntry {
             flags: if self.draining { abi::POD_DRAINING } else { 0 },
             punt_interval_ns: 0,
             punt_burst_ns: 0,
+            grace_until: self.grace_until.as_nanos(),
         };
         for address in &self.addresses {
             let flag = if address.is_v4() {
@@ -84,6 +87,7 @@ impl PodEntry {
             punt_burst: per(pod.punt_interval_ns, pod.punt_burst_ns)
                 .try_into()
                 .unwrap_or(u32::MAX),
+            grace_until: Now::from_nanos(pod.grace_until),
         }
     }
 }

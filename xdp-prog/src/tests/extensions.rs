@@ -50,6 +50,7 @@ fn the_programs_walk_as_the_engine_does() {
             draining: false,
             punt_rate: 0,
             punt_burst: 0,
+            grace_until: Default::default(),
         };
         steering.set_pod(&pod).unwrap();
         steering

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, BackendState, FlowKey, FrameBuf, Now, Pod, PodState,
-    Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig, Tables,
-    TablesBuilder, Verdict, process,
+    Address, Algorithm, Backend, BackendPath, BackendState, FlowKey, FrameBuf, Ingress, Now, Pod,
+    PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig,
+    Tables, TablesBuilder, Verdict, process,
 };
 
 use crate::{Choice, ChoiceBackend, Counter, PodEntry, ServiceKey, Steering, SteeringConfig};
@@ -187,6 +187,7 @@ fn tell(steering: &mut Steering, tables: &Tables) {
                 draining: false,
                 punt_rate: 0,
                 punt_burst: 0,
+                grace_until: Default::default(),
             })
             .unwrap();
     }
@@ -355,10 +356,17 @@ fn amb_08_a_reply_tuple_that_is_taken_is_not_taken_again() {
         let (client, port) = (pod(CLIENT, false), 4000);
         let there = world.forwards(CLIENT, &frame(client, vip(false), L4::Udp(port, PORT)));
         let server = to(&there);
-        world.punts(
-            CLIENT,
-            &frame(client, pod(server, false), L4::Udp(port, TARGET)),
-        );
+        // The engine is told, and takes another source port.
+        let direct = frame(client, pod(server, false), L4::Udp(port, TARGET));
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let mut punted = run(program, &direct, Context::at(CLIENT)).data;
+        assert!(Ingress::taken(punted[6..].first_chunk().unwrap()));
+        let length = punted.len();
+        let mut buf = FrameBuf::new(&mut punted, length);
+        let now = Now::from_nanos(monotonic_ns());
+        let verdict = process(&mut buf, now, &world.tables, &mut world.state);
+        assert_eq!(verdict, Verdict::Deliver);
+        assert_ne!(punted[34..36], port.to_be_bytes());
         let back = world.forwards(
             server,
             &frame(pod(server, false), client, L4::Udp(TARGET, port)),

@@ -57,6 +57,7 @@ pub(super) fn entry(ifindex: u32) -> PodEntry {
         draining: false,
         punt_rate: 0,
         punt_burst: 0,
+        grace_until: Default::default(),
     }
 }
 

@@ -98,6 +98,7 @@ fn svc_34_k_01_an_error_goes_to_the_owner_of_the_quoted_flow() {
             draining: false,
             punt_rate: 0,
             punt_burst: 0,
+            grace_until: Default::default(),
         };
         steering.set_pod(&pod).unwrap();
         for worker in 0..2 {

@@ -140,6 +140,7 @@ impl PodNamespace {
             draining: false,
             punt_rate: 0,
             punt_burst: 0,
+            grace_until: Default::default(),
         }
     }
 

@@ -206,6 +206,7 @@ pub(super) fn enrol(steering: &Steering, ifindex: u32, draining: bool) {
         draining,
         punt_rate: 0,
         punt_burst: 0,
+        grace_until: Default::default(),
     };
     steering.set_pod(&pod).unwrap();
 }

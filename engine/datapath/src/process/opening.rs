@@ -170,7 +170,7 @@ fn to_pod(
             }
             let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
             let added = match add(flow.clone(), now, tables, state) {
-                Err(clash @ InsertError::Clash(_)) => {
+                Err(clash @ (InsertError::Clash(_) | InsertError::NoPort)) => {
                     with_other_port(flow, clash, now, tables, state)
                 }
                 added => added,
