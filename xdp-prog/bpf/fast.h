@@ -204,7 +204,7 @@ static __always_inline bool settled(__u32 ifindex, __u64 now)
 /*
  * Makes both entries of a flow that the packet opens, the answers' first. False: not this program's to decide.
  */
-static __always_inline bool open_flow(const struct weft_config *cfg, struct packet *packet,
+static __always_inline bool open_flow(const struct weft_config *cfg, const struct packet *packet,
 				      const struct weft_pod *pod, struct weft_pod_state *state,
 				      __u32 ifindex, __u64 now)
 {
@@ -265,13 +265,9 @@ static __always_inline bool open_flow(const struct weft_config *cfg, struct pack
 	}
 	new->key = key_of(packet, ifindex);
 	new->back_key = answer_key(&new->key, &new->there);
-	if (bpf_map_lookup_elem(&pins, &new->key))
-		return false;
-	if (!free_for(cfg, &new->back_key, packet, new->there.mode, now)) {
-		packet->taken = 1;
-		return false;
-	}
-	if (!conforms(pod, state, 1, false, now))
+	if (bpf_map_lookup_elem(&pins, &new->key) ||
+	    !free_for(cfg, &new->back_key, packet, new->there.mode, now) ||
+	    !conforms(pod, state, 1, false, now))
 		return false;
 	now = bpf_ktime_get_ns();
 	new->there.cookie = now;
@@ -394,9 +390,9 @@ static __always_inline __u64 wire_bytes(const struct packet *packet, __u32 packe
 
 /*
  * Takes a packet of a pod if it is the fast path's. True: `*action` is what the program returns. The packet is
- * untouched otherwise, and `packet->taken` says why it is the engine's, if it has to know.
+ * untouched otherwise.
  */
-static __always_inline bool fast_path(struct __sk_buff *skb, struct packet *packet,
+static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet *packet,
 				      const struct weft_pod *pod, __u32 ifindex, __u32 packets,
 				      int *action)
 {
@@ -408,7 +404,7 @@ static __always_inline bool fast_path(struct __sk_buff *skb, struct packet *pack
 	__u64 now;
 
 	cfg = bpf_map_lookup_elem(&config, &zero);
-	if (!cfg || !cfg->fast_path || !packet->ports || packet->hops <= 1 ||
+	if (!cfg || !cfg->fast_path || !packet->ports || packet->odd || packet->hops <= 1 ||
 	    packet->l4 != (packet->v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4))
 		return false;
 	now = bpf_ktime_get_coarse_ns(); /* A few milliseconds old at most. */

@@ -33,7 +33,7 @@ struct packet {
 	__u8 opens; /* a TCP SYN without ACK */
 	__u8 control; /* TCP: the control bits */
 	__u8 hops; /* TTL or hop limit */
-	__u8 taken; /* opens a flow whose answers would have the tuple of another one: see fast.h */
+	__u8 odd; /* its layer 4 header contradicts its length */
 	__u8 vip; /* from a pod to a service's address: filled in by the steering */
 	__u32 l4; /* with `ports`: where the layer 4 header begins, */
 	__u32 payload; /* where what it carries begins, as far as it says, */
@@ -69,13 +69,17 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 		packet->opens = tcp->syn && !tcp->ack;
 		packet->control = ((__u8 *)tcp)[13];
 		header = tcp->doff * 4;
+		packet->odd = header < sizeof(*tcp) || offset + header > l3_end;
 	} else {
 		struct udphdr *udp = l4;
 
 		if ((void *)(udp + 1) > end)
 			return PARSE_MALFORMED;
+		__u32 length = bpf_ntohs(udp->len);
+
 		packet->sport = udp->source;
 		packet->dport = udp->dest;
+		packet->odd = !skb->gso_size && (length < header || offset + length > l3_end);
 	}
 	packet->ports = 1;
 	packet->l4 = offset;

@@ -74,7 +74,7 @@ int weft_from_pod(struct __sk_buff *skb)
 		state = bpf_map_lookup_elem(&pod_state, &ifindex);
 		if (!state) /* Its MAC could not be given back: leave the packet whole. */
 			break;
-		switch (punt(skb, packet.taken ? WEFT_TAG_TAKEN : WEFT_TAG_FROM_POD, target, packets, packet.opens, packet.vip,
+		switch (punt(skb, WEFT_TAG_FROM_POD, target, packets, packet.opens, packet.vip,
 			     bulk_lane(skb, &packet, ifindex), pod, state, &action)) {
 		case PUNT_SENT:
 			count(WEFT_COUNT_FROM_POD_PUNTED, packets);
@@ -157,8 +157,7 @@ int weft_punted(struct xdp_md *xdp)
 	int action;
 
 	if ((void *)(eth + 1) > (void *)(long)xdp->data_end ||
-	    (eth->h_source[0] != WEFT_TAG_FROM_POD && eth->h_source[0] != WEFT_TAG_TAKEN &&
-	     eth->h_source[0] != WEFT_TAG_TO_POD)) {
+	    (eth->h_source[0] != WEFT_TAG_FROM_POD && eth->h_source[0] != WEFT_TAG_TO_POD)) {
 		count(WEFT_COUNT_PUNT_FOREIGN, 1);
 		return XDP_DROP;
 	}
@@ -174,7 +173,7 @@ int weft_fail_open(struct __sk_buff *skb)
 	struct encoded frame = {};
 
 	if (decode(skb, &frame)) {
-		if (frame.tag == WEFT_TAG_FROM_POD || frame.tag == WEFT_TAG_TAKEN) {
+		if (frame.tag == WEFT_TAG_FROM_POD) {
 			count(WEFT_COUNT_FAILOPEN_REINGRESS, merged(skb));
 			return reingress(skb, frame.ifindex);
 		}

@@ -60,8 +60,6 @@ WEFT_CONST(IP6_EXTENSION_BYTES_MAX, 256)
  */
 WEFT_CONST(TAG_FROM_POD, 0x06)
 WEFT_CONST(TAG_TO_POD, 0x0a)
-/* As from a pod, and the tuple of the answers is that of a flow on the fast path. */
-WEFT_CONST(TAG_TAKEN, 0x0e)
 /*
  * MAC of weft0, "weft" behind a locally administered unicast byte: its upper four bytes and its lower two.
  * The destination of frames that user space has made itself.

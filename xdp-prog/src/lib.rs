@@ -39,7 +39,7 @@ pub use owned::{
     CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned, pair_is_foreign,
 };
 pub use steering::{
-    Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastEnds, FastFlow, Heartbeat, Pin,
+    Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastFlow, FastLookup, Heartbeat, Pin,
     PinOutcome, PinWriter, PodEntry, ServiceKey, Steering, SteeringConfig,
 };
 pub use xsk::{

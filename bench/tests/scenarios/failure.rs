@@ -21,6 +21,7 @@ fn start(fixture: &Fixture) -> Result<Weft> {
     let mut config = fixture.config_by_address();
     config.node.enrolment_grace = Some("1h".into());
     config.workers.heartbeat = Some(HEARTBEAT.0.into());
+    config.workers.fast_path = "off".into(); // With it hardly anything needs the process: see fast_path.rs.
     Weft::start(&fixture.lab, &config)
 }
 

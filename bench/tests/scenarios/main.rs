@@ -14,6 +14,7 @@ mod crash;
 mod endpoints;
 mod enrolment;
 mod failure;
+mod fast_path;
 mod fixture;
 mod fragments;
 mod hostile;

@@ -18,6 +18,7 @@ fn two_workers_hand_over_strays_and_lose_nothing() -> Result<()> {
         let fixture = Fixture::with_queues(4)?;
         let mut config = fixture.config();
         config.workers.cores = vec![0, 1];
+        config.workers.fast_path = "off".into(); // All of it is for the workers.
         let weft = Weft::start(&fixture.lab, &config)?;
         let loads: Vec<_> = (0..3).flat_map(|_| fixture.loads(Duration::ZERO)).collect();
         let mut talks = Vec::new();

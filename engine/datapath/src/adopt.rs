@@ -1,31 +1,76 @@
 //! Flows of the fast path, where the engine has to know of one.
 
-use crate::flow::{FlowEnd, FlowKind, NewFlow};
+use std::fmt;
+
+use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, NewFlow};
 use crate::icmp::Quoted;
 use crate::parse::{Parsed, parse};
 use crate::wire::ethernet;
-use crate::{FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, SlotRef, State, Tables};
+use crate::{FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables};
+
+/// The ends of a flow on the fast path: the client's packets, and the answers to them.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct FastEnds {
+    /// The client's packets, as it sends them.
+    pub client: FlowKey,
+    /// The answers, as the other pod sends them.
+    pub answers: FlowKey,
+}
+
+/// The flows that the hooks have opened: the kernel's map, or a list in a test.
+pub trait FastFlows: fmt::Debug + Send {
+    /// The flow whose packets, one way or the other, have that key. A system call: not for packets that nothing is odd
+    /// about.
+    fn find(&self, key: &FlowKey) -> Option<FastEnds>;
+}
 
 impl State {
-    /// The flow that an ICMP error is about, by the key of packets that go the error's way, if it is not known here: then it
-    /// may be one of the fast path.
-    pub fn unknown_error(&self, frame: &[u8]) -> Option<FlowKey> {
-        let source = frame.get(ethernet::SRC)?.first_chunk()?;
-        let ingress = Ingress::decode(source).filter(|_| self.pins_all)?;
-        let Ok(Parsed::Icmp(message)) = parse(frame) else {
-            return None;
+    /// Takes in the flow that a frame belongs to or speaks of, if it is one of the fast path and the frame is what that
+    /// leaves to the engine: an ICMP error, a first fragment, a segment with options or at its last hop.
+    pub(crate) fn look_up(&mut self, frame: &[u8], now: Now, tables: &Tables) {
+        let Some(fast) = &self.fast else { return };
+        let found = self.odd(frame).and_then(|key| fast.find(&key));
+        if let Some(FastEnds { client, answers }) = found {
+            self.adopt(client, answers, now, tables);
+        }
+    }
+
+    /// The key of the packets whose flow such a frame is about, if that is not known here.
+    #[cold]
+    fn odd(&self, frame: &[u8]) -> Option<FlowKey> {
+        let ingress = Ingress::decode(frame.get(ethernet::SRC)?.first_chunk()?)?;
+        let tuple = match parse(frame) {
+            Ok(Parsed::Icmp(message)) => {
+                let quoted = Quoted::parse(frame, &message).ok().flatten();
+                quoted?.tuple.reversed()
+            }
+            Ok(Parsed::Fragment(part)) if part.is_first() => *part.head(frame).ok()?.tuple(),
+            Ok(Parsed::Flow(packet))
+                if packet.tuple().proto == Protocol::Tcp && !packet.opens() =>
+            {
+                *packet.tuple()
+            }
+            _ => return None,
         };
-        let quoted = Quoted::parse(frame, &message).ok().flatten();
         let key = FlowKey {
-            tuple: quoted?.tuple.reversed(),
+            tuple,
             ifindex: ingress.ifindex,
         };
         self.flows.find(&key).is_none().then_some(key)
     }
 
+    /// Whether the answers of a new flow would have the tuple of another flow, which is on the fast path.
+    pub(crate) fn answers_taken(&self, id: FlowId) -> bool {
+        let (Some(fast), Some(flow)) = (&self.fast, self.flows.at(id)) else {
+            return false;
+        };
+        let answers = flow.key(Direction::Reply).and_then(|key| fast.find(&key));
+        answers.is_some_and(|other| Some(other.client) != flow.key(Direction::Forward))
+    }
+
     /// Takes a flow of the fast path in, so that what is no packet of it finds it: the client's packets, and the answers to
     /// them. Without room for it, it stays unknown.
-    pub fn adopt(&mut self, client: FlowKey, answers: FlowKey, now: Now, tables: &Tables) {
+    fn adopt(&mut self, client: FlowKey, answers: FlowKey, now: Now, tables: &Tables) {
         let (front, back) = (&client.tuple, &answers.tuple);
         let backend = (back.src, back.sport);
         let direct = backend == (front.dst, front.dport);

@@ -40,6 +40,7 @@ pub mod timeouts;
 pub mod wire;
 
 pub use address::{Address, FlowKey, ParseAddressError, Protocol, Tuple};
+pub use adopt::{FastEnds, FastFlows};
 pub use affinity::AffinityTable;
 pub use ahead::LookAhead;
 pub use checksum::{Checksum, Delta, l4_checksum};

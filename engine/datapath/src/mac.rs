@@ -1,6 +1,6 @@
 //! What the source MAC of a punted or injected frame says. The layout is shared with the BPF programs.
 //!
-//! Punted: `[0x06 from pod | 0x0e the same, see [`Ingress::taken`] | 0x0a to pod, ifindex (24 bit, big endian), target (16 bit, big endian)]`.
+//! Punted: `[0x06 from pod | 0x0a to pod, ifindex (24 bit, big endian), target (16 bit, big endian)]`.
 //! Injected: `[0x06, egress ifindex (24 bit, big endian), mode, 0]`.
 
 use crate::wire::ethernet;
@@ -14,7 +14,6 @@ pub const MAX_IFINDEX: u32 = (1 << 24) - 1;
 
 const FROM_POD: u8 = 0x06;
 const TO_POD: u8 = 0x0a;
-const TAKEN: u8 = 0x0e;
 const INJECTED: u8 = 0x06;
 
 /// The hook at a pod's veth where a frame was seen.
@@ -44,7 +43,7 @@ impl Ingress {
     pub fn decode(source: &[u8; 6]) -> Option<Self> {
         let &[kind, a, b, c, high, low] = source;
         let hook = match kind {
-            FROM_POD | TAKEN => Hook::FromPod,
+            FROM_POD => Hook::FromPod,
             TO_POD => Hook::ToPod,
             _ => return None,
         };
@@ -53,13 +52,6 @@ impl Ingress {
             hook,
             target: u16::from_be_bytes([high, low]),
         })
-    }
-
-    /// Whether the hook says that the packet opens a flow whose answers would have the tuple of another one, which is on
-    /// the fast path and so not known here.
-    #[inline]
-    pub fn taken(source: &[u8; 6]) -> bool {
-        source[0] == TAKEN
     }
 
     /// The source MAC that says so; the BPF programs write the same.

@@ -85,6 +85,7 @@ pub struct TooLong {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
+    state.look_up(frame.bytes(), now, tables);
     match decide(frame, now, tables, state) {
         // A drop leaves the frame as it came, so it can still be answered.
         Verdict::Drop(DropReason::TtlExpired) => icmp::time_exceeded(frame, now, tables, state),
@@ -98,7 +99,6 @@ fn decide(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State
         Ok(ingress) => ingress,
         Err(reason) => return Verdict::Drop(reason),
     };
-    state.taken = taken(frame.bytes());
     let owner = ingress.target % state.workers;
     if owner != state.worker {
         return Verdict::HandOver(owner);
@@ -172,14 +172,6 @@ fn ingress(frame: &[u8]) -> Result<Ingress, DropReason> {
     let mut source = [0; 6];
     source.copy_from_slice(&header[ethernet::SRC]);
     Ingress::decode(&source).ok_or(DropReason::ForeignFrame)
-}
-
-#[inline]
-fn taken(frame: &[u8]) -> bool {
-    let source = frame
-        .get(ethernet::SRC)
-        .and_then(|source| source.first_chunk());
-    source.is_some_and(Ingress::taken)
 }
 
 /// A packet of a flow that we know: the fast way.

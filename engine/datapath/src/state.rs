@@ -2,6 +2,7 @@
 
 use arrayvec::ArrayVec;
 
+use crate::adopt::FastFlows;
 use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowKind, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
@@ -142,10 +143,8 @@ pub struct State {
     cookies: u64,
     /// Until when an unknown flow may be one that the kernel opened while the worker was away.
     away_until: Now,
-    /// The hooks open flows, too, and have to know which keys are taken.
-    pub(crate) pins_all: bool,
-    /// The answers of the packet in hand would have a tuple that is taken ([`Ingress::taken`](crate::Ingress::taken)).
-    pub(crate) taken: bool,
+    /// Flows that the hooks have opened. Where they do, they have to know in turn which keys are taken here.
+    pub(crate) fast: Option<Box<dyn FastFlows>>,
 }
 
 impl State {
@@ -176,14 +175,13 @@ impl State {
             random: config.seed,
             cookies: 0,
             away_until: Now::default(),
-            pins_all: false,
-            taken: false,
+            fast: None,
         }
     }
 
-    /// From now on every flow has its owner entries: where the hooks open flows, they have to know which keys are taken.
-    pub fn pin_all(&mut self) {
-        self.pins_all = true;
+    /// The hooks open flows, too, and these are theirs.
+    pub fn set_fast_flows(&mut self, flows: Box<dyn FastFlows>) {
+        self.fast = Some(flows);
     }
 
     /// Says that the worker was away for longer than the hooks wait, so that the kernel may have
@@ -256,11 +254,12 @@ impl State {
 
     /// Adds a flow and asks for its owner entries.
     pub(crate) fn add(&mut self, flow: NewFlow) -> Result<FlowId, InsertError> {
-        if self.taken && flow.source.is_none() && flow.reply {
-            return Err(InsertError::NoPort);
-        }
         let (owner, cookie) = (flow.owner, flow.cookie);
         let id = self.flows.insert(flow)?;
+        if self.answers_taken(id) {
+            self.flows.remove(id);
+            return Err(InsertError::NoPort);
+        }
         let pinned = self.pinned(id);
         for (direction, key) in [Direction::Forward, Direction::Reply]
             .into_iter()
@@ -315,7 +314,7 @@ impl State {
         };
         [Direction::Forward, Direction::Reply].map(|direction| {
             let pinned = self.workers > 1
-                || self.pins_all
+                || self.fast.is_some()
                 || flow.hook(direction) == Hook::ToPod
                 || flow.kind() == FlowKind::Terminated;
             flow.key(direction).filter(|_| pinned)

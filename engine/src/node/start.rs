@@ -166,7 +166,7 @@ pub(super) async fn workers(
             clients.shared(),
         );
         if config.workers.fast_path == FastPath::Full {
-            state.pin_all();
+            state.set_fast_flows(Box::new(control.kernel().fast_lookup()?));
         }
         let parts = Parts {
             io,

@@ -17,12 +17,12 @@ use arc_swap::{ArcSwap, Cache};
 use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 use weft_datapath::{
-    BURST_MAX, Claim, DropReason, Flow, FlowKey, FrameBuf, LookAhead, Now, PacketIo, PinOp, State,
-    Tables, Verdict, process,
+    BURST_MAX, Claim, DropReason, Flow, FrameBuf, LookAhead, Now, PacketIo, PinOp, State, Tables,
+    Verdict, process,
 };
 
 use weft_stack::StackConfig;
-use weft_xdp::{FastEnds, PinOutcome, PinWriter};
+use weft_xdp::{PinOutcome, PinWriter};
 
 pub use handover::{HandOver, Waker};
 pub use stats::{Shared, Snapshot, Totals};
@@ -46,21 +46,11 @@ const BULK_BUDGET: usize = 8;
 pub trait PinSink {
     /// Applies the operations in order.
     fn apply(&mut self, ops: &[PinOp]) -> PinOutcome;
-
-    /// The flow of the fast path, if there is one, whose packets one way or the other have that key.
-    fn fast_flow(&self, key: &FlowKey) -> Option<FastEnds> {
-        let _ = key;
-        None
-    }
 }
 
 impl PinSink for PinWriter {
     fn apply(&mut self, ops: &[PinOp]) -> PinOutcome {
         Self::apply(self, ops)
-    }
-
-    fn fast_flow(&self, key: &FlowKey) -> Option<FastEnds> {
-        Self::fast_flow(self, key)
     }
 }
 
@@ -281,16 +271,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             tcp,
             local,
             outgoing,
-            pins,
             ..
         } = self;
-        io.with_frame(&mut frame, |buf| {
-            if let Some(key) = state.unknown_error(buf.bytes())
-                && let Some(FastEnds { client, answers }) = pins.fast_flow(&key)
-            {
-                state.adopt(client, answers, now, tables);
-            }
-        });
         let decided = |buf: &mut FrameBuf<'_>, tcp: &Tcp, state: &mut State| {
             if tcp.has_begun(buf.bytes(), now) {
                 Verdict::Terminate(Claim::Stack)

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use weft_datapath::{FlowKey, Protocol, SlotRef};
+use weft_datapath::{FastEnds, FastFlows, FlowKey, Protocol, SlotRef};
 use zerocopy::FromZeros;
 
 use crate::abi;
+use crate::maps::TypedMap;
 
 use super::choice::epoch_place;
-use super::{Error, PinWriter, Steering};
+use super::{Error, Steering};
 
 /// A flow on the fast path, by its client's entry and that of the answers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -31,15 +32,6 @@ pub struct FastFlow {
     pub created: u64,
     /// The same: its last packet.
     pub last_seen: u64,
-}
-
-/// The ends of a flow on the fast path: the client's packets, and the answers to them.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct FastEnds {
-    /// The client's packets, as it sends them.
-    pub client: FlowKey,
-    /// The answers, as the other pod sends them.
-    pub answers: FlowKey,
 }
 
 /// What became of a former process's flows.
@@ -136,12 +128,16 @@ impl Steering {
     }
 }
 
-impl PinWriter {
-    /// The flow on the fast path whose packets, one way or the other, have that key. A system call of 1 us.
-    pub fn fast_flow(&self, key: &FlowKey) -> Option<FastEnds> {
+/// Looks for single flows of the fast path, with a descriptor of its own.
+#[derive(Debug)]
+pub struct FastLookup(TypedMap<abi::FlowKey, abi::FlowValue>);
+
+impl FastFlows for FastLookup {
+    /// 1 us.
+    fn find(&self, key: &FlowKey) -> Option<FastEnds> {
         let mut value = abi::FlowValue::new_zeroed();
         let found = abi::FlowKey::from(key);
-        self.flows.sized().lookup(&found, &mut value).ok()?;
+        self.0.sized().lookup(&found, &mut value).ok()?;
         let back = answer_key(&found, &value).to_datapath()?;
         Some(match value.tcp_state & abi::FLOW_OPENER {
             0 => FastEnds {
@@ -153,6 +149,13 @@ impl PinWriter {
                 answers: back,
             },
         })
+    }
+}
+
+impl Steering {
+    /// What a worker asks about flows of the fast path.
+    pub fn fast_lookup(&self) -> Result<FastLookup, Error> {
+        Ok(FastLookup(self.flows.duplicate()?))
     }
 }
 

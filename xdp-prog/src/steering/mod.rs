@@ -31,7 +31,7 @@ mod sync;
 
 pub use choice::{Choice, ChoiceBackend};
 pub use counters::Counters;
-pub use fast::{Adopted, FastEnds, FastFlow};
+pub use fast::{Adopted, FastFlow, FastLookup};
 pub use pins::{Pin, PinOutcome, PinWriter};
 pub use pods::PodEntry;
 pub use sync::{Changes, ServiceKey};

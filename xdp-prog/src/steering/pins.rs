@@ -45,7 +45,6 @@ pub struct PinOutcome {
 /// Writes owner entries from a worker's thread: batches, own buffers, no allocation a call.
 pub struct PinWriter {
     map: TypedMap<abi::FlowKey, abi::FlowValue>,
-    pub(super) flows: TypedMap<abi::FlowKey, abi::FlowValue>,
     keys: Box<[abi::FlowKey; BATCH]>,
     values: Box<[abi::FlowValue; BATCH]>,
     used: usize,
@@ -163,7 +162,6 @@ impl Steering {
     pub fn pin_writer(&self, lane: Option<&BulkLane>) -> Result<PinWriter, Error> {
         Ok(PinWriter {
             map: self.pins.duplicate()?,
-            flows: self.flows.duplicate()?,
             keys: Box::new([abi::FlowKey::new_zeroed(); BATCH]),
             values: Box::new([abi::FlowValue::owner(0, 0, None); BATCH]),
             used: 0,

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use weft_datapath::{
-    Address, Algorithm, Backend, BackendPath, BackendState, FlowKey, FrameBuf, Ingress, Now, Pod,
-    PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig,
-    Tables, TablesBuilder, Verdict, process,
+    Address, Algorithm, Backend, BackendPath, BackendState, FlowKey, FrameBuf, Now, Pod, PodState,
+    Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State, StateConfig, Tables,
+    TablesBuilder, Verdict, process,
 };
 
 use crate::{Choice, ChoiceBackend, Counter, PodEntry, ServiceKey, Steering, SteeringConfig};
@@ -356,15 +356,12 @@ fn amb_08_a_reply_tuple_that_is_taken_is_not_taken_again() {
         let (client, port) = (pod(CLIENT, false), 4000);
         let there = world.forwards(CLIENT, &frame(client, vip(false), L4::Udp(port, PORT)));
         let server = to(&there);
-        // The engine is told, and takes another source port.
+        // The engine looks, and takes another source port.
+        let fast = world.steering.fast_lookup().unwrap();
+        world.state.set_fast_flows(Box::new(fast));
         let direct = frame(client, pod(server, false), L4::Udp(port, TARGET));
-        let program = &world.steering.skel.progs.weft_from_pod;
-        let mut punted = run(program, &direct, Context::at(CLIENT)).data;
-        assert!(Ingress::taken(punted[6..].first_chunk().unwrap()));
-        let length = punted.len();
-        let mut buf = FrameBuf::new(&mut punted, length);
-        let now = Now::from_nanos(monotonic_ns());
-        let verdict = process(&mut buf, now, &world.tables, &mut world.state);
+        world.punts(CLIENT, &direct);
+        let (_, verdict, punted) = world.both(CLIENT, &direct);
         assert_eq!(verdict, Verdict::Deliver);
         assert_ne!(punted[34..36], port.to_be_bytes());
         let back = world.forwards(
