@@ -368,7 +368,9 @@ impl Scenario {
     /// The pairs of paths whose quotients tell something, out of those measured.
     pub fn pairs<'p>(&self, paths: impl IntoIterator<Item = &'p str>) -> Vec<(&'p str, &'p str)> {
         let paths: Vec<&str> = paths.into_iter().collect();
-        let own = self.workload.paths.first().map(|own| own.id());
+        // The first that was measured.
+        let mut own = self.workload.paths.iter().map(|own| own.id());
+        let own = own.find(|own| paths.contains(own));
         let base = |path: &str| -> Option<&'static str> {
             match self.workload.probe {
                 Probe::LookupScale => lookup_scale::smallest(path),

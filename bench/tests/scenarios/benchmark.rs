@@ -10,7 +10,14 @@ use weft_lab::binaries;
 use weft_lab::namespace::NETNS_DIR;
 
 const TRAFFIC: [&str; 2] = ["l4-rr-p50", "l4-new-flows-1"];
-const PATHS: [&str; 5] = ["direct", "ebpf", "iptables", "nftables", "weft-user"];
+const PATHS: [&str; 6] = [
+    "direct",
+    "ebpf",
+    "iptables",
+    "nftables",
+    "weft-user",
+    "weft",
+];
 const PROXIES: [&str; 4] = [
     "tcp-proxy-bulk",
     "tcp-proxy-rr-p99",
@@ -25,7 +32,7 @@ fn lab_a_quick_benchmark_reports_every_path_and_leaves_nothing_behind() -> Resul
         let (report, html) = quick(&scenarios)?;
         for scenario in [0, 1].map(|index| &report["scenarios"][index]) {
             assert_eq!(keys(&scenario["paths"]), BTreeSet::from(PATHS));
-            compared("weft-user", &PATHS[..4], scenario)?;
+            compared("weft", &PATHS[..5], scenario)?;
         }
         let lookup = &report["scenarios"][2]["ratio"];
         assert_eq!(

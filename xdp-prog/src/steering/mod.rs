@@ -164,13 +164,19 @@ impl Steering {
         libbpf_rs::set_print(Some((PrintLevel::Warn, log_libbpf)));
         prepare_pin_dir(&config.pin_dir)?;
         check_abi(&config.pin_dir)?;
-        check_size(&config.pin_dir, "pins", config.max_pins)?;
-        let max_flows = if config.fast_path {
-            abi::MAX_FLOWS
-        } else {
-            MAX_FLOWS_OFF
+        let sizes = match config.fast_path {
+            true => [abi::MAX_FLOWS, abi::MAX_MAGLEV_PACKS, abi::MAX_BACKENDS],
+            false => [64, 1, 1], // No memory is taken for what nobody uses.
         };
-        check_size(&config.pin_dir, "flows", max_flows)?;
+        let [flows, maglev, backends] = sizes;
+        for (name, size) in [
+            ("pins", config.max_pins),
+            ("flows", flows),
+            ("maglev", maglev),
+            ("backends", backends),
+        ] {
+            check_size(&config.pin_dir, name, size)?;
+        }
 
         // Leaked on purpose: the skeleton borrows this slot of two words for as long as it lives,
         // and a process opens one steering.
@@ -180,14 +186,12 @@ impl Steering {
             map.set_pin_path(config.pin_dir.join(name))
                 .map_err(Error::Load)
         };
-        open.maps
-            .pins
-            .set_max_entries(config.max_pins)
-            .map_err(Error::Load)?;
-        open.maps
-            .flows
-            .set_max_entries(max_flows)
-            .map_err(Error::Load)?;
+        let size =
+            |map: &mut OpenMapMut<'_>, size: u32| map.set_max_entries(size).map_err(Error::Load);
+        size(&mut open.maps.pins, config.max_pins)?;
+        size(&mut open.maps.flows, flows)?;
+        size(&mut open.maps.maglev, maglev)?;
+        size(&mut open.maps.backends, backends)?;
         pin(&mut open.maps.config, "config")?;
         pin(&mut open.maps.heartbeat, "heartbeat")?;
         pin(&mut open.maps.pods, "pods")?;
@@ -437,9 +441,6 @@ fn check_abi(pin_dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// Entries of flows where the fast path is off: no memory is taken for any.
-const MAX_FLOWS_OFF: u32 = 64;
-
 /// A map cannot change its size. With another size configured the old entries go: the packets of owner entries
 /// take the hash's way until the engine writes them again, and flows on the fast path end with it.
 fn check_size(pin_dir: &Path, name: &str, wanted: u32) -> Result<(), Error> {
@@ -447,8 +448,12 @@ fn check_size(pin_dir: &Path, name: &str, wanted: u32) -> Result<(), Error> {
     if !path.exists() {
         return Ok(());
     }
-    let map = TypedMap::<abi::FlowKey, abi::FlowValue>::open(&path)?;
-    let size = map.handle().max_entries();
+    let map = MapHandle::from_pinned_path(&path).map_err(|error| MapError::Operation {
+        map: path.display().to_string(),
+        operation: "open",
+        source: into_io(&error),
+    })?;
+    let size = map.max_entries();
     if size != wanted {
         tracing::info!(
             from = size,
