@@ -143,7 +143,8 @@ static __always_inline bool usable(const struct weft_config *cfg, const struct p
 				   const struct weft_flow_key *key, struct weft_flow_value *flow,
 				   __u64 now)
 {
-	if (!holds(cfg, flow))
+	/* What a backend that has left still answers was asked of it. */
+	if (flow->mode != WEFT_MODE_FROM_BACKEND && !holds(cfg, flow))
 		return false;
 	if (flow->mode == WEFT_MODE_PLAIN && !leads_there(packet, flow->egress_ifindex))
 		return false;
