@@ -267,10 +267,12 @@ static __always_inline bool open_flow(const struct weft_config *cfg, const struc
 	new->key = key_of(packet, ifindex);
 	new->back_key = answer_key(&new->key, &new->there);
 	if (bpf_map_lookup_elem(&pins, &new->key) ||
-	    !free_for(cfg, &new->back_key, packet, new->there.mode, now) ||
-	    !conforms(pod, state, 1, false, now))
+	    !free_for(cfg, &new->back_key, packet, new->there.mode, now))
 		return false;
+	/* The bucket is shared with punt(), by whose clock it may run ahead for less than the coarse one lags behind. */
 	now = bpf_ktime_get_ns();
+	if (!conforms(pod, state, 1, false, now))
+		return false;
 	new->there.cookie = now;
 	new->there.last_seen = now;
 	new->there.tcp_state = WEFT_FLOW_OPENER;
