@@ -257,8 +257,7 @@ impl Core {
         if self.replies.len() >= self.limits.replies as usize {
             return;
         }
-        let mut packet = Scratch::sized(header::header_len(tuple, header.options.len()));
-        header::write(packet.bytes_mut(), tuple, header);
+        let mut packet = Scratch::of(tuple, header);
         header::seal(packet.bytes_mut(), tuple, false);
         self.replies.push_back(Reply { tag, packet });
     }

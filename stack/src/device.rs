@@ -4,8 +4,9 @@ use std::num::{NonZeroU16, NonZeroUsize};
 
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
+use weft_datapath::Tuple;
 
-use crate::header::HEADER_MAX;
+use crate::header::{self, HEADER_MAX, Header};
 
 /// What a socket may at most send in one packet. Segment sizes are governed per connection, through what the
 /// socket is told that its peer takes; this is the most that an IPv4 packet can be.
@@ -63,6 +64,13 @@ impl Scratch {
     /// An empty packet of `len` bytes, at most [`HEADER_MAX`].
     pub(crate) fn sized(len: usize) -> Self {
         Self { len, ..Self::EMPTY }
+    }
+
+    /// A packet of `header` alone from and to the ends of `tuple`, without checksums.
+    pub(crate) fn of(tuple: &Tuple, header: &Header<'_>) -> Self {
+        let mut packet = Self::sized(header::header_len(tuple, header.options.len()));
+        header::write(packet.bytes_mut(), tuple, header);
+        packet
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

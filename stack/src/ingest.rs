@@ -216,8 +216,7 @@ impl Core {
                 window,
                 options: &[],
             };
-            let mut packet = Scratch::sized(header::header_len(&tuple, 0));
-            header::write(packet.bytes_mut(), &tuple, &header);
+            let packet = Scratch::of(&tuple, &header);
             self.give(id, packet.bytes());
         }
     }
@@ -344,8 +343,7 @@ impl Core {
             options: if simultaneous { &[] } else { options.bytes() },
         };
         let tuple = connection.key.tuple;
-        let mut packet = Scratch::sized(header::header_len(&tuple, header.options.len()));
-        header::write(packet.bytes_mut(), &tuple, &header);
+        let packet = Scratch::of(&tuple, &header);
         self.process(id, packet.bytes());
     }
 

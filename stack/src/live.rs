@@ -189,8 +189,7 @@ impl Live {
         header: &Header<'_>,
         now: Instant,
     ) {
-        let mut packet = Scratch::sized(header::header_len(tuple, header.options.len()));
-        header::write(packet.bytes_mut(), tuple, header);
+        let packet = Scratch::of(tuple, header);
         let mut reply = Scratch::EMPTY;
         self.process(interfaces, packet.bytes(), &mut reply, now);
     }

@@ -9,7 +9,7 @@ use crate::config::Timeouts;
 use crate::connection::{Connection, End, Phase};
 use crate::core::{Core, Service};
 use crate::device::Scratch;
-use crate::header::{self, Header};
+use crate::header::Header;
 use crate::reason::Event;
 use crate::seq::Seq;
 
@@ -191,8 +191,7 @@ impl Core {
                 window,
                 options: &[],
             };
-            let mut packet = Scratch::sized(header::header_len(&tuple, 0));
-            header::write(packet.bytes_mut(), &tuple, &header);
+            let packet = Scratch::of(&tuple, &header);
             self.process(id, packet.bytes());
         }
     }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use weft_datapath::{
     Address, Algorithm, Backend, BackendPath, BackendState, BuildError, Protocol, ServiceOptions,
-    ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder,
+    ServicePortSpec, SlotRef, Tables, TablesBuilder,
 };
-use weft_xdp::{Choice, ChoiceBackend, ServiceKey};
+use weft_xdp::ServiceKey;
 
 use super::pods::{Moved, PodSet};
 use super::registry::Registry;
@@ -177,29 +177,6 @@ impl Compiled {
         keys.sort_unstable();
         keys
     }
-}
-
-/// What the hooks need to choose for the service port as the engine would; `None`: the engine alone does.
-pub(super) fn choice(port: &weft_datapath::ServicePort) -> Option<Choice> {
-    let options = port.options();
-    let plain = options.affinity.is_none()
-        && options.max_flows.is_none()
-        && !options.reset_on_removal
-        && options.stage == Stage::L4;
-    let maglev = port.maglev().filter(|_| plain)?;
-    let backends = port.backends().iter().map(|backend| ChoiceBackend {
-        end: (backend.address, backend.port),
-        ifindex: match backend.path {
-            BackendPath::Pod { ifindex } => ifindex,
-            BackendPath::Kernel => 0,
-        },
-        slot: port.dependence(backend),
-    });
-    Some(Choice {
-        id: port.id(),
-        maglev: maglev.clone(),
-        backends: backends.collect(),
-    })
 }
 
 /// The services of `before` that are not in `after`, and the other way round. A service is the same

@@ -29,7 +29,7 @@ pub use slots::{Member, Slots};
 pub use sources::{Place, Sources};
 
 use thiserror::Error;
-use weft_xdp::{PodEntry, ServiceKey, netlink};
+use weft_xdp::{Choice, PodEntry, ServiceKey, netlink};
 
 use crate::config::{self, Config, FastPath, InterfaceInfo};
 use crate::worker::{Shared, Waker};
@@ -352,7 +352,7 @@ impl<K: KernelSide> Control<K> {
                 continue;
             };
             let service = next.tables.service(&key.address, port, proto);
-            let choice = service.and_then(compile::choice);
+            let choice = service.and_then(Choice::of);
             let placed = self.kernel.set_choice(key, choice.as_ref())?;
             without += usize::from(choice.is_some() && !placed);
         }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use weft_datapath::{Address, MaglevTable, SlotRef};
+use weft_datapath::{Address, BackendPath, MaglevTable, ServicePort, SlotRef, Stage};
 use zerocopy::FromZeros;
 use zerocopy::byteorder::big_endian::U16;
 
@@ -31,12 +31,37 @@ pub struct Choice {
     pub backends: Vec<ChoiceBackend>,
 }
 
-/// A backend that is an enrolled pod.
+impl Choice {
+    /// The choice of a service port that is plain; `None`: the engine alone chooses.
+    pub fn of(port: &ServicePort) -> Option<Self> {
+        let options = port.options();
+        let plain = options.affinity.is_none()
+            && options.max_flows.is_none()
+            && !options.reset_on_removal
+            && options.stage == Stage::L4;
+        let maglev = port.maglev().filter(|_| plain)?;
+        let backends = port.backends().iter().map(|backend| ChoiceBackend {
+            end: (backend.address, backend.port),
+            ifindex: match backend.path {
+                BackendPath::Pod { ifindex } => ifindex,
+                BackendPath::Kernel => 0,
+            },
+            slot: port.dependence(backend),
+        });
+        Some(Self {
+            id: port.id(),
+            maglev: maglev.clone(),
+            backends: backends.collect(),
+        })
+    }
+}
+
+/// A backend as the hooks know it.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct ChoiceBackend {
     /// Its address and port.
     pub end: (Address, u16),
-    /// Its veth.
+    /// Its veth; 0: the kernel brings packets there, so its flows are the engine's.
     pub ifindex: u32,
     /// What its flows depend on.
     pub slot: SlotRef,

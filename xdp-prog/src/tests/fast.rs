@@ -8,7 +8,7 @@ use weft_datapath::{
     TablesBuilder, Verdict, process,
 };
 
-use crate::{Choice, ChoiceBackend, Counter, PodEntry, ServiceKey, Steering, SteeringConfig};
+use crate::{Choice, Counter, PodEntry, ServiceKey, Steering, SteeringConfig};
 
 use super::hooks::at;
 use super::packets::{Context, FROM_POD, L4, REDIRECT, frame, is_punted, run};
@@ -203,19 +203,7 @@ fn tell(steering: &mut Steering, tables: &Tables) {
         .collect();
     steering.sync_services(&keys).unwrap();
     for port in tables.services() {
-        let backends = port.backends().iter().map(|backend| ChoiceBackend {
-            end: (backend.address, backend.port),
-            ifindex: match backend.path {
-                BackendPath::Pod { ifindex } => ifindex,
-                BackendPath::Kernel => 0,
-            },
-            slot: port.dependence(backend),
-        });
-        let choice = Choice {
-            id: port.id(),
-            maglev: port.maglev().unwrap().clone(),
-            backends: backends.collect(),
-        };
+        let choice = Choice::of(port).unwrap();
         let key = ServiceKey::port(port.address(), port.port(), port.proto());
         assert!(steering.set_choice(key, Some(&choice)).unwrap());
     }
