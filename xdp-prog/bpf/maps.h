@@ -60,13 +60,39 @@ struct {
 	__type(value, struct weft_flow_value);
 } pins SEC(".maps");
 
-/* Whatever can be made again; the least recently used makes room. */
+/* Flows on the fast path (flows.h). User space reads it, and takes out what is none any more. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, WEFT_MAX_FLOWS);
-	__type(key, struct weft_flow_key);
-	__type(value, struct weft_flow_value);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEFT_MAX_FLOW_SETS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct weft_flow_set);
+} flow_sets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEFT_MAX_FLOW_SETS * WEFT_FLOW_WAYS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct weft_flow);
 } flows SEC(".maps");
+
+/* First packets without entries, a region for each client (first.h). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WEFT_FIRST_REGIONS * WEFT_FIRST_PLACES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} firsts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WEFT_MAX_BACKENDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct weft_service_key);
+	__type(value, struct weft_reverse);
+} reverse SEC(".maps");
 
 /* A flow that is being opened: more than the stack has room for. */
 struct weft_opening {

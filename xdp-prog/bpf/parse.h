@@ -11,6 +11,7 @@
 #define IP4_MAPPED bpf_htonl(0xffff)
 
 #define TCP_FIN 0x01
+#define TCP_SYN 0x02
 #define TCP_RST 0x04
 
 enum parse_result {

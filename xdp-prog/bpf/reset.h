@@ -129,7 +129,7 @@ static __always_inline bool turn_around(struct __sk_buff *skb, const struct pack
  * The entry stays behind a reset, which may have crossed data on its way: then it is not taken, and the
  * challenge to it (RFC 5961, 3.2) is answered with the right one. It goes when nothing is left to reset.
  */
-static __always_inline bool orphaned(struct __sk_buff *skb, const struct packet *packet,
+static __noinline bool orphaned(struct __sk_buff *skb, const struct packet *packet,
 				     __u32 ifindex, int *action)
 {
 	struct weft_flow_key key = key_of(packet, ifindex);

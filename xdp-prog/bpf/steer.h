@@ -161,7 +161,7 @@ static __always_inline enum steering steer_addressless(const struct packet *pack
 }
 
 /* What an enrolled pod sends. `target` is set with STEER_PUNT. */
-static __always_inline enum steering steer_from_pod(struct __sk_buff *skb,
+static __noinline enum steering steer_from_pod(struct __sk_buff *skb,
 						    struct packet *packet,
 						    const struct weft_pod *pod, __u32 ifindex,
 						    __u16 *target)

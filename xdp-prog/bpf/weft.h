@@ -26,7 +26,7 @@
 #define WEFT_CONST(name, value) enum { WEFT_##name = value };
 
 /* Layout version of every pinned map. A different one is refused, never converted. */
-WEFT_CONST(ABI, 3)
+WEFT_CONST(ABI, 4)
 /* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
 WEFT_CONST(MARK, 0x77656674)
 /* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
@@ -39,8 +39,16 @@ WEFT_CONST(MAX_ENDPOINTS, 8192)
 WEFT_CONST(MAX_SERVICES, 65536)
 /* Owner entries. User space may choose another size before the load. */
 WEFT_CONST(MAX_PINS, 524288)
-/* Entries of flows on the fast path, two a flow; the least recently used make room. As many as the kernel tracks. */
-WEFT_CONST(MAX_FLOWS, 524288)
+/*
+ * Flows on the fast path have two entries each, in sets of ways: as many entries as the kernel tracks. A pod takes no
+ * more than some of the ways of a set.
+ */
+WEFT_CONST(MAX_FLOW_SETS, 65536)
+WEFT_CONST(FLOW_WAYS, 8)
+WEFT_CONST(FLOW_WAYS_A_POD, 6)
+/* First packets that nobody has made entries for: places a region, and regions, which pods share if there are more. */
+WEFT_CONST(FIRST_PLACES, 4096)
+WEFT_CONST(FIRST_REGIONS, 256)
 /* Epochs: of pods' slots, then of backends' places. */
 WEFT_CONST(MAX_POD_SLOTS, 16384)
 WEFT_CONST(MAX_EPOCHS, 147456)
@@ -94,16 +102,20 @@ WEFT_CONST(MODE_FROM_BACKEND, 3)
 WEFT_CONST(MODE_PLAIN, 4)
 
 /*
- * Bits of weft_flow_value.tcp_state in `flows`: what went in the entry's own direction, whether that is the client's,
- * and in a client's entry of UDP that something came back.
+ * Bits of weft_flow_value.tcp_state in `flows`: what went in the entry's own direction and in the other one, whether
+ * its own is the client's, and that something came back (UDP) or the handshake is over (TCP).
  */
 WEFT_CONST(FLOW_FIN, 1)
 WEFT_CONST(FLOW_RST, 2)
 WEFT_CONST(FLOW_OPENER, 4)
 WEFT_CONST(FLOW_ANSWERED, 8)
+WEFT_CONST(FLOW_PEER_FIN, 16)
+WEFT_CONST(FLOW_PEER_RST, 32)
 
 /* Bits of weft_service.flags: the hooks may choose a backend. */
 WEFT_CONST(SERVICE_COMPILED, 1)
+/* Bits of weft_reverse.flags: no other service port has the backend. */
+WEFT_CONST(REVERSE_SOLE, 1)
 
 /* 16 bytes in network order. IPv4 is v4-mapped, ::ffff:a.b.c.d. */
 struct weft_addr {
@@ -122,6 +134,7 @@ struct weft_config {
 	__u64 heartbeat_limit_ns; /* 0: user space is never taken for dead (tests) */
 	__u32 fast_path; /* 1: plain layer-4 flows are decided here */
 	__u32 instance; /* of user space: tells what an earlier one has left */
+	__u64 flow_seed; /* of the places in `flows`: a secret, kept as long as the maps are */
 };
 
 /* heartbeat[worker], a cache line each: CLOCK_MONOTONIC of the worker's last step. */
@@ -189,7 +202,14 @@ struct weft_backend {
 	__u32 reserved;
 };
 
-/* pins[key] and flows[key]. The ifindex keeps a pod from hitting another pod's entry. */
+/* reverse[the backend's address, port and protocol]: whose answers its packets are, if a client has asked. */
+struct weft_reverse {
+	struct weft_addr vip;
+	__be16 port;
+	__u16 flags;
+};
+
+/* pins[key] and flows[]. The ifindex keeps a pod from hitting another pod's entry. */
 struct weft_flow_key {
 	struct weft_addr src;
 	struct weft_addr dst;
@@ -202,7 +222,7 @@ struct weft_flow_key {
 
 /*
  * In `pins` `owner`, `cookie`, `rewrite` and `egress_ifindex` count, and the rest is zero.
- * In `flows` `rewrite` and `owner` are zero, and `cookie` is when the entry was made.
+ * In `flows` `rewrite` and `owner` are zero, and `cookie` is when the flow was opened.
  */
 struct weft_flow_value {
 	struct weft_addr rewrite_addr;
@@ -211,7 +231,7 @@ struct weft_flow_value {
 	__u8 rewrite;
 	__u32 egress_ifindex;
 	__u16 owner;
-	__u16 reserved;
+	__u16 deadline; /* in `flows`: as in the entry's set */
 	__u32 slot;
 	__u32 epoch;
 	__u32 instance;
@@ -223,17 +243,36 @@ struct weft_flow_value {
 	__u32 service;
 };
 
+/* flows[set * WEFT_FLOW_WAYS + way] */
+struct weft_flow {
+	struct weft_flow_key key;
+	__u32 pad;
+	struct weft_flow_value value;
+};
+
+/*
+ * flow_sets[set]: what is in its ways, so that a look at one cache line finds an entry, or room for one. `lock` is for
+ * those who put entries in, which are programs alone; whoever takes one out makes its tag 0.
+ */
+struct weft_flow_set {
+	__u32 lock;
+	__u32 tags[WEFT_FLOW_WAYS]; /* of the hash; 0: nothing is there */
+	__u16 deadlines[WEFT_FLOW_WAYS]; /* in units of 2^32 ns of CLOCK_MONOTONIC; past: as good as nothing */
+	__u8 pad[12];
+};
+
 #define WEFT_SIZE(type, size) _Static_assert(sizeof(struct weft_##type) == (size), #type);
 #define WEFT_OFFSET(type, field, offset) \
 	_Static_assert(__builtin_offsetof(struct weft_##type, field) == (offset), #type "." #field);
 
-WEFT_SIZE(config, 32)
+WEFT_SIZE(config, 40)
 WEFT_OFFSET(config, workers, 4)
 WEFT_OFFSET(config, weft0_ifindex, 8)
 WEFT_OFFSET(config, lanes, 12)
 WEFT_OFFSET(config, heartbeat_limit_ns, 16)
 WEFT_OFFSET(config, fast_path, 24)
 WEFT_OFFSET(config, instance, 28)
+WEFT_OFFSET(config, flow_seed, 32)
 WEFT_SIZE(heartbeat, 64)
 WEFT_OFFSET(heartbeat, last_ns, 0)
 WEFT_SIZE(pod, 48)
@@ -282,7 +321,7 @@ WEFT_OFFSET(flow_value, mode, 18)
 WEFT_OFFSET(flow_value, rewrite, 19)
 WEFT_OFFSET(flow_value, egress_ifindex, 20)
 WEFT_OFFSET(flow_value, owner, 24)
-WEFT_OFFSET(flow_value, reserved, 26)
+WEFT_OFFSET(flow_value, deadline, 26)
 WEFT_OFFSET(flow_value, slot, 28)
 WEFT_OFFSET(flow_value, epoch, 32)
 WEFT_OFFSET(flow_value, instance, 36)
@@ -292,6 +331,17 @@ WEFT_OFFSET(flow_value, bytes, 56)
 WEFT_OFFSET(flow_value, last_seen, 64)
 WEFT_OFFSET(flow_value, tcp_state, 72)
 WEFT_OFFSET(flow_value, service, 76)
+WEFT_SIZE(flow, 128)
+WEFT_OFFSET(flow, key, 0)
+WEFT_OFFSET(flow, value, 48)
+WEFT_SIZE(flow_set, 64)
+WEFT_OFFSET(flow_set, lock, 0)
+WEFT_OFFSET(flow_set, tags, 4)
+WEFT_OFFSET(flow_set, deadlines, 36)
+WEFT_SIZE(reverse, 20)
+WEFT_OFFSET(reverse, vip, 0)
+WEFT_OFFSET(reverse, port, 16)
+WEFT_OFFSET(reverse, flags, 18)
 
 /*
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
@@ -305,7 +355,9 @@ WEFT_COUNTER(FROM_POD, "packets that enrolled pods sent, re-ingressed ones not c
 WEFT_COUNTER(FROM_POD_KERNEL, "packets of enrolled pods left to the kernel")
 WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
 WEFT_COUNTER(FROM_POD_FORWARDED, "packets of enrolled pods that went into the other pod by the fast path")
+WEFT_COUNTER(FROM_POD_FIRST, "of those, first packets and first answers, for which no entry was made")
 WEFT_COUNTER(FLOWS_OPENED, "flows that the fast path opened")
+WEFT_COUNTER(FLOWS_NO_ROOM, "flows left to user space: live ones have all the places that the fast path had for them")
 WEFT_COUNTER(FROM_POD_ORPHAN, "dropped or reset: their connections ended in a worker that does not step")
 WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")

@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) heartbeat_limit_ns: u64,
     pub(crate) fast_path: u32,
     pub(crate) instance: u32,
+    pub(crate) flow_seed: u64,
 }
 
 /// `struct weft_heartbeat`.
@@ -134,7 +135,7 @@ pub(crate) struct FlowValue {
     pub(crate) rewrite: u8,
     pub(crate) egress_ifindex: u32,
     pub(crate) owner: u16,
-    pub(crate) reserved: u16,
+    pub(crate) deadline: u16,
     pub(crate) slot: u32,
     pub(crate) epoch: u32,
     pub(crate) instance: u32,
@@ -144,6 +145,34 @@ pub(crate) struct FlowValue {
     pub(crate) last_seen: u64,
     pub(crate) tcp_state: u32,
     pub(crate) service: u32,
+}
+
+/// `struct weft_flow`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Flow {
+    pub(crate) key: FlowKey,
+    pub(crate) pad: u32,
+    pub(crate) value: FlowValue,
+}
+
+/// `struct weft_flow_set`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FlowSet {
+    pub(crate) lock: u32,
+    pub(crate) tags: [u32; FLOW_WAYS as usize],
+    pub(crate) deadlines: [u16; FLOW_WAYS as usize],
+    pub(crate) pad: [u8; 12],
+}
+
+/// `struct weft_reverse`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Reverse {
+    pub(crate) vip: [u8; 16],
+    pub(crate) port: U16,
+    pub(crate) flags: u16,
 }
 
 impl From<&weft_datapath::FlowKey> for FlowKey {

@@ -117,7 +117,7 @@ fn stop_heartbeats(path: &Path) -> Result<(), OrphanError> {
     let (stride, count) = (size_of::<abi::Heartbeat>(), abi::MAX_WORKERS as usize);
     let words = MappedArray::new(map.handle().as_fd(), stride, count);
     let words = words.map_err(OrphanError::Heartbeat)?;
-    for word in (0..count).filter_map(|worker| words.word(worker)) {
+    for word in (0..count).filter_map(|worker| words.word(worker, 0)) {
         word.store(0, Ordering::Relaxed);
     }
     Ok(())

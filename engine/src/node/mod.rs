@@ -139,6 +139,7 @@ impl Node {
                 .saturating_mul(u32::from(count)),
             fast_path: config.workers.fast_path == FastPath::Full,
             instance: start::instance(),
+            flow_seed: start::seed(),
         })?;
         match Self::take_over(steering, &config, &interfaces, &pair).await {
             Ok((control, workers, baseline)) => Ok(Self {

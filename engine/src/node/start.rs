@@ -221,8 +221,8 @@ pub(super) fn instance() -> u32 {
     seed() as u32 | 1
 }
 
-/// A seed for the flow table's hash, so that nobody outside can aim at one of its buckets.
-fn seed() -> u64 {
+/// A seed for a flow table's hash, so that nobody outside can aim at one of its buckets.
+pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id())
 }

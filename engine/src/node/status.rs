@@ -7,7 +7,6 @@ use std::time::Duration;
 use crossbeam::channel;
 use weft_datapath::{
     Address, Algorithm, BackendPath, BackendState, DropReason, FlowKind, KernelReason, Now,
-    timeouts,
 };
 use weft_xdp::{Counter, FastFlow, XdpStatistics, netlink};
 
@@ -28,20 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pods' names by their addresses.
 type PodNames<'n> = HashMap<IpAddr, &'n str>;
-
-/// For how many nanoseconds of silence a flow of the hooks counts as one, by its state.
-fn kept(state: &str) -> u64 {
-    let kept = match state {
-        "one_way" => timeouts::UDP_ONE_WAY,
-        "two_way" => timeouts::UDP_TWO_WAY,
-        "closed" => timeouts::TCP_CLOSED,
-        "time_wait" => timeouts::TCP_TIME_WAIT,
-        "fin_wait_2" | "close_wait" => timeouts::TCP_HALF_CLOSED,
-        "established" => timeouts::TCP_ESTABLISHED,
-        _ => timeouts::TCP_OPENING,
-    };
-    kept.as_nanos() as u64
-}
 
 /// Everything of a run directory that is on this node now.
 ///
@@ -206,7 +191,7 @@ impl Node {
             sum.0 += 1;
             sum.1 += flow.packets().iter().sum::<u64>();
         }
-        for flow in self.fast_flows()? {
+        for flow in self.control.kernel().fast_flows() {
             let (Some(service), to) = (flow.service, flow.answers.tuple) else {
                 continue;
             };
@@ -279,7 +264,7 @@ impl Node {
         // Without packets: one of the fast path that an error was about.
         let flows = flows.iter().filter(|flow| flow.packets() != [0; 2]);
         let flows = flows.map(|flow| self.flow(flow, &pods, now));
-        let fast = self.fast_flows()?;
+        let fast = self.control.kernel().fast_flows();
         let fast = fast.iter().map(|flow| self.fast_flow(flow, &pods, now));
         Ok(Flows {
             flows: flows.chain(fast).collect(),
@@ -352,14 +337,6 @@ impl Node {
             tier: 0,
             worker: None,
         }
-    }
-
-    /// Those of them that are not over.
-    fn fast_flows(&self) -> Result<Vec<FastFlow>, Error> {
-        let now = worker::now().as_nanos();
-        let mut flows = self.control.kernel().fast_flows()?;
-        flows.retain(|flow| now.saturating_sub(flow.last_seen) <= kept(flow.state()));
-        Ok(flows)
     }
 
     fn pod_names(&self) -> PodNames<'_> {

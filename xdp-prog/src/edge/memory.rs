@@ -1,9 +1,9 @@
-//! A BPF array mapped into this process: the heartbeats.
+//! A BPF array mapped into this process: the heartbeats, the flows on the fast path.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -51,19 +51,41 @@ impl MappedArray {
         })
     }
 
-    /// The first eight bytes of a value.
-    pub(crate) fn word(&self, index: usize) -> Option<&AtomicU64> {
-        if index >= self.count {
+    /// Its values.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The eight bytes of a value that begin `offset` bytes into it.
+    pub(crate) fn word(&self, index: usize, offset: usize) -> Option<&AtomicU64> {
+        self.part(index, offset)
+    }
+
+    /// The same, four bytes.
+    pub(crate) fn half(&self, index: usize, offset: usize) -> Option<&AtomicU32> {
+        self.part(index, offset)
+    }
+
+    /// The same, two bytes.
+    pub(crate) fn quarter(&self, index: usize, offset: usize) -> Option<&AtomicU16> {
+        self.part(index, offset)
+    }
+
+    /// `T` is an atomic integer.
+    fn part<T>(&self, index: usize, offset: usize) -> Option<&T> {
+        let fits = offset.is_multiple_of(size_of::<T>()) && offset + size_of::<T>() <= self.stride;
+        if index >= self.count || !fits {
             return None;
         }
-        // SAFETY: `index * stride + 8 <= length` (checked here and in `new`), the mapping is page
-        // aligned and the stride a multiple of 8, and it lives as long as `self`.
+        // SAFETY: the bytes are within the mapping (checked here; `new` has made it `count` strides long) and
+        // aligned, as it is page aligned and the stride a multiple of 8. They are only ever reached as atomics, and live
+        // as long as `self`.
         Some(unsafe {
             &*self
                 .start
                 .as_ptr()
-                .add(index * self.stride)
-                .cast::<AtomicU64>()
+                .add(index * self.stride + offset)
+                .cast::<T>()
         })
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use weft_datapath::{Address, BackendPath, MaglevTable, ServicePort, SlotRef, Stage};
+use weft_datapath::{Address, BackendPath, MaglevTable, Protocol, ServicePort, SlotRef, Stage};
 use zerocopy::FromZeros;
 use zerocopy::byteorder::big_endian::U16;
 
@@ -131,11 +131,12 @@ struct Table {
     ports: u32,
 }
 
-/// A service port's runs.
+/// A service port's runs, and its backends as they answer datagrams.
 #[derive(Debug)]
 struct Port {
     table: u32,
     backends: (u32, u32),
+    answerers: Vec<abi::ServiceKey>,
 }
 
 /// What is where.
@@ -146,6 +147,10 @@ pub(super) struct Choices {
     /// By where they begin.
     tables: HashMap<u32, Table>,
     ports: HashMap<ServiceKey, Port>,
+    /// The service ports of each backend that answers datagrams.
+    pub(super) asked: HashMap<abi::ServiceKey, Vec<ServiceKey>>,
+    /// Backends that are none any more since then, but may still answer.
+    pub(super) leaving: VecDeque<(Instant, abi::ServiceKey)>,
     /// The epochs as the map has them, as far as they were written.
     epochs: [Vec<u32>; 2],
 }
@@ -157,6 +162,8 @@ impl Default for Choices {
             places: Runs::new(abi::MAX_BACKENDS),
             tables: HashMap::new(),
             ports: HashMap::new(),
+            asked: HashMap::new(),
+            leaving: VecDeque::new(),
             epochs: Default::default(),
         }
     }
@@ -177,9 +184,17 @@ impl Steering {
     pub fn set_choice(&mut self, key: ServiceKey, choice: Option<&Choice>) -> Result<bool, Error> {
         let before = self.choices.ports.remove(&key);
         let placed = match choice {
-            Some(choice) => self.place(choice)?,
+            Some(choice) => self.place(key, choice)?,
             None => None,
         };
+        let answerers = |port: &Option<Port>| {
+            let ends = port.as_ref().map(|port| port.answerers.clone());
+            ends.unwrap_or_default()
+        };
+        // A backend that gets a second port is no port's own before the choice says so, and one that has lost its
+        // second port is the first one's own only then.
+        let (old, new) = (answerers(&before), answerers(&placed));
+        self.ask(key, new.iter().filter(|end| !old.contains(end)))?;
         let service = placed
             .as_ref()
             .zip(choice)
@@ -196,6 +211,7 @@ impl Steering {
             let value = service.unwrap_or_else(abi::Service::new_zeroed);
             self.services.insert(&key.to_abi(), &value)?;
         }
+        self.ask_no_more(key, old.iter().filter(|end| !new.contains(end)))?;
         if let Some(before) = before {
             self.release(&before);
         }
@@ -206,7 +222,7 @@ impl Steering {
         Ok(done)
     }
 
-    fn place(&mut self, choice: &Choice) -> Result<Option<Port>, Error> {
+    fn place(&mut self, key: ServiceKey, choice: &Choice) -> Result<Option<Port>, Error> {
         let instance = self.instance;
         let backends: Option<Vec<abi::Backend>> = choice
             .backends
@@ -237,6 +253,7 @@ impl Steering {
             Ok(Some(table)) => Ok(Some(Port {
                 table,
                 backends: (start, count),
+                answerers: answerers(key, choice),
             })),
             other => {
                 self.choices.places.give_back(start, count);
@@ -330,6 +347,23 @@ impl Steering {
         }
         Ok(())
     }
+}
+
+/// The backends of a choice for datagrams, as their answers come.
+fn answerers(key: ServiceKey, choice: &Choice) -> Vec<abi::ServiceKey> {
+    let Some((_, Protocol::Udp)) = key.port else {
+        return Vec::new();
+    };
+    let pods = choice
+        .backends
+        .iter()
+        .filter(|backend| backend.ifindex != 0);
+    let mut ends: Vec<_> = pods
+        .map(|backend| ServiceKey::port(backend.end.0, backend.end.1, Protocol::Udp).to_abi())
+        .collect();
+    ends.sort_by_key(|end| (end.vip, end.port.get()));
+    ends.dedup();
+    ends
 }
 
 /// Writes elements of an array one after another.

@@ -21,12 +21,15 @@ use crate::maps::{MapError, TypedMap, into_io};
 use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
 use crate::skel::{WeftSkel, WeftSkelBuilder};
+use flow_table::FlowTable;
 
 mod choice;
 mod counters;
 mod fast;
+mod flow_table;
 mod pins;
 mod pods;
+mod reverse;
 mod sync;
 
 pub use choice::{Choice, ChoiceBackend};
@@ -63,6 +66,8 @@ pub struct SteeringConfig {
     pub fast_path: bool,
     /// Tells this process's entries from those of the one before; random.
     pub instance: u32,
+    /// Where flows are in the table, if there is none yet: a secret; random.
+    pub flow_seed: u64,
 }
 
 /// Why the steering could not be set up or changed.
@@ -108,9 +113,9 @@ pub enum Error {
     /// A link.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The heartbeats could not be mapped.
-    #[error("cannot map the heartbeats")]
-    Heartbeat(#[source] io::Error),
+    /// Memory of the programs could not be mapped.
+    #[error("cannot map the heartbeats and flows of the BPF programs")]
+    Mapping(#[source] io::Error),
     /// A pod that the BPF maps cannot hold.
     #[error("pod at interface {ifindex}: {reason}")]
     Pod {
@@ -133,7 +138,8 @@ pub struct Steering {
     endpoints: TypedMap<[u8; 16], abi::Endpoint>,
     services: TypedMap<abi::ServiceKey, abi::Service>,
     pins: TypedMap<abi::FlowKey, abi::FlowValue>,
-    flows: TypedMap<abi::FlowKey, abi::FlowValue>,
+    reverse: TypedMap<abi::ServiceKey, abi::Reverse>,
+    pub(crate) table: Arc<FlowTable>,
     maglev: TypedMap<u32, abi::Maglev>,
     backends: TypedMap<u32, abi::Backend>,
     epochs: TypedMap<u32, u32>,
@@ -164,14 +170,18 @@ impl Steering {
         libbpf_rs::set_print(Some((PrintLevel::Warn, log_libbpf)));
         prepare_pin_dir(&config.pin_dir)?;
         check_abi(&config.pin_dir)?;
-        let sizes = match config.fast_path {
-            true => [abi::MAX_FLOWS, abi::MAX_MAGLEV_PACKS, abi::MAX_BACKENDS],
-            false => [64, 1, 1], // No memory is taken for what nobody uses.
-        };
-        let [flows, maglev, backends] = sizes;
+        // No memory is taken for what nobody uses.
+        let full = |size: u32| if config.fast_path { size } else { 1 };
+        let sets = full(abi::MAX_FLOW_SETS);
+        let flows = sets * abi::FLOW_WAYS;
+        let firsts = full(abi::FIRST_REGIONS * abi::FIRST_PLACES);
+        let maglev = full(abi::MAX_MAGLEV_PACKS);
+        let backends = full(abi::MAX_BACKENDS);
         for (name, size) in [
             ("pins", config.max_pins),
+            ("flow_sets", sets),
             ("flows", flows),
+            ("firsts", firsts),
             ("maglev", maglev),
             ("backends", backends),
         ] {
@@ -189,7 +199,9 @@ impl Steering {
         let size =
             |map: &mut OpenMapMut<'_>, size: u32| map.set_max_entries(size).map_err(Error::Load);
         size(&mut open.maps.pins, config.max_pins)?;
+        size(&mut open.maps.flow_sets, sets)?;
         size(&mut open.maps.flows, flows)?;
+        size(&mut open.maps.firsts, firsts)?;
         size(&mut open.maps.maglev, maglev)?;
         size(&mut open.maps.backends, backends)?;
         pin(&mut open.maps.config, "config")?;
@@ -200,7 +212,10 @@ impl Steering {
         pin(&mut open.maps.services, "services")?;
         pin(&mut open.maps.pins, "pins")?;
         pin(&mut open.maps.xsks, "xsks")?;
+        pin(&mut open.maps.flow_sets, "flow_sets")?;
         pin(&mut open.maps.flows, "flows")?;
+        pin(&mut open.maps.firsts, "firsts")?;
+        pin(&mut open.maps.reverse, "reverse")?;
         pin(&mut open.maps.maglev, "maglev")?;
         pin(&mut open.maps.backends, "backends")?;
         pin(&mut open.maps.epochs, "epochs")?;
@@ -211,14 +226,37 @@ impl Steering {
             size_of::<abi::Heartbeat>(),
             abi::MAX_WORKERS as usize,
         )
-        .map_err(Error::Heartbeat)?;
+        .map_err(Error::Mapping)?;
+        let kept = typed::<u32, abi::Config>(&skel.maps.config)?.lookup(&0)?;
+        let seed = kept
+            .map(|config| config.flow_seed)
+            .filter(|seed| *seed != 0)
+            .unwrap_or(config.flow_seed);
+        let table = FlowTable {
+            sets: MappedArray::new(
+                skel.maps.flow_sets.as_fd(),
+                size_of::<abi::FlowSet>(),
+                sets as usize,
+            )
+            .map_err(Error::Mapping)?,
+            flows: MappedArray::new(
+                skel.maps.flows.as_fd(),
+                size_of::<abi::Flow>(),
+                flows as usize,
+            )
+            .map_err(Error::Mapping)?,
+            firsts: MappedArray::new(skel.maps.firsts.as_fd(), size_of::<u64>(), firsts as usize)
+                .map_err(Error::Mapping)?,
+            seed,
+        };
         let steering = Self {
             pods: typed(&skel.maps.pods)?,
             pod_state: typed(&skel.maps.pod_state)?,
             endpoints: typed(&skel.maps.endpoints)?,
             services: typed(&skel.maps.services)?,
             pins: typed(&skel.maps.pins)?,
-            flows: typed(&skel.maps.flows)?,
+            reverse: typed(&skel.maps.reverse)?,
+            table: Arc::new(table),
             maglev: typed(&skel.maps.maglev)?,
             backends: typed(&skel.maps.backends)?,
             epochs: typed(&skel.maps.epochs)?,
@@ -349,6 +387,7 @@ impl Steering {
             lanes: 0,
             fast_path: self.config.fast_path.into(),
             instance: self.instance,
+            flow_seed: self.table.seed,
             heartbeat_limit_ns: u64::try_from(self.config.heartbeat_limit.as_nanos())
                 .unwrap_or(u64::MAX),
         };
@@ -368,7 +407,7 @@ impl Heartbeat {
     /// Says that the worker stepped at `now_ns` (`CLOCK_MONOTONIC`, not zero). A plain store.
     #[inline]
     pub fn beat(&self, now_ns: u64) {
-        if let Some(word) = self.array.word(self.worker) {
+        if let Some(word) = self.array.word(self.worker, 0) {
             word.store(now_ns, std::sync::atomic::Ordering::Relaxed);
         }
     }
@@ -376,7 +415,7 @@ impl Heartbeat {
     /// When the worker last stepped; 0 if it never did, or said that it stopped.
     pub fn last(&self) -> u64 {
         self.array
-            .word(self.worker)
+            .word(self.worker, 0)
             .map_or(0, |w| w.load(std::sync::atomic::Ordering::Relaxed))
     }
 

@@ -4,6 +4,8 @@
 mod bulk;
 mod extensions;
 mod fast;
+mod first;
+mod flow_table;
 mod hooks;
 mod icmp;
 mod lab;
@@ -17,3 +19,4 @@ mod sockets;
 mod support;
 mod table;
 mod targets;
+mod world;

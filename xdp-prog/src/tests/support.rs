@@ -63,6 +63,7 @@ impl Node {
             heartbeat_limit: Duration::from_secs(60),
             max_pins: 4096,
             fast_path: false,
+            flow_seed: 11,
             instance: 1,
         }
     }

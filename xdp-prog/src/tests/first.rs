@@ -1,0 +1,146 @@
+//! First datagrams: no entry is made for them, and they are answered all the same.
+
+use std::net::IpAddr;
+
+use weft_datapath::{FastFlows, FlowKey, Protocol, Tuple};
+
+use crate::{Choice, Counter, ServiceKey};
+
+use super::hooks::at;
+use super::packets::{L4, frame};
+use super::support::node;
+use super::world::{CLIENT, PORT, SERVERS, TARGET, World, pod, to, vip};
+
+fn source(ip: &[u8]) -> IpAddr {
+    match ip[0] >> 4 {
+        4 => IpAddr::from(<[u8; 4]>::try_from(&ip[12..16]).unwrap()),
+        _ => IpAddr::from(<[u8; 16]>::try_from(&ip[8..24]).unwrap()),
+    }
+}
+
+/// The client's datagram to the service; who gets it.
+fn ask(world: &mut World, v6: bool, port: u16) -> u32 {
+    let packet = frame(pod(CLIENT, v6), vip(v6), L4::Udp(port, PORT));
+    to(&world.forwards(CLIENT, &packet))
+}
+
+/// The backend's datagram to the client; whom it comes from, as the client sees it.
+fn answer(world: &mut World, server: u32, v6: bool, port: u16) -> IpAddr {
+    let packet = frame(pod(server, v6), pod(CLIENT, v6), L4::Udp(TARGET, port));
+    source(&world.forwards(server, &packet))
+}
+
+#[test]
+fn dns_02_a_question_and_its_answer_leave_nothing_behind() {
+    node(|node| {
+        let mut world = World::new(node);
+        for port in 20_000..20_100 {
+            for v6 in [false, true] {
+                let server = ask(&mut world, v6, port);
+                assert_eq!(answer(&mut world, server, v6, port), vip(v6));
+            }
+        }
+        assert_eq!(world.steering.fast_flows(), []);
+        let counters = world.steering.counters().unwrap();
+        assert_eq!(counters[Counter::FlowsOpened], 0);
+        assert_eq!(counters[Counter::FromPodFirst], 400);
+        // The second question of a flow makes its entries.
+        let server = ask(&mut world, false, 20_000);
+        assert_eq!(answer(&mut world, server, false, 20_000), vip(false));
+        let flows = world.steering.fast_flows();
+        assert_eq!((flows.len(), flows[0].packets), (1, [1, 1]));
+        assert_eq!(flows[0].state(), "two_way");
+    });
+}
+
+#[test]
+fn svc_27_a_second_answer_makes_entries() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        for answers in 1..4 {
+            assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+            let flows = world.steering.fast_flows();
+            assert_eq!(flows.len(), usize::from(answers > 1));
+        }
+    });
+}
+
+/// The engine finds such a flow by an error that quotes its first packet, and takes no tuple of it.
+#[test]
+fn svc_34_a_first_packet_is_found_by_its_answers_key() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        let fast = world.steering.fast_lookup().unwrap();
+        let mut answers = FlowKey {
+            tuple: Tuple {
+                src: pod(server, false).into(),
+                dst: pod(CLIENT, false).into(),
+                sport: TARGET,
+                dport: 4000,
+                proto: Protocol::Udp,
+            },
+            ifindex: server,
+        };
+        let found = fast.find(&answers).unwrap();
+        assert_eq!((found.answers, found.client.ifindex), (answers, CLIENT));
+        assert_eq!(found.client.tuple.dst, vip(false).into());
+        answers.tuple.dport = 4001;
+        assert_eq!(fast.find(&answers), None);
+    });
+}
+
+/// Gossip, NTP between peers: a datagram from a service's backend that nobody has asked for.
+#[test]
+fn svc_32_a_backend_that_speaks_of_itself_keeps_its_address() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = SERVERS[0];
+        for port in [TARGET, 4000] {
+            let from = answer(&mut world, server, false, port);
+            assert_eq!(from, pod(server, false));
+        }
+        let flows = world.steering.fast_flows();
+        assert_eq!(flows.len(), 2);
+        assert!(flows.iter().all(|flow| flow.service.is_none()));
+    });
+}
+
+/// With two ports for one backend nobody could tell whose answers its packets are: entries from the first packet on.
+#[test]
+fn amb_08_a_backend_of_two_services_gets_entries_at_once() {
+    node(|node| {
+        let mut world = World::new(node);
+        let before = ask(&mut world, false, 3999);
+        let mut ports = world.tables.services().into_iter();
+        let port =
+            ports.find(|port| (port.address(), port.proto()) == (vip(false).into(), Protocol::Udp));
+        let choice = Choice::of(port.unwrap()).unwrap();
+        let second = ServiceKey::port(at("10.96.0.2").into(), PORT, Protocol::Udp);
+        world.steering.set_choice(second, Some(&choice)).unwrap();
+        ask(&mut world, false, 4000);
+        assert_eq!(world.steering.fast_flows().len(), 1);
+        // What was under way then is still answered.
+        assert_eq!(answer(&mut world, before, false, 3999), vip(false));
+        // Alone again, the first one's own again.
+        world.steering.set_choice(second, None).unwrap();
+        ask(&mut world, false, 4001);
+        assert_eq!(world.steering.fast_flows().len(), 1);
+    });
+}
+
+/// A client that asks a service and one of its backends by one port: the second is the engine's.
+#[test]
+fn amb_08_a_backend_that_was_asked_by_its_service_is_not_asked_directly_by_the_same_port() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        let (client, backend) = (pod(CLIENT, false), pod(server, false));
+        let direct = frame(client, backend, L4::Udp(4000, TARGET));
+        world.punts(CLIENT, &direct);
+        let other = frame(client, backend, L4::Udp(4001, TARGET));
+        let there = world.forwards(CLIENT, &other);
+        assert_eq!(source(&there), client);
+    });
+}

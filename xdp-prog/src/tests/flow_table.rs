@@ -1,0 +1,181 @@
+//! The fast path's table of flows: who gets a place, and who keeps it.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use weft_datapath::{FlowKey, Protocol, Tuple, seeded_flow_hash};
+
+use crate::{Counter, abi};
+
+use super::packets::{Context, L4, REDIRECT, frame, run};
+use super::support::node;
+use super::world::{CLIENT, PORT, SERVERS, World, pod, vip};
+
+/// TCP from one pod to another.
+fn key(from: u32, to: u32, ports: (u16, u16)) -> FlowKey {
+    FlowKey {
+        tuple: Tuple {
+            src: pod(from, false).into(),
+            dst: pod(to, false).into(),
+            sport: ports.0,
+            dport: ports.1,
+            proto: Protocol::Tcp,
+        },
+        ifindex: from,
+    }
+}
+
+/// Ports of flows between the two whose client's entries belong into one set.
+fn ports_of_set(world: &World, from: u32, to: u32, set: u64) -> impl Iterator<Item = (u16, u16)> {
+    let seed = world.steering.table_seed();
+    let all = (1000..u16::MAX).flat_map(|sport| (1000..1100).map(move |dport| (sport, dport)));
+    all.filter(move |ports| {
+        let key = key(from, to, *ports);
+        let hash = seeded_flow_hash(seed ^ u64::from(from), &key.tuple);
+        hash % u64::from(abi::MAX_FLOW_SETS) == set
+    })
+}
+
+fn opens(world: &World, from: u32, to: u32, ports: (u16, u16)) -> bool {
+    let packet = frame(pod(from, false), pod(to, false), L4::Syn(ports.0, ports.1));
+    let program = &world.steering.skel.progs.weft_from_pod;
+    run(program, &packet, Context::at(from)).action == REDIRECT
+        && world.steering.table_has(&key(from, to, ports))
+}
+
+/// A pod that knew where its entries go could not push out another's, nor keep it from any place.
+#[test]
+fn a_pod_takes_its_share_of_a_set_and_nobody_takes_anothers() {
+    node(|node| {
+        let world = World::new(node);
+        let set = 12_345;
+        let mut theirs = ports_of_set(&world, SERVERS[0], SERVERS[1], set);
+        let mut ours = ports_of_set(&world, CLIENT, SERVERS[2], set);
+        let first = theirs.next().unwrap();
+        assert!(opens(&world, SERVERS[0], SERVERS[1], first));
+        let taken: Vec<_> = ours.by_ref().take(20).collect();
+        let held = taken
+            .iter()
+            .filter(|ports| opens(&world, CLIENT, SERVERS[2], **ports))
+            .count();
+        assert_eq!(held, abi::FLOW_WAYS_A_POD as usize);
+        let second = theirs.next().unwrap();
+        assert!(opens(&world, SERVERS[0], SERVERS[1], second));
+        // Full: a new flow is the engine's, and those that are there stay.
+        let third = theirs.next().unwrap();
+        assert!(!opens(&world, SERVERS[0], SERVERS[1], third));
+        for ports in [first, second] {
+            assert!(
+                world
+                    .steering
+                    .table_has(&key(SERVERS[0], SERVERS[1], ports))
+            );
+        }
+        for ports in &taken[..held] {
+            assert!(world.steering.table_has(&key(CLIENT, SERVERS[2], *ports)));
+        }
+        let counters = world.steering.counters().unwrap();
+        assert_eq!(counters[Counter::FlowsNoRoom], 15);
+    });
+}
+
+#[test]
+fn what_has_run_out_makes_room_and_is_no_flow_any_more() {
+    node(|node| {
+        let world = World::new(node);
+        let set = 777;
+        let mut ports = ports_of_set(&world, CLIENT, SERVERS[2], set);
+        let first = ports.next().unwrap();
+        assert!(opens(&world, CLIENT, SERVERS[2], first));
+        for ports in ports.by_ref().take(abi::FLOW_WAYS_A_POD as usize - 1) {
+            assert!(opens(&world, CLIENT, SERVERS[2], ports));
+        }
+        let next = ports.next().unwrap();
+        assert!(!opens(&world, CLIENT, SERVERS[2], next));
+        world.steering.run_out(&key(CLIENT, SERVERS[2], first));
+        assert!(!world.steering.table_has(&key(CLIENT, SERVERS[2], first)));
+        let data = frame(
+            pod(CLIENT, false),
+            pod(SERVERS[2], false),
+            L4::Ack(first.0, first.1),
+        );
+        world.punts(CLIENT, &data);
+        assert!(opens(&world, CLIENT, SERVERS[2], next));
+        assert!(!opens(&world, CLIENT, SERVERS[2], first));
+    });
+}
+
+/// A SYN opens another connection once both sides have closed the former one, or one has reset it.
+#[test]
+fn svc_19_a_port_is_used_again_after_the_end() {
+    const FIN_ACK: u8 = 0x11;
+    const RST: u8 = 0x04;
+    node(|node| {
+        let mut world = World::new(node);
+        let (client, service) = (pod(CLIENT, false), vip(false));
+        let opened = |world: &World| world.steering.counters().unwrap()[Counter::FlowsOpened];
+        let control = |mut packet: Vec<u8>, bits: u8| {
+            packet[14 + 20 + 13] = bits;
+            packet
+        };
+        let program = |world: &World, from: u32, packet: &[u8]| {
+            let program = &world.steering.skel.progs.weft_from_pod;
+            let outcome = run(program, packet, Context::at(from));
+            assert_eq!(outcome.action, REDIRECT);
+            outcome.data
+        };
+        let syn = frame(client, service, L4::Syn(4000, PORT));
+        let data = frame(client, service, L4::Ack(4000, PORT));
+        for ends in [&[FIN_ACK, FIN_ACK][..], &[RST]] {
+            let before = opened(&world);
+            let there = program(&world, CLIENT, &syn);
+            let server = super::world::to(&there[14..]);
+            program(&world, CLIENT, &syn);
+            assert_eq!(opened(&world), before + 1, "a retransmission");
+            program(&world, CLIENT, &data);
+            let answer = frame(
+                pod(server, false),
+                client,
+                L4::Ack(super::world::TARGET, 4000),
+            );
+            program(&world, server, &control(answer, ends[0]));
+            if let Some(bits) = ends.get(1) {
+                program(&world, CLIENT, &syn);
+                assert_eq!(opened(&world), before + 1, "one side goes on");
+                program(&world, CLIENT, &control(data.clone(), *bits));
+            }
+            // What was under way still goes where it belongs.
+            let late = program(&world, CLIENT, &data);
+            assert_eq!(super::world::to(&late[14..]), server);
+            program(&world, CLIENT, &syn);
+            assert_eq!(opened(&world), before + 2);
+            world.steering.run_out(&FlowKey {
+                tuple: Tuple {
+                    dst: service.into(),
+                    dport: PORT,
+                    ..key(CLIENT, CLIENT, (4000, 0)).tuple
+                },
+                ifindex: CLIENT,
+            });
+        }
+        world.state.pin_ops.clear();
+    });
+}
+
+impl crate::Steering {
+    fn table_seed(&self) -> u64 {
+        self.table.seed
+    }
+
+    fn table_has(&self, key: &FlowKey) -> bool {
+        self.table.find(&key.into()).is_some()
+    }
+
+    /// Makes an entry's deadline one of the past.
+    fn run_out(&self, key: &FlowKey) {
+        let (spot, _) = self.table.find(&key.into()).unwrap();
+        self.table
+            .deadline(spot)
+            .unwrap()
+            .fetch_sub(30_000, Relaxed);
+    }
+}
