@@ -60,15 +60,35 @@ static __always_inline struct weft_backend *choose(const struct weft_service *se
 	return bpf_map_lookup_elem(&backends, &key);
 }
 
-/* The service port's part of a flow that begins: its backend by the client's packets' key. */
-static __always_inline bool to_backend(const struct weft_config *cfg, struct weft_opening *new,
-				       const struct weft_service *service, __u64 hash)
+/* 15 bits that tell a backend from most others. */
+static __always_inline __u16 print_of(const struct weft_addr *addr, __be16 port)
 {
-	struct weft_backend *backend;
+	__u32 words = addr->words[0] ^ addr->words[1] ^ addr->words[2] ^ addr->words[3] ^ port;
 
-	if (!(service->flags & WEFT_SERVICE_COMPILED))
-		return false;
-	backend = choose(service, hash);
+	return words * 0x9e3779b1 >> 17;
+}
+
+/* Backends of a service port that are looked through at most. */
+#define SCAN_MAX 1024
+
+/* The place of the service port's backend with that print, from its first one on; -1: it has none. */
+__noinline int find_backend(__u32 offset, __u32 backends_count, __u16 print)
+{
+	for (__u32 i = 0; i < SCAN_MAX && i < backends_count; i++) {
+		__u32 at = offset + i;
+		struct weft_backend *backend = bpf_map_lookup_elem(&backends, &at);
+
+		if (backend && print_of(&backend->addr, backend->port) == print)
+			return i;
+	}
+	return -1;
+}
+
+/* The service port's part of a flow that begins, to that backend. */
+static __always_inline bool to_backend(const struct weft_config *cfg, struct weft_opening *new,
+				       const struct weft_service *service,
+				       const struct weft_backend *backend)
+{
 	if (!backend || !backend->ifindex || same_addr(&backend->addr, &new->key.src))
 		return false;
 	new->there.mode = WEFT_MODE_TO_BACKEND;
@@ -110,18 +130,12 @@ enum verdict {
 	ENTERS, /* goes once `opening` is in the table */
 };
 
-/* Makes both entries of `opening`, the answers' first; 0, or -1 without room. The states are in the client's. */
-static __always_inline int enter(__u64 now)
+/* Makes both entries, the answers' first; 0, or -1 without room. The states are in the client's. */
+static __always_inline int enter(struct weft_opening *new, __u64 now)
 {
-	__u32 zero = 0;
-	struct weft_opening *new = bpf_map_lookup_elem(&opening, &zero);
-	__u32 states;
-	__u16 deadline;
+	__u32 states = new->there.tcp_state;
+	__u16 deadline = deadline_of(new->key.proto, states, now);
 
-	if (!new)
-		return -1;
-	states = new->there.tcp_state;
-	deadline = deadline_of(new->key.proto, states, now);
 	new->there.cookie = now;
 	new->there.last_seen = now;
 	new->there.deadline = deadline;

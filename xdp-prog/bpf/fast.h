@@ -74,6 +74,25 @@ static __always_inline void keep_alive(const struct packet *packet,
 	note_flow(key, states, deadline);
 }
 
+/* For so long packets of a flow may wait in user space. */
+#define HELD_NS (14ull * 1000 * 1000)
+
+/*
+ * Whether the packet has to follow others of its flow to user space, which made the entry, so that it overtakes none:
+ * until there was a pause.
+ */
+static __always_inline bool held(struct weft_flow_value *flow, __u64 now)
+{
+	if (!(flow->tcp_state & WEFT_FLOW_HELD))
+		return false;
+	if (now <= flow->last_seen || now - flow->last_seen < HELD_NS) {
+		flow->last_seen = now;
+		return true;
+	}
+	__sync_fetch_and_and(&flow->tcp_state, ~WEFT_FLOW_HELD);
+	return false;
+}
+
 /* Goes by the entry of a known flow, and counts. False: there is none that holds. */
 static __always_inline bool follow(const struct weft_config *cfg, const struct packet *packet,
 				   const struct weft_flow_key *key, __u32 packets, __u64 now,
@@ -91,6 +110,8 @@ static __always_inline bool follow(const struct weft_config *cfg, const struct p
 	barrier();
 	/* Another flow may have been given the entry meanwhile. */
 	if (*(volatile __u64 *)&flow->value.cookie != cookie || !same_key(&flow->key, key))
+		return false;
+	if (held(&flow->value, now))
 		return false;
 	flow->value.last_seen = now;
 	__sync_fetch_and_add(&flow->value.packets, packets);
@@ -159,14 +180,15 @@ __noinline int open_flow(const struct packet *packet, const struct weft_pod *pod
 	struct weft_service *service;
 	struct weft_opening *new;
 	__u32 states = 0;
+	bool draining;
 	__u64 now;
 
 	if (!packet || !pod || !key || !way || !cfg)
 		return NOT_MINE;
+	draining = pod->flags & WEFT_POD_DRAINING;
 	now = bpf_ktime_get_coarse_ns();
-	if ((packet->proto == IPPROTO_TCP &&
-	     (!packet->opens || (packet->control & (TCP_FIN | TCP_RST)))) ||
-	    (pod->flags & WEFT_POD_DRAINING))
+	if (packet->proto == IPPROTO_TCP &&
+	    (!packet->opens || (packet->control & (TCP_FIN | TCP_RST)) || draining))
 		return NOT_MINE;
 	new = begin();
 	if (!new)
@@ -177,19 +199,31 @@ __noinline int open_flow(const struct packet *packet, const struct weft_pod *pod
 	wanted.proto = key->proto;
 	service = bpf_map_lookup_elem(&services, &wanted);
 	if (service) {
-		__u64 hash = tuple_hash(FLOW_HASH_START, key);
+		__u64 hash = tuple_hash(FLOW_HASH_START, key), known = 0;
+		bool udp = packet->proto == IPPROTO_UDP;
+		struct weft_backend *backend;
 
-		if (!to_backend(cfg, new, service, hash))
+		if (!(service->flags & WEFT_SERVICE_COMPILED))
+			return NOT_MINE;
+		backend = choose(service, hash);
+		if (udp)
+			known = remembered(key, hash, now);
+		if (known)
+			backend = first_backend(service, backend, known);
+		else if (draining)
+			return NOT_MINE;
+		if (known & FIRST_ANSWERED)
+			states = WEFT_FLOW_ANSWERED;
+		if (!to_backend(cfg, new, service, backend))
 			return NOT_MINE;
 		new->back_key = answer_key(key, &new->there);
-		if (packet->proto == IPPROTO_UDP && packets == 1 &&
-		    is_first(cfg, new, hash, now, &states)) {
+		if (udp && !known && packets == 1 && is_first(cfg, new, hash, now)) {
 			*way = way_of(&new->there);
 			count(WEFT_COUNT_FROM_POD_FIRST, 1);
 			return PASSES;
 		}
 	} else {
-		if (!to_pod(cfg, new, pod, now))
+		if (draining || !to_pod(cfg, new, pod, now))
 			return NOT_MINE;
 		new->back_key = answer_key(key, &new->there);
 	}
@@ -226,11 +260,15 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 		return false;
 	now = bpf_ktime_get_coarse_ns(); /* A few milliseconds old at most. */
 	if (!follow(cfg, packet, &key, packets, now, &way)) {
-		int verdict = first_answer(packet, pod, &key, &way);
+		struct weft_opening *new = bpf_map_lookup_elem(&opening, &zero);
+		int verdict;
 
+		if (cfg->fast_path != WEFT_FAST_FULL || !new)
+			return false;
+		verdict = first_answer(packet, pod, &key, &way);
 		if (verdict == NOT_MINE)
 			verdict = open_flow(packet, pod, &key, packets, &way);
-		if (verdict == NOT_MINE || (verdict == ENTERS && enter(now)))
+		if (verdict == NOT_MINE || (verdict == ENTERS && enter(new, now)))
 			return false;
 	}
 	count(WEFT_COUNT_FROM_POD_FORWARDED, packets);

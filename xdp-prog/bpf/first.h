@@ -11,7 +11,8 @@
 #include "choice.h"
 #include "punt.h"
 
-/* A word of `firsts`: the upper half of the flow's hash, whether there was an answer, and when, in units of 2^28 ns. */
+/* A word of `firsts`: the upper half of the flow's hash, its backend's print, whether that has answered, and when, in
+ * units of 2^28 ns. */
 #define FIRST_ANSWERED (1ull << 16)
 #define FIRST_TAG (~0ull << 32)
 /* As long as a flow lives that nobody answers: 30 s. */
@@ -24,17 +25,46 @@ static __always_inline __u16 first_clock(__u64 now)
 	return now >> 28;
 }
 
-static __always_inline __u64 *first_of(__u32 ifindex, __u64 hash)
+static __always_inline struct weft_firsts *line_of(__u32 ifindex, __u64 hash)
 {
-	__u32 at = ifindex % WEFT_FIRST_REGIONS * WEFT_FIRST_PLACES + hash % WEFT_FIRST_PLACES;
+	__u32 at = ifindex % WEFT_FIRST_REGIONS * WEFT_FIRST_LINES + hash % WEFT_FIRST_LINES;
 
 	return bpf_map_lookup_elem(&firsts, &at);
 }
 
-static __always_inline bool is_of(__u64 word, __u64 hash, __u64 now)
+static __always_inline __u16 age_of(__u64 word, __u64 now)
 {
-	return !((word ^ hash) & FIRST_TAG) &&
-	       (__u16)(first_clock(now) - (__u16)word) <= FIRST_LIFETIME;
+	return first_clock(now) - (__u16)word;
+}
+
+/* The flow's word, if it is remembered; else NULL. */
+static __always_inline __u64 *word_of(struct weft_firsts *line, __u64 hash, __u64 now)
+{
+	for (int i = 0; i < WEFT_FIRST_WORDS; i++) {
+		__u64 word = *(volatile __u64 *)&line->words[i];
+
+		if (!((word ^ hash) & FIRST_TAG) && age_of(word, now) <= FIRST_LIFETIME)
+			return &line->words[i];
+	}
+	return NULL;
+}
+
+/* Where another flow is remembered: a word that is free, or any other. */
+static __always_inline __u64 *free_word(struct weft_firsts *line, __u64 hash, __u64 now)
+{
+	for (int i = 0; i < WEFT_FIRST_WORDS; i++)
+		if (!line->words[i] || age_of(line->words[i], now) > FIRST_LIFETIME)
+			return &line->words[i];
+	return &line->words[hash >> 20 & (WEFT_FIRST_WORDS - 1)];
+}
+
+/* A word of the line may just have been another flow's. */
+static __always_inline bool crowded(const struct weft_firsts *line, __u64 now)
+{
+	for (int i = 0; i < WEFT_FIRST_WORDS; i++)
+		if (!line->words[i] || age_of(line->words[i], now) > FIRST_CROWDED)
+			return false;
+	return true;
 }
 
 static __always_inline struct weft_reverse *reverse_of(const struct weft_addr *addr, __be16 port,
@@ -45,57 +75,73 @@ static __always_inline struct weft_reverse *reverse_of(const struct weft_addr *a
 	return bpf_map_lookup_elem(&reverse, &key);
 }
 
+/* What is remembered of the flow, if it has had its first packet; else 0. */
+static __always_inline __u64 remembered(const struct weft_flow_key *client, __u64 hash, __u64 now)
+{
+	struct weft_firsts *line = line_of(client->ifindex, hash);
+	__u64 *word = line ? word_of(line, hash, now) : NULL;
+
+	return word ? *(volatile __u64 *)word : 0;
+}
+
 /* Whether the answers from the other pod would be those to a first packet to its service port. */
 static __always_inline bool was_asked(const struct weft_flow_key *key, __u64 now)
 {
 	struct weft_reverse *back = reverse_of(&key->dst, key->dport, key->proto);
 	struct weft_flow_key client = *key;
-	__u64 *place, hash;
 
 	if (!back)
 		return false;
 	client.dst = back->vip;
 	client.dport = back->port;
-	hash = tuple_hash(FLOW_HASH_START, &client);
-	place = first_of(key->ifindex, hash);
-	return place && is_of(*(volatile __u64 *)place, hash, now);
+	return remembered(&client, tuple_hash(FLOW_HASH_START, &client), now);
 }
 
-/*
- * Whether the client's packet may go without entries. If not because it is a flow's second, `*states` are those that the
- * flow has got to.
- */
+/* The backend that the flow's first packet went to, as long as the service port has it. */
+static __always_inline struct weft_backend *first_backend(const struct weft_service *service,
+							   struct weft_backend *chosen, __u64 word)
+{
+	__u16 print = word >> 17 & 0x7fff;
+	__u32 at;
+	int found;
+
+	if (chosen && print_of(&chosen->addr, chosen->port) == print)
+		return chosen;
+	found = find_backend(service->backends_offset, service->backends, print);
+	if (found < 0)
+		return chosen;
+	at = service->backends_offset + found;
+	return bpf_map_lookup_elem(&backends, &at);
+}
+
+/* Whether the client's packet, a flow's first, may go without entries; then it is remembered. */
 static __always_inline bool is_first(const struct weft_config *cfg, const struct weft_opening *new,
-				     __u64 hash, __u64 now, __u32 *states)
+				     __u64 hash, __u64 now)
 {
 	struct weft_reverse *back;
-	__u64 *place, word;
+	struct weft_firsts *line;
+	__u64 print;
 
 	back = reverse_of(&new->there.rewrite_addr, new->there.rewrite_port, new->key.proto);
 	if (!back || !(back->flags & WEFT_REVERSE_SOLE) || back->port != new->key.dport ||
 	    !same_addr(&back->vip, &new->key.dst))
 		return false;
-	place = first_of(new->key.ifindex, hash);
-	if (!place)
-		return false;
-	word = *(volatile __u64 *)place;
-	if (is_of(word, hash, now)) {
-		if (word & FIRST_ANSWERED)
-			*states |= WEFT_FLOW_ANSWERED;
-		return false;
-	}
-	if (is_pinned(&new->key) || is_pinned(&new->back_key) ||
+	line = line_of(new->key.ifindex, hash);
+	if (!line || is_pinned(&new->key) || is_pinned(&new->back_key) ||
 	    find_flow(cfg, &new->back_key, now))
 		return false;
-	*(volatile __u64 *)place = (hash & FIRST_TAG) | first_clock(now);
+	print = print_of(&new->there.rewrite_addr, new->there.rewrite_port);
+	*(volatile __u64 *)free_word(line, hash, now) = (hash & FIRST_TAG) | print << 17 |
+							 first_clock(now);
 	return true;
 }
 
-/* Whether the second answer makes entries: the backend is still the one that the client's packets, `new->key`, go to. */
+/* Whether the second answer, to the client whose packets' key is `new->key`, makes entries: the service port still has the
+ * backend. */
 static __always_inline bool is_second(const struct weft_config *cfg,
 					   const struct packet *packet, const struct weft_pod *pod,
 					   const struct weft_flow_key *key,
-					   struct weft_opening *new, __u64 hash)
+					   struct weft_opening *new)
 {
 	struct weft_service_key wanted = {
 		.vip = new->key.dst,
@@ -105,7 +151,15 @@ static __always_inline bool is_second(const struct weft_config *cfg,
 	struct weft_service *service = bpf_map_lookup_elem(&services, &wanted);
 	struct weft_pod_state *state;
 
-	if (!service || !to_backend(cfg, new, service, hash))
+	int found;
+	__u32 at;
+
+	if (!service)
+		return false;
+	found = find_backend(service->backends_offset, service->backends,
+			     print_of(&key->src, key->sport));
+	at = service->backends_offset + found;
+	if (found < 0 || !to_backend(cfg, new, service, bpf_map_lookup_elem(&backends, &at)))
 		return false;
 	new->back_key = answer_key(&new->key, &new->there);
 	if (!same_key(&new->back_key, key) || is_pinned(&new->key))
@@ -124,7 +178,8 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 			    const struct weft_flow_key *key, struct way *way)
 {
 	const struct weft_config *cfg = configured();
-	__u64 *place, word, hash, now;
+	struct weft_firsts *line;
+	__u64 *word, hash, now;
 	struct weft_reverse *back;
 	struct weft_opening *new;
 	struct weft_endpoint *end;
@@ -150,16 +205,15 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 	way->mode = WEFT_MODE_FROM_BACKEND;
 	way->egress_ifindex = end->ifindex;
 	hash = tuple_hash(FLOW_HASH_START, &new->key);
-	place = first_of(end->ifindex, hash);
-	if (!place)
+	line = line_of(end->ifindex, hash);
+	if (!line)
 		return NOT_MINE;
-	word = *(volatile __u64 *)place;
-	if (is_of(word, hash, now)) {
-		if ((word & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new, hash))
+	word = word_of(line, hash, now);
+	if (word) {
+		if ((*word & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new))
 			return ENTERS;
-		*(volatile __u64 *)place = word | FIRST_ANSWERED;
-	} else if (!(back->flags & WEFT_REVERSE_SOLE) || !word ||
-		   (__u16)(first_clock(now) - (__u16)word) > FIRST_CROWDED) {
+		__sync_fetch_and_or(word, FIRST_ANSWERED);
+	} else if (!(back->flags & WEFT_REVERSE_SOLE) || !crowded(line, now)) {
 		return NOT_MINE;
 	}
 	count(WEFT_COUNT_FROM_POD_FIRST, 1);

@@ -80,10 +80,10 @@ struct {
 /* First packets without entries, a region for each client (first.h). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, WEFT_FIRST_REGIONS * WEFT_FIRST_PLACES);
+	__uint(max_entries, WEFT_FIRST_REGIONS * WEFT_FIRST_LINES);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct weft_firsts);
 } firsts SEC(".maps");
 
 struct {
@@ -94,14 +94,7 @@ struct {
 	__type(value, struct weft_reverse);
 } reverse SEC(".maps");
 
-/* A flow that is being opened: more than the stack has room for. */
-struct weft_opening {
-	struct weft_flow_key key;
-	struct weft_flow_key back_key;
-	struct weft_flow_value there;
-	struct weft_flow_value back;
-};
-
+/* The flow that is being opened: more than the stack has room for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -119,6 +112,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, WEFT_MAX_BACKENDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct weft_backend);
 } backends SEC(".maps");

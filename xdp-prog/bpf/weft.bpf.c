@@ -126,6 +126,15 @@ int weft_to_pod(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
+/* Run by user space for a flow that it has opened and need not see any more. 0, or -1 without room. */
+SEC("syscall")
+int weft_enter(struct weft_opening *wanted)
+{
+	struct weft_opening new = *wanted;
+
+	return enter(&new, bpf_ktime_get_ns());
+}
+
 /* weft0 and the bulk lanes, ingress: what user space injects. Nothing else has any business there. */
 SEC("tcx/ingress")
 int weft_injected(struct __sk_buff *skb)

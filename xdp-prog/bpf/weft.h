@@ -46,9 +46,13 @@ WEFT_CONST(MAX_PINS, 524288)
 WEFT_CONST(MAX_FLOW_SETS, 65536)
 WEFT_CONST(FLOW_WAYS, 8)
 WEFT_CONST(FLOW_WAYS_A_POD, 6)
-/* First packets that nobody has made entries for: places a region, and regions, which pods share if there are more. */
-WEFT_CONST(FIRST_PLACES, 4096)
-WEFT_CONST(FIRST_REGIONS, 256)
+/*
+ * First packets that nobody has made entries for: words a line, lines a region, and regions, of which pods have one each
+ * unless there are more.
+ */
+WEFT_CONST(FIRST_WORDS, 8)
+WEFT_CONST(FIRST_LINES, 1024)
+WEFT_CONST(FIRST_REGIONS, 128)
 /* Epochs: of pods' slots, then of backends' places. */
 WEFT_CONST(MAX_POD_SLOTS, 16384)
 WEFT_CONST(MAX_EPOCHS, 147456)
@@ -111,6 +115,11 @@ WEFT_CONST(FLOW_OPENER, 4)
 WEFT_CONST(FLOW_ANSWERED, 8)
 WEFT_CONST(FLOW_PEER_FIN, 16)
 WEFT_CONST(FLOW_PEER_RST, 32)
+/* User space has made the entry while packets of the flow may be under way there: not followed before a pause. */
+WEFT_CONST(FLOW_HELD, 64)
+/* weft_config.fast_path */
+WEFT_CONST(FAST_FLOWS, 1)
+WEFT_CONST(FAST_FULL, 2)
 
 /* Bits of weft_service.flags: the hooks may choose a backend. */
 WEFT_CONST(SERVICE_COMPILED, 1)
@@ -132,7 +141,7 @@ struct weft_config {
 	__u32 weft0_ifindex;
 	__u32 lanes; /* 1 once an owner entry names a bulk lane */
 	__u64 heartbeat_limit_ns; /* 0: user space is never taken for dead (tests) */
-	__u32 fast_path; /* 1: plain layer-4 flows are decided here */
+	__u32 fast_path; /* 0, or what is done without user space: entries followed, and flows opened */
 	__u32 instance; /* of user space: tells what an earlier one has left */
 	__u64 flow_seed; /* of the places in `flows`: a secret, kept as long as the maps are */
 };
@@ -182,7 +191,7 @@ struct weft_service {
 	__u32 maglev_offset; /* in packs */
 	__u32 maglev_size; /* in entries */
 	__u32 backends_offset;
-	__u32 pad;
+	__u32 backends;
 };
 
 /* maglev[]: each entry is a backend's place behind backends_offset. */
@@ -250,6 +259,19 @@ struct weft_flow {
 	struct weft_flow_value value;
 };
 
+/* A flow that begins: both entries, but for what is known when they are made. */
+struct weft_opening {
+	struct weft_flow_key key;
+	struct weft_flow_key back_key;
+	struct weft_flow_value there;
+	struct weft_flow_value back;
+};
+
+/* firsts[region * WEFT_FIRST_LINES + line]: a client's latest first packets, a word each (first.h). */
+struct weft_firsts {
+	__u64 words[WEFT_FIRST_WORDS];
+};
+
 /*
  * flow_sets[set]: what is in its ways, so that a look at one cache line finds an entry, or room for one. `lock` is for
  * those who put entries in, which are programs alone; whoever takes one out makes its tag 0.
@@ -299,6 +321,7 @@ WEFT_OFFSET(service, flags, 4)
 WEFT_OFFSET(service, maglev_offset, 8)
 WEFT_OFFSET(service, maglev_size, 12)
 WEFT_OFFSET(service, backends_offset, 16)
+WEFT_OFFSET(service, backends, 20)
 WEFT_SIZE(maglev, 64)
 WEFT_SIZE(backend, 40)
 WEFT_OFFSET(backend, addr, 0)
@@ -334,10 +357,15 @@ WEFT_OFFSET(flow_value, service, 76)
 WEFT_SIZE(flow, 128)
 WEFT_OFFSET(flow, key, 0)
 WEFT_OFFSET(flow, value, 48)
+WEFT_SIZE(opening, 248)
+WEFT_OFFSET(opening, back_key, 44)
+WEFT_OFFSET(opening, there, 88)
+WEFT_OFFSET(opening, back, 168)
 WEFT_SIZE(flow_set, 64)
 WEFT_OFFSET(flow_set, lock, 0)
 WEFT_OFFSET(flow_set, tags, 4)
 WEFT_OFFSET(flow_set, deadlines, 36)
+WEFT_SIZE(firsts, 64)
 WEFT_SIZE(reverse, 20)
 WEFT_OFFSET(reverse, vip, 0)
 WEFT_OFFSET(reverse, port, 16)

@@ -88,7 +88,7 @@ pub(crate) struct Service {
     pub(crate) maglev_offset: u32,
     pub(crate) maglev_size: u32,
     pub(crate) backends_offset: u32,
-    pub(crate) pad: u32,
+    pub(crate) backends: u32,
 }
 
 /// `struct weft_maglev`.
@@ -156,6 +156,16 @@ pub(crate) struct Flow {
     pub(crate) value: FlowValue,
 }
 
+/// `struct weft_opening`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Opening {
+    pub(crate) key: FlowKey,
+    pub(crate) back_key: FlowKey,
+    pub(crate) there: FlowValue,
+    pub(crate) back: FlowValue,
+}
+
 /// `struct weft_flow_set`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -164,6 +174,13 @@ pub(crate) struct FlowSet {
     pub(crate) tags: [u32; FLOW_WAYS as usize],
     pub(crate) deadlines: [u16; FLOW_WAYS as usize],
     pub(crate) pad: [u8; 12],
+}
+
+/// `struct weft_firsts`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Firsts {
+    pub(crate) words: [u64; FIRST_WORDS as usize],
 }
 
 /// `struct weft_reverse`.

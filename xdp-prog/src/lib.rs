@@ -39,8 +39,8 @@ pub use owned::{
     CleanupReport, OwnedError, OwnedKind, OwnedObject, cleanup, owned, pair_is_foreign,
 };
 pub use steering::{
-    Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastFlow, FastLookup, Heartbeat, Pin,
-    PinOutcome, PinWriter, PodEntry, ServiceKey, Steering, SteeringConfig,
+    Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastFlow, FastLookup, FastPath,
+    Heartbeat, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey, Steering, SteeringConfig,
 };
 pub use xsk::{
     Ready, RingOccupancy, SocketProbe, XdpStatistics, XskConfig, XskError, XskFrame, XskIo, XskMode,

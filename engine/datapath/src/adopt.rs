@@ -112,6 +112,7 @@ impl State {
             max_flows: None,
             reset: false,
             backend: None,
+            leaves: false,
             owner: self.worker,
             cookie: self.cookie(),
             now,

@@ -157,6 +157,10 @@ fn service_flow(
         max_flows: service.spec.options.max_flows,
         reset: service.spec.options.reset_on_removal,
         backend: backend.name,
+        leaves: stage == Stage::L4
+            && service.spec.algorithm != Algorithm::LeastConnections
+            && service.spec.options.max_flows.is_none()
+            && !service.spec.options.reset_on_removal,
         owner: state.worker,
         cookie: state.cookie(),
         now,

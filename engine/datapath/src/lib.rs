@@ -60,7 +60,9 @@ pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
 pub use process::{Claim, TooLong, Verdict, older, process};
 pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
-pub use state::{PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, Severed, State, StateConfig};
+pub use state::{
+    Opens, PIN_OPS_MAX, PIN_OPS_PER_FRAME, PinOp, PinOps, Severed, State, StateConfig,
+};
 pub use tables::{
     Algorithm, Backend, BackendPath, BackendState, BuildError, Pod, PodState, ServiceOptions,
     ServicePort, ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder, UpstreamSource,

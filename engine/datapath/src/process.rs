@@ -142,8 +142,11 @@ pub(crate) fn with_ports(
         && let Some(flow) = state.flows.at(id)
         && flow.hook(direction) == ingress.hook
         && flow.valid(now, tables)
-        && !(packet.flags().opens() && flow.gives_way_to_syn(direction))
+        && !(packet.flags().opens() && gives_way(flow, direction, state))
     {
+        if state.leaves() && flow.pauses(now) && state.room() > 0 {
+            state.leave(id); // Once more: the hooks had no room, or their entry has run out.
+        }
         return known_flow(frame, packet, id, direction, now, state);
     }
     if state.room() < PIN_OPS_PER_FRAME {
@@ -164,6 +167,11 @@ pub(crate) fn with_ports(
         Hook::ToPod => to_kernel(frame, way_back(ingress), KernelReason::NotOurs, state),
         Hook::FromPod => from_pod(frame, packet, key, now, tables, state),
     }
+}
+
+/// Whether a SYN opens another connection: the old one is over, or was left to the hooks, who do not know it.
+fn gives_way(flow: &Flow, direction: Direction, state: &State) -> bool {
+    flow.gives_way_to_syn(direction) || state.leaves() && flow.leaves()
 }
 
 #[inline]

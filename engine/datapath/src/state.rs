@@ -2,19 +2,20 @@
 
 use arrayvec::ArrayVec;
 
-use crate::adopt::FastFlows;
+use crate::adopt::{FastEnds, FastFlows};
 use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowKind, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
 use crate::{
-    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, Tables,
-    TooLong,
+    Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, SlotRef,
+    Tables, TooLong,
 };
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
-/// one in the way of the new one's reply removed, and a new one written, each in both directions.
-pub const PIN_OPS_PER_FRAME: usize = 8;
+/// one in the way of the new one's reply removed, and a new one written, each in both directions; and the new one left
+/// to the hooks.
+pub const PIN_OPS_PER_FRAME: usize = 9;
 
 /// Owner entries that the buffer holds: a burst's, and as many again for `expire`.
 pub const PIN_OPS_MAX: usize = 2 * PIN_OPS_PER_FRAME * BURST_MAX;
@@ -22,7 +23,7 @@ pub const PIN_OPS_MAX: usize = 2 * PIN_OPS_PER_FRAME * BURST_MAX;
 /// Round-robin cursors; services whose numbers are equal modulo this share one.
 const CURSORS: usize = 1 << 16;
 
-/// A change of the `pins` map that the edge makes before it transmits the burst.
+/// A change of the `pins` map, or of the hooks' flows, that the edge makes before it transmits the burst.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum PinOp {
     /// Packets of this key belong to that worker.
@@ -45,6 +46,24 @@ pub enum PinOp {
         /// is that worker's, and stays. `None`: nobody else can have.
         cookie: Option<u64>,
     },
+    /// The hooks may carry the flow on, from the next packet on, or for UDP after a pause.
+    Leave {
+        /// Its ends.
+        ends: FastEnds,
+        /// What it depends on at the far end.
+        slot: SlotRef,
+        /// The caller's number of the service port; `None` for a flow from pod to pod.
+        service: Option<u32>,
+    },
+}
+
+/// Who opens the flows that the hooks carry.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Opens {
+    /// The hooks: the engine opens what they leave.
+    Hooks,
+    /// The engine, which leaves them to the hooks then.
+    Engine,
 }
 
 /// Owner entries to be written, in order. Bounded: a full buffer drops new flows as `pin_room`.
@@ -143,8 +162,10 @@ pub struct State {
     cookies: u64,
     /// Until when an unknown flow may be one that the kernel opened while the worker was away.
     away_until: Now,
-    /// Flows that the hooks have opened. Where they do, they have to know in turn which keys are taken here.
+    /// Flows that the hooks carry.
     pub(crate) fast: Option<Box<dyn FastFlows>>,
+    /// Who opens those.
+    opens: Opens,
 }
 
 impl State {
@@ -176,12 +197,38 @@ impl State {
             cookies: 0,
             away_until: Now::default(),
             fast: None,
+            opens: Opens::Hooks,
         }
     }
 
-    /// The hooks open flows, too, and these are theirs.
-    pub fn set_fast_flows(&mut self, flows: Box<dyn FastFlows>) {
+    /// The hooks carry flows, too, and these are theirs.
+    pub fn set_fast_flows(&mut self, flows: Box<dyn FastFlows>, opens: Opens) {
         self.fast = Some(flows);
+        self.opens = opens;
+    }
+
+    /// Whether flows that are opened here are left to the hooks.
+    pub(crate) fn leaves(&self) -> bool {
+        self.fast.is_some() && self.opens == Opens::Engine
+    }
+
+    /// Leaves the flow to the hooks, if it is one for them.
+    pub(crate) fn leave(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.at(id).filter(|flow| flow.leaves()) else {
+            return;
+        };
+        let [client, answers] = [Direction::Forward, Direction::Reply].map(|way| flow.key(way));
+        if let Some((client, answers)) = client.zip(answers)
+            && self.leaves()
+        {
+            let service = flow.kind().serves().then(|| flow.service());
+            let (ends, slot) = (FastEnds { client, answers }, flow.server_slot());
+            self.pin_ops.push(PinOp::Leave {
+                ends,
+                slot,
+                service,
+            });
+        }
     }
 
     /// Says that the worker was away for longer than the hooks wait, so that the kernel may have
@@ -274,6 +321,7 @@ impl State {
                 terminated,
             });
         }
+        self.leave(id);
         Ok(id)
     }
 
@@ -306,6 +354,7 @@ impl State {
     }
 
     /// The keys of a flow that steering must know: all where there are several workers; with one,
+    /// all where the hooks open flows, which have to know what is taken here;
     /// replies that come by the kernel, which would reach the pod untranslated, and those of terminated flows, which
     /// may be to the node's address, and whose ends are to be reset when no worker is left.
     fn pinned(&self, id: FlowId) -> [Option<FlowKey>; 2] {
@@ -314,7 +363,7 @@ impl State {
         };
         [Direction::Forward, Direction::Reply].map(|direction| {
             let pinned = self.workers > 1
-                || self.fast.is_some()
+                || self.fast.is_some() && self.opens == Opens::Hooks
                 || flow.hook(direction) == Hook::ToPod
                 || flow.kind() == FlowKind::Terminated;
             flow.key(direction).filter(|_| pinned)

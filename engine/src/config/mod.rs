@@ -27,13 +27,14 @@ use std::sync::Arc;
 
 pub use error::{ConfigError, Errors, Location, Reason};
 pub use model::{
-    Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Node, Pod, Poll, Protocol,
-    Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
+    Algorithm, Backends, Conditions, Config, Endpoint, Node, Pod, Poll, Protocol, Service,
+    ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::{PodIndex, ResolvedEndpoint};
 pub(crate) use share::Earlier;
 pub use system::{InterfaceInfo, check_cores, check_interfaces};
+pub use weft_xdp::FastPath;
 
 use document::Document;
 use registry::Registry;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::FastPath;
 use super::error::Location;
 pub use weft_datapath::{Stage, UpstreamSource};
 
@@ -79,26 +80,6 @@ impl Poll {
             Self::Sleep => "sleep",
         }
     }
-}
-
-impl FastPath {
-    /// Its name in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Full => "full",
-        }
-    }
-}
-
-/// How much the kernel forwards without the engine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum FastPath {
-    /// Nothing: every packet goes through the engine.
-    #[default]
-    Off,
-    /// Plain layer-4 flows from the first packet on.
-    Full,
 }
 
 /// `[[pod]]`: an enrolled pod.

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use super::FastPath;
 use super::error::{Location, Reason};
-use super::model::{FastPath, Node, Poll, Workers};
+use super::model::{Node, Poll, Workers};
 use super::pod::read_address_list;
 use super::reader::{Table, Value};
 use super::registry::{Registry, taken};
@@ -116,8 +117,12 @@ pub(super) fn read_workers(value: &Value<'_, '_>) -> Option<Workers> {
     });
     let fast_path = table.optional("fast_path", default.fast_path, |value| {
         value.word(
-            &[("off", FastPath::Off), ("full", FastPath::Full)],
-            &["flows"],
+            &[
+                ("off", FastPath::Off),
+                ("flows", FastPath::Flows),
+                ("full", FastPath::Full),
+            ],
+            &[],
         )
     });
     let max_flows = table.optional("max_flows", default.max_flows, |value| {

@@ -77,7 +77,7 @@ pub struct Control<K> {
     /// Whether the kernel's maps are known to hold what `compiled` says, so that the difference is enough.
     in_step: bool,
     /// Whether the hooks choose backends, too.
-    fast_path: bool,
+    fast_path: FastPath,
     registry: Registry,
     names: Names,
     slots: Slots,
@@ -96,7 +96,7 @@ impl<K: KernelSide> Control<K> {
         Self {
             kernel,
             in_step: false,
-            fast_path: config.workers.fast_path == FastPath::Full,
+            fast_path: config.workers.fast_path,
             registry: Registry::default(),
             names: Names::default(),
             slots: Slots::default(),
@@ -322,8 +322,13 @@ impl<K: KernelSide> Control<K> {
         } else {
             self.kernel.sync_services(&next.services())?;
         }
-        if self.fast_path {
+        // The choices before the epochs: what was chosen under an epoch that is to come is the engine's until it is there.
+        if self.fast_path == FastPath::Full {
             self.set_choices(next, in_step)?;
+        }
+        if self.fast_path != FastPath::Off {
+            let tables = &next.tables;
+            self.kernel.set_epochs(tables.epochs(), tables.members())?;
         }
         if !in_step || before.pods.endpoints() != next.pods.endpoints() {
             self.kernel.sync_endpoints(next.pods.endpoints())?;
@@ -336,7 +341,6 @@ impl<K: KernelSide> Control<K> {
         Ok(())
     }
 
-    /// The choices before the epochs: what was chosen under an epoch that is to come is the engine's until it is there.
     fn set_choices(&mut self, next: &Compiled, in_step: bool) -> Result<(), Error> {
         let all = || {
             let keys = next.tables.service_keys();
@@ -362,8 +366,6 @@ impl<K: KernelSide> Control<K> {
                 "no room for more tables in the kernel: flows to these service ports go through user space"
             );
         }
-        let tables = &next.tables;
-        self.kernel.set_epochs(tables.epochs(), tables.members())?;
         Ok(())
     }
 

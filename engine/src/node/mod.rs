@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, micros, view};
-use crate::config::{self, Config, FastPath, InterfaceInfo};
+use crate::config::{self, Config, InterfaceInfo};
 use crate::control::Control;
 use crate::guard::{self, Guard};
 use crate::rundir::{Lock, RunDir};
@@ -137,7 +137,7 @@ impl Node {
             max_pins: u32::try_from(2 * config.workers.max_flows)
                 .unwrap_or(u32::MAX)
                 .saturating_mul(u32::from(count)),
-            fast_path: config.workers.fast_path == FastPath::Full,
+            fast_path: config.workers.fast_path,
             instance: start::instance(),
             flow_seed: start::seed(),
         })?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel;
-use weft_datapath::{AffinityTable, Ports, State, StateConfig};
+use weft_datapath::{AffinityTable, Opens, Ports, State, StateConfig};
 use weft_stack::{Limits, StackConfig};
 use weft_xdp::{Adopted, BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
 
@@ -165,8 +165,13 @@ pub(super) async fn workers(
             },
             clients.shared(),
         );
-        if config.workers.fast_path == FastPath::Full {
-            state.set_fast_flows(Box::new(control.kernel().fast_lookup()?));
+        let opens = match config.workers.fast_path {
+            FastPath::Off => None,
+            FastPath::Flows => Some(Opens::Engine),
+            FastPath::Full => Some(Opens::Hooks),
+        };
+        if let Some(opens) = opens {
+            state.set_fast_flows(Box::new(control.kernel().fast_lookup()?), opens);
         }
         let parts = Parts {
             io,

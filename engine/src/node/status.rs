@@ -1,14 +1,15 @@
 //! What the node process says of itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam::channel;
 use weft_datapath::{
-    Address, Algorithm, BackendPath, BackendState, DropReason, FlowKind, KernelReason, Now,
+    Address, Algorithm, BackendPath, BackendState, Direction, DropReason, FlowKey, FlowKind,
+    KernelReason, Now,
 };
-use weft_xdp::{Counter, FastFlow, XdpStatistics, netlink};
+use weft_xdp::{Counter, FastFlow, FastPath, XdpStatistics, netlink};
 
 use super::audit::{Reading, audit};
 use super::{Error, Node};
@@ -185,13 +186,14 @@ impl Node {
     pub(super) fn services(&self, vip: Option<IpAddr>) -> Result<LbList, Error> {
         let tables = self.control.tables().load_full();
         let mut flows: BTreeMap<(u32, Address, u16), (u64, u64)> = BTreeMap::new();
-        for flow in self.all_flows()?.iter().filter(|flow| flow.kind().serves()) {
+        let (own, fast) = self.both_flows()?;
+        for flow in own.iter().filter(|flow| flow.kind().serves()) {
             let to = flow.backend_tuple();
             let sum = flows.entry((flow.service(), to.dst, to.dport)).or_default();
             sum.0 += 1;
             sum.1 += flow.packets().iter().sum::<u64>();
         }
-        for flow in self.control.kernel().fast_flows() {
+        for flow in fast {
             let (Some(service), to) = (flow.service, flow.answers.tuple) else {
                 continue;
             };
@@ -260,11 +262,10 @@ impl Node {
 
     pub(super) fn flows(&self) -> Result<Flows, Error> {
         let now = worker::now();
-        let (flows, pods) = (self.all_flows()?, self.pod_names());
+        let ((own, fast), pods) = (self.both_flows()?, self.pod_names());
         // Without packets: one of the fast path that an error was about.
-        let flows = flows.iter().filter(|flow| flow.packets() != [0; 2]);
+        let flows = own.iter().filter(|flow| flow.packets() != [0; 2]);
         let flows = flows.map(|flow| self.flow(flow, &pods, now));
-        let fast = self.control.kernel().fast_flows();
         let fast = fast.iter().map(|flow| self.fast_flow(flow, &pods, now));
         Ok(Flows {
             flows: flows.chain(fast).collect(),
@@ -344,6 +345,21 @@ impl Node {
         pods.map(|pod| &pod.config)
             .flat_map(|pod| pod.addresses.iter().map(|ip| (*ip, pod.name.as_str())))
             .collect()
+    }
+
+    /// The workers' flows, without those that are left to the hooks, and the hooks'.
+    fn both_flows(&self) -> Result<(Vec<weft_datapath::Flow>, Vec<FastFlow>), Error> {
+        let fast = self.control.kernel().fast_flows();
+        let mut own = self.all_flows()?;
+        if self.control.config().workers.fast_path == FastPath::Flows {
+            let keys: HashSet<FlowKey> = fast.iter().map(|flow| flow.key).collect();
+            let left = |flow: &weft_datapath::Flow| {
+                let key = flow.key(Direction::Forward);
+                flow.leaves() && key.is_some_and(|key| keys.contains(&key))
+            };
+            own.retain(|flow| !left(flow));
+        }
+        Ok((own, fast))
     }
 
     /// All flows of all workers, asked for in slices.

@@ -7,6 +7,23 @@ use std::ptr;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+/// Runs a `SEC("syscall")` program over `context`; what it returned.
+pub(crate) fn run_syscall<C: FromBytes + IntoBytes + Immutable>(
+    program: BorrowedFd<'_>,
+    context: &mut C,
+) -> io::Result<i32> {
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+        ctx_in: ptr::from_mut(context).cast(),
+        ctx_size_in: size_of::<C>() as u32,
+        ..Default::default()
+    };
+    // Why: libbpf-rs allocates for each run.
+    // SAFETY: the context has the size given, the kernel copies it in and, since no output is asked for, only reads it.
+    let code = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) };
+    result(code).map(|()| options.retval.cast_signed())
+}
+
 fn options() -> libbpf_sys::bpf_map_batch_opts {
     libbpf_sys::bpf_map_batch_opts {
         sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,

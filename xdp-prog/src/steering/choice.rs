@@ -204,7 +204,7 @@ impl Steering {
                 maglev_offset: port.table,
                 maglev_size: choice.maglev.size() as u32,
                 backends_offset: port.backends.0,
-                pad: 0,
+                backends: port.backends.1,
             });
         // A port that is gone has no entry to be taken back.
         if service.is_some() || before.is_some() && self.services.lookup(&key.to_abi())?.is_some() {

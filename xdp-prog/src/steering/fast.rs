@@ -134,6 +134,7 @@ impl Steering {
             table: Arc::clone(&self.table),
             reverse: self.reverse.duplicate()?,
             endpoints: self.endpoints.duplicate()?,
+            services: self.services.duplicate()?,
         })
     }
 }
@@ -144,6 +145,7 @@ pub struct FastLookup {
     table: Arc<FlowTable>,
     reverse: TypedMap<abi::ServiceKey, abi::Reverse>,
     endpoints: TypedMap<[u8; 16], abi::Endpoint>,
+    services: TypedMap<abi::ServiceKey, abi::Service>,
 }
 
 impl FastFlows for FastLookup {
@@ -151,7 +153,7 @@ impl FastFlows for FastLookup {
     fn find(&self, key: &FlowKey) -> Option<FastEnds> {
         let wanted = abi::FlowKey::from(key);
         let Some((_, abi::Flow { value, .. })) = self.table.find(&wanted) else {
-            return self.first(key);
+            return self.first_by_answers(key).or_else(|| self.first(key));
         };
         let back = answer_key(&wanted, &value).to_datapath()?;
         Some(match value.tcp_state & abi::FLOW_OPENER {
@@ -168,8 +170,38 @@ impl FastFlows for FastLookup {
 }
 
 impl FastLookup {
-    /// The flow of which only the first packet has been seen, by the key of the answers.
-    fn first(&self, answers: &FlowKey) -> Option<FastEnds> {
+    /// The flow of which only the first packet has been seen.
+    fn first(&self, client: &FlowKey) -> Option<FastEnds> {
+        let tuple = client.tuple;
+        if tuple.proto != Protocol::Udp {
+            return None;
+        }
+        let hash = flow_hash(&tuple);
+        let print = self.table.first(client.ifindex, hash)?;
+        let port = ServiceKey::port(tuple.dst, tuple.dport, tuple.proto).to_abi();
+        let service: abi::Service = self.services.lookup(&port).ok()??;
+        let places = service.backends_offset..service.backends_offset + service.backends;
+        let backend = places
+            .filter_map(|place| self.table.backend(place))
+            .find(|backend| print_of(backend) == print)?;
+        let answers = FlowKey {
+            tuple: Tuple {
+                src: Address(backend.addr),
+                dst: tuple.src,
+                sport: backend.port.get(),
+                dport: tuple.sport,
+                proto: tuple.proto,
+            },
+            ifindex: backend.ifindex,
+        };
+        Some(FastEnds {
+            client: *client,
+            answers,
+        })
+    }
+
+    /// The same, by the key of the answers.
+    fn first_by_answers(&self, answers: &FlowKey) -> Option<FastEnds> {
         let tuple = answers.tuple;
         if tuple.proto != Protocol::Udp {
             return None;
@@ -187,14 +219,22 @@ impl FastLookup {
             },
             ifindex: end.ifindex,
         };
-        let known = self
-            .table
-            .remembers(client.ifindex, flow_hash(&client.tuple));
-        known.then_some(FastEnds {
+        self.table.first(client.ifindex, flow_hash(&client.tuple))?;
+        Some(FastEnds {
             client,
             answers: *answers,
         })
     }
+}
+
+/// As `print_of` of `bpf/choice.h`.
+fn print_of(backend: &abi::Backend) -> u16 {
+    let words = backend.addr.as_chunks::<4>().0;
+    let port = u32::from(u16::from_ne_bytes(backend.port.to_bytes()));
+    let words = words
+        .iter()
+        .fold(port, |mixed, word| mixed ^ u32::from_ne_bytes(*word));
+    (words.wrapping_mul(0x9e37_79b1) >> 17) as u16
 }
 
 /// As `answer_key` of `bpf/fast.h`.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use rustix::time::{ClockId, clock_gettime};
 use weft_datapath::seeded_flow_hash;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::abi::{self, FLOW_WAYS, FlowSet};
 use crate::edge::memory::MappedArray;
@@ -24,6 +24,7 @@ pub(crate) struct FlowTable {
     pub(crate) sets: MappedArray,
     pub(crate) flows: MappedArray,
     pub(crate) firsts: MappedArray,
+    pub(crate) backends: MappedArray,
     pub(crate) seed: u64,
 }
 
@@ -125,16 +126,28 @@ impl FlowTable {
         same.then_some((spot, flow))
     }
 
-    /// Whether a client's first packet without an entry is remembered, by its hash.
-    pub(crate) fn remembers(&self, ifindex: u32, hash: u64) -> bool {
-        let place = ifindex % abi::FIRST_REGIONS * abi::FIRST_PLACES
-            + (hash % u64::from(abi::FIRST_PLACES)) as u32;
-        let Some(word) = self.firsts.word(place as usize, 0) else {
-            return false;
+    /// What is remembered of a flow that had its first packet alone, by its hash: its backend's print.
+    pub(crate) fn first(&self, ifindex: u32, hash: u64) -> Option<u16> {
+        let line = ifindex % abi::FIRST_REGIONS * abi::FIRST_LINES
+            + (hash % u64::from(abi::FIRST_LINES)) as u32;
+        let now = (clock() >> 28) as u16;
+        let mut words = (0..size_of::<abi::Firsts>())
+            .step_by(size_of::<u64>())
+            .filter_map(|offset| Some(self.firsts.word(line as usize, offset)?.load(Relaxed)));
+        let ours = |word: &u64| {
+            (word ^ hash) >> 32 == 0 && now.wrapping_sub(*word as u16) <= FIRST_LIFETIME
         };
-        let word = word.load(Relaxed);
-        let age = ((clock() >> 28) as u16).wrapping_sub(word as u16);
-        (word ^ hash) >> 32 == 0 && age <= FIRST_LIFETIME
+        Some((words.find(ours)? >> 17) as u16 & 0x7fff)
+    }
+
+    /// A backend of the compiled choices.
+    pub(crate) fn backend(&self, place: u32) -> Option<abi::Backend> {
+        let mut words = [0_u64; size_of::<abi::Backend>() / size_of::<u64>()];
+        for (n, word) in words.iter_mut().enumerate() {
+            let part = self.backends.word(place as usize, n * size_of::<u64>())?;
+            *word = part.load(Relaxed);
+        }
+        abi::Backend::read_from_bytes(words.as_bytes()).ok()
     }
 }
 

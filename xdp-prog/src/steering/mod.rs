@@ -62,12 +62,35 @@ pub struct SteeringConfig {
     pub heartbeat_limit: Duration,
     /// Owner entries at most.
     pub max_pins: u32,
-    /// Whether the programs forward plain layer-4 flows by themselves.
-    pub fast_path: bool,
+    /// What the programs do by themselves.
+    pub fast_path: FastPath,
     /// Tells this process's entries from those of the one before; random.
     pub instance: u32,
     /// Where flows are in the table, if there is none yet: a secret; random.
     pub flow_seed: u64,
+}
+
+/// How much the hooks do without the engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FastPath {
+    /// Nothing: every packet goes through the engine.
+    Off,
+    /// They carry the layer-4 flows that the engine has opened.
+    Flows,
+    /// They open plain ones, too.
+    #[default]
+    Full,
+}
+
+impl FastPath {
+    /// Its name in a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Flows => "flows",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// Why the steering could not be set up or changed.
@@ -171,10 +194,23 @@ impl Steering {
         prepare_pin_dir(&config.pin_dir)?;
         check_abi(&config.pin_dir)?;
         // No memory is taken for what nobody uses.
-        let full = |size: u32| if config.fast_path { size } else { 1 };
-        let sets = full(abi::MAX_FLOW_SETS);
+        let flows = |size: u32| {
+            if config.fast_path == FastPath::Off {
+                1
+            } else {
+                size
+            }
+        };
+        let full = |size: u32| {
+            if config.fast_path == FastPath::Full {
+                size
+            } else {
+                1
+            }
+        };
+        let sets = flows(abi::MAX_FLOW_SETS);
         let flows = sets * abi::FLOW_WAYS;
-        let firsts = full(abi::FIRST_REGIONS * abi::FIRST_PLACES);
+        let firsts = full(abi::FIRST_REGIONS * abi::FIRST_LINES);
         let maglev = full(abi::MAX_MAGLEV_PACKS);
         let backends = full(abi::MAX_BACKENDS);
         for (name, size) in [
@@ -245,8 +281,18 @@ impl Steering {
                 flows as usize,
             )
             .map_err(Error::Mapping)?,
-            firsts: MappedArray::new(skel.maps.firsts.as_fd(), size_of::<u64>(), firsts as usize)
-                .map_err(Error::Mapping)?,
+            firsts: MappedArray::new(
+                skel.maps.firsts.as_fd(),
+                size_of::<abi::Firsts>(),
+                firsts as usize,
+            )
+            .map_err(Error::Mapping)?,
+            backends: MappedArray::new(
+                skel.maps.backends.as_fd(),
+                size_of::<abi::Backend>(),
+                backends as usize,
+            )
+            .map_err(Error::Mapping)?,
             seed,
         };
         let steering = Self {
@@ -385,7 +431,11 @@ impl Steering {
             workers: self.config.workers.into(),
             weft0_ifindex: self.config.pair.weft0_ifindex,
             lanes: 0,
-            fast_path: self.config.fast_path.into(),
+            fast_path: match self.config.fast_path {
+                FastPath::Off => 0,
+                FastPath::Flows => abi::FAST_FLOWS,
+                FastPath::Full => abi::FAST_FULL,
+            },
             instance: self.instance,
             flow_seed: self.table.seed,
             heartbeat_limit_ns: u64::try_from(self.config.heartbeat_limit.as_nanos())

@@ -1,6 +1,6 @@
 //! The fast path, packet by packet against the engine: the same backend, and the same bytes into the other pod.
 
-use weft_datapath::{FlowKey, Protocol, Verdict};
+use weft_datapath::{FlowKey, Opens, Protocol, Verdict};
 
 use crate::{Counter, Steering};
 
@@ -130,7 +130,7 @@ fn amb_08_a_reply_tuple_that_is_taken_is_not_taken_again() {
         let server = to(&there);
         // The engine looks, and takes another source port.
         let fast = world.steering.fast_lookup().unwrap();
-        world.state.set_fast_flows(Box::new(fast));
+        world.state.set_fast_flows(Box::new(fast), Opens::Hooks);
         let direct = frame(client, pod(server, false), L4::Udp(port, TARGET));
         world.punts(CLIENT, &direct);
         let (_, verdict, punted) = world.both(CLIENT, &direct);

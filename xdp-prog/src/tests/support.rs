@@ -13,7 +13,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use weft_datapath::Address;
 
 use crate::netlink::{NetlinkError, ensure_pair};
-use crate::{PairInfo, PodEntry, Steering, SteeringConfig};
+use crate::{FastPath, PairInfo, PodEntry, Steering, SteeringConfig};
 
 /// The network namespace of a test, entered by the thread that runs it.
 pub(super) struct Node {
@@ -62,7 +62,7 @@ impl Node {
             workers,
             heartbeat_limit: Duration::from_secs(60),
             max_pins: 4096,
-            fast_path: false,
+            fast_path: FastPath::Off,
             flow_seed: 11,
             instance: 1,
         }

@@ -8,7 +8,7 @@ use weft_datapath::{
     Verdict, process,
 };
 
-use crate::{Choice, PodEntry, ServiceKey, Steering, SteeringConfig};
+use crate::{Choice, FastPath, PodEntry, ServiceKey, Steering, SteeringConfig};
 
 use super::hooks::at;
 use super::packets::{Context, FROM_POD, Outcome, REDIRECT, is_punted, run};
@@ -115,7 +115,7 @@ impl World {
 pub(super) fn open(node: &Node, instance: u32) -> Steering {
     let pair = block_on(crate::netlink::ensure_pair(1)).unwrap();
     let config = SteeringConfig {
-        fast_path: true,
+        fast_path: FastPath::Full,
         instance,
         ..node.config(pair, 1)
     };

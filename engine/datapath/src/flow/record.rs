@@ -4,7 +4,9 @@ use std::hint::black_box;
 
 use super::state::FlowState;
 use crate::parse::TcpFlags;
-use crate::{Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple};
+use crate::{
+    Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple, timeouts,
+};
 
 mod terminated;
 
@@ -89,6 +91,8 @@ pub struct NewFlow {
     pub reset: bool,
     /// The caller's number of the backend's name.
     pub backend: Option<u32>,
+    /// Whether nothing here has to see its packets or know when it ends, so that the hooks may carry it on.
+    pub leaves: bool,
     /// The worker that owns it.
     pub owner: u16,
     /// Its number, unique on the node.
@@ -136,11 +140,17 @@ pub struct Flow {
     service: u32,
     backend: Option<u32>,
     owner: u16,
-    reset: bool,
+    /// `RESETS`, `LEAVES`.
+    manners: u8,
     /// It is one of its backend's live flows.
     counted: bool,
     member: SlotRef,
 }
+
+/// Its client is told by a reset when its backend is gone.
+const RESETS: u8 = 1;
+/// The hooks may carry it on.
+const LEAVES: u8 = 2;
 
 const _: () = {
     assert!(std::mem::offset_of!(Flow, last_seen) == 64);
@@ -203,7 +213,7 @@ impl Flow {
             service: new.service,
             backend: new.backend,
             owner: new.owner,
-            reset: new.reset,
+            manners: u8::from(new.reset) * RESETS + u8::from(new.leaves) * LEAVES,
             superseded: false,
             counted: true,
             member: new.member,
@@ -259,6 +269,23 @@ impl Flow {
     /// service: nothing that must keep a client from that backend.
     pub(crate) fn unanswered_datagrams(&self) -> bool {
         self.kind == FlowKind::Direct && self.state == FlowState::OneWay
+    }
+
+    /// Whether the hooks may carry it on: both ends are pods of ours, and see each other by the VIP alone.
+    pub fn leaves(&self) -> bool {
+        self.manners & LEAVES != 0 && self.server_ifindex != 0 && self.replies == Replies::ToClient
+    }
+
+    /// Whether datagrams for the hooks have paused for so long that none can be under way.
+    pub(crate) fn pauses(&self, now: Now) -> bool {
+        self.proto == Protocol::Udp
+            && self.leaves()
+            && now.since(self.last_seen) >= timeouts::LEAVING
+    }
+
+    /// What the flow depends on at the far end.
+    pub(crate) fn server_slot(&self) -> SlotRef {
+        self.server_slot
     }
 
     /// What the flow depends on at the client's side.
@@ -456,7 +483,7 @@ impl Flow {
 
     /// Whether the client of a flow that was [`removed`](Self::removed) is told by a reset.
     pub(crate) fn resets(&self) -> bool {
-        self.reset && self.proto == Protocol::Tcp
+        self.manners & RESETS != 0 && self.proto == Protocol::Tcp
     }
 
     /// Closes the flow: its client has been told.

@@ -236,6 +236,7 @@ fn unserved(
         max_flows: None,
         reset: false,
         backend: None,
+        leaves: kind == FlowKind::Direct,
         owner,
         cookie,
         now,

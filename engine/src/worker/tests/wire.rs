@@ -165,6 +165,7 @@ impl Steering {
                     self.raced += 1;
                     self.contested.insert(key);
                 }
+                PinOp::Leave { .. } => {}
                 PinOp::Remove { key, cookie } => {
                     self.removed += 1;
                     let entry = self.pins.get(&key).map(|(_, cookie)| *cookie);
