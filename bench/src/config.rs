@@ -275,9 +275,9 @@ impl Service {
     }
 }
 
-/// How much the kernel forwards in labs that do not say: `WEFT_LAB_FAST_PATH`, or nothing.
+/// How much the kernel forwards in labs that do not say: `WEFT_LAB_FAST_PATH`, or all that it can.
 fn fast_path() -> String {
-    std::env::var("WEFT_LAB_FAST_PATH").unwrap_or_else(|_| "off".into())
+    std::env::var("WEFT_LAB_FAST_PATH").unwrap_or_else(|_| "full".into())
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@ use crate::fixture::{Fixture, flawless, progress, soak, web, with_weft};
 use anyhow::{Context, Result, ensure};
 use std::thread;
 use std::time::Duration;
-use weft_lab::client::{Talk, ask_tcp, ask_udp};
+use weft_lab::client::{Datagrams, Talk, ask_tcp, ask_udp};
 use weft_lab::config::Config;
 use weft_lab::lab::Family;
 use weft_lab::servers::PEER_PORT;
 use weft_lab::weft::{Weft, sum_of};
+
+/// Longer than datagrams are held back for those of their flow that may be with the engine.
+const PAUSE: Duration = Duration::from_millis(25);
 
 fn config(fixture: &Fixture) -> Config {
     let mut config = fixture.config_by_address();
@@ -74,6 +77,50 @@ fn svc01_obs04_the_kernel_carries_the_flows_and_weft_lists_them() -> Result<()> 
                 ensure!(flow[way].as_u64() > Some(11), "{flow}");
             }
         }
+        weft.audit().map(drop)
+    })
+}
+
+/// Whatever chose the backend: the engine opens a flow, and the kernel carries it on.
+#[test]
+fn svc43_obs04_what_the_engine_has_opened_is_left_to_the_kernel() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let mut config = config(&fixture);
+        config.workers.fast_path = "flows".into();
+        config.services[0].algorithm("round_robin");
+        let mut weft = Weft::start(&fixture.lab, &config)?;
+        let mut talks = talks(&fixture, 20)?;
+        let datagrams = [(Family::V4, 45_000), (Family::V6, 45_001)].map(|(family, port)| {
+            let open = || Datagrams::open_from(port, web(family, PEER_PORT));
+            fixture.client.namespace.enter(open)?
+        });
+        let datagrams: Vec<Datagrams> = datagrams.into_iter().collect::<Result<_>>()?;
+        let ask = || -> Result<Vec<String>> {
+            thread::sleep(PAUSE); // None may overtake one that waits for the engine.
+            let names = datagrams.iter().map(|socket| Ok(socket.ask()?.name));
+            names.collect()
+        };
+        let served = ask()?;
+        let opened = sum_of(&weft.json(&["status"])?["workers"], "forwarded");
+        ensure!(opened >= 22, "{opened}");
+        for _ in 0..10 {
+            go_on(&mut talks)?;
+            ensure!(ask()? == served);
+        }
+        let status = weft.json(&["status"])?;
+        let forwarded = sum_of(&status["workers"], "forwarded");
+        ensure!(forwarded == opened, "{}", status["workers"]);
+        let found = weft.json(&["flows"])?;
+        let flows = found["flows"].as_array().context("no flows")?;
+        let tier = |tier| flows.iter().filter(|flow| flow["tier"] == tier).count();
+        ensure!((tier(0), tier(1)) == (22, 0), "{found}");
+        weft.kill()?;
+        go_on(&mut talks)?;
+        ensure!(ask()? == served);
+        drop(weft);
+        weft = Weft::start(&fixture.lab, &config)?;
+        go_on(&mut talks)?;
         weft.audit().map(drop)
     })
 }

@@ -136,12 +136,8 @@ pub(super) const CASES: &[(&str, &str)] = &[
         "node.toml:2: workers.poll: \"busy\" is not one of \"adaptive\", \"spin\", \"sleep\"",
     ),
     (
-        "[workers]\nfast_path = \"flows\"\n",
-        "node.toml:2: workers.fast_path: \"flows\" is not available yet in this version",
-    ),
-    (
         "[workers]\nfast_path = \"on\"\n",
-        "node.toml:2: workers.fast_path: \"on\" is not one of \"off\", \"full\"",
+        "node.toml:2: workers.fast_path: \"on\" is not one of \"off\", \"flows\", \"full\"",
     ),
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"http\" },\n  { name = \"c\", port = 82, stage = \"tcp\", protocol = \"udp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n  { name = \"e\", port = 84, source = \"node\" },\n  { name = \"f\", port = 85, stage = \"tcp\", source = \"pod\" },\n]\n",

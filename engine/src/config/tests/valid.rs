@@ -19,7 +19,7 @@ fn defaults() {
             cores: vec![0],
             cores_at: config.workers.cores_at.clone(),
             poll: Poll::Adaptive,
-            fast_path: FastPath::Off,
+            fast_path: FastPath::Full,
             max_flows: 262_144,
             frames: 8_192,
             heartbeat: Duration::from_millis(100),
