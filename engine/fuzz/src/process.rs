@@ -417,7 +417,7 @@ impl Node {
                     let before = self.pins.insert(key, cookie);
                     assert_eq!(before, None, "{key:?} was somebody's");
                 }
-                PinOp::Leave { .. } => {}
+                PinOp::Leave { .. } => unreachable!("no hooks"),
                 PinOp::Remove { key, cookie } => {
                     let before = self.pins.remove(&key);
                     assert!(before.is_some(), "{key:?} was nobody's already");

@@ -99,6 +99,7 @@ fn a_million_flows_through_a_small_table_leak_nothing() {
             for op in state.pin_ops.as_slice() {
                 match *op {
                     PinOp::Insert { key, cookie, .. } => assert_eq!(pins.insert(key, cookie), None),
+                    PinOp::Leave { .. } => unreachable!("no hooks"),
                     PinOp::Remove { key, cookie } => {
                         let before = pins.remove(&key);
                         assert!(before.is_some() && (cookie.is_none() || cookie == before));

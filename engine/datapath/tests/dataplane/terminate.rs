@@ -139,6 +139,7 @@ impl Pins {
                     let before = self.0.insert(key, (cookie, terminated));
                     assert_eq!(before, None, "{key:?} was somebody's");
                 }
+                PinOp::Leave { .. } => unreachable!("no hooks"),
                 PinOp::Remove { key, cookie } => {
                     let (before, _) = self.0.remove(&key).expect("somebody's");
                     assert!(cookie.is_none_or(|cookie| cookie == before));

@@ -165,7 +165,7 @@ impl Steering {
                     self.raced += 1;
                     self.contested.insert(key);
                 }
-                PinOp::Leave { .. } => {}
+                PinOp::Leave { .. } => unreachable!("no hooks"),
                 PinOp::Remove { key, cookie } => {
                     self.removed += 1;
                     let entry = self.pins.get(&key).map(|(_, cookie)| *cookie);
