@@ -30,6 +30,7 @@ fn new(client: u16, server: u8) -> NewFlow {
         max_flows: None,
         reset: false,
         backend: Some(2),
+        leaves: false,
         owner: 0,
         cookie: u64::from(client),
         now: Now::default(),

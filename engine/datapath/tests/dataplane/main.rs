@@ -15,6 +15,7 @@ mod fragment_bounds;
 mod fragments;
 mod icmp;
 mod icmp_refused;
+mod leaving;
 mod midflow;
 mod properties;
 mod quotas;

@@ -1,0 +1,116 @@
+//! Flows that the engine opens and leaves to the hooks.
+
+use std::time::Duration;
+
+use weft_datapath::*;
+
+use crate::support::*;
+
+/// Hooks that carry nothing yet.
+#[derive(Debug)]
+struct Nothing;
+
+impl FastFlows for Nothing {
+    fn find(&self, _: &FlowKey) -> Option<FastEnds> {
+        None
+    }
+}
+
+fn leaving() -> State {
+    let mut state = state(1);
+    state.set_fast_flows(Box::new(Nothing), Opens::Engine);
+    state
+}
+
+/// The flows that a frame has left to the hooks.
+fn left(spec: &Spec, now: Now, tables: &Tables, state: &mut State) -> Vec<(FastEnds, Option<u32>)> {
+    state.pin_ops.clear();
+    let mut frame = spec.punted(CLIENT, Hook::FromPod);
+    assert_eq!(run(&mut frame, now, tables, state), Verdict::Deliver);
+    let ops = state.pin_ops.as_slice().iter();
+    ops.filter_map(|op| match op {
+        PinOp::Leave { ends, service, .. } => Some((*ends, *service)),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn whoever_chose_the_backend_a_flow_is_left_with_both_of_its_ends() {
+    for algorithm in [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random] {
+        let tables = builder(
+            &[
+                (CLIENT, Standing::Settled),
+                (BACKEND_1, Standing::Settled),
+                (BACKEND_2, Standing::Settled),
+            ],
+            algorithm,
+        );
+        let tables = tables.build(1).unwrap();
+        for net in Net::BOTH {
+            for proto in [Protocol::Tcp, Protocol::Udp] {
+                let mut state = leaving();
+                let spec = open(net, proto, SERVED);
+                let found = left(&spec, START, &tables, &mut state);
+                let [(ends, Some(_))] = found[..] else {
+                    panic!("{algorithm:?} {proto}: {found:?}");
+                };
+                assert_eq!(ends.client.ifindex, CLIENT);
+                assert_eq!(ends.client.tuple.dport, SERVED);
+                assert!([BACKEND_1, BACKEND_2].contains(&ends.answers.ifindex));
+                assert_eq!(ends.answers.tuple.sport, TARGET);
+                assert_eq!(ends.answers.tuple.dst, ends.client.tuple.src);
+            }
+        }
+    }
+}
+
+/// Its backend's live flows are counted by the engine, which has to see them end.
+#[test]
+fn svc_43_least_connections_leaves_nothing() {
+    let pods = [(CLIENT, Standing::Settled), (BACKEND_1, Standing::Settled)];
+    let tables = builder(&pods, Algorithm::LeastConnections)
+        .build(1)
+        .unwrap();
+    let spec = open(Net::V4, Protocol::Tcp, SERVED);
+    assert_eq!(left(&spec, START, &tables, &mut leaving()), []);
+}
+
+/// Backends that the kernel reaches, and the client itself, whose address has to be another's there.
+#[test]
+fn what_the_hooks_could_not_carry_stays() {
+    let tables = settled();
+    for port in [BY_KERNEL, ONLY_CLIENT] {
+        let spec = open(Net::V4, Protocol::Udp, port);
+        assert_eq!(left(&spec, START, &tables, &mut leaving()), [], "{port}");
+    }
+    let mut engines = state(1);
+    let spec = open(Net::V4, Protocol::Udp, SERVED);
+    assert_eq!(left(&spec, START, &tables, &mut engines), [], "no hooks");
+}
+
+/// A datagram that comes although its flow was left: either it follows others, or the hooks had no room.
+#[test]
+fn datagrams_are_left_again_after_a_pause_and_not_before() {
+    let (tables, mut state) = (settled(), leaving());
+    let spec = open(Net::V4, Protocol::Udp, SERVED);
+    assert_eq!(left(&spec, START, &tables, &mut state).len(), 1);
+    let mut now = START;
+    for _ in 0..10 {
+        now = now + Duration::from_millis(5);
+        assert_eq!(left(&spec, now, &tables, &mut state), []);
+    }
+    let now = now + timeouts::LEAVING;
+    assert_eq!(left(&spec, now, &tables, &mut state).len(), 1);
+}
+
+/// A SYN that comes although its connection was left: that is over, or the hooks had no room.
+#[test]
+fn a_syn_opens_what_was_left_anew() {
+    let (tables, mut state) = (settled(), leaving());
+    let spec = open(Net::V4, Protocol::Tcp, SERVED);
+    for _ in 0..3 {
+        assert_eq!(left(&spec, START, &tables, &mut state).len(), 1);
+        assert_eq!(state.flows.len(), 1);
+    }
+}
