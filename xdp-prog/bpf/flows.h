@@ -232,7 +232,14 @@ static __always_inline bool lock(struct weft_flow_set *set)
 	return false;
 }
 
-/* Ways of the set with live entries of the pod's. */
+/* The pod that has opened the flow, whichever of its entries that is. */
+static __always_inline __u32 opener(const struct weft_flow_key *key,
+				    const struct weft_flow_value *value)
+{
+	return value->tcp_state & WEFT_FLOW_OPENER ? key->ifindex : value->egress_ifindex;
+}
+
+/* Ways of the set with live entries of flows that the pod has opened. */
 static __always_inline __u32 ways_of(const struct spot *spot, __u32 ifindex, __u64 now)
 {
 	__u32 held = 0;
@@ -241,7 +248,7 @@ static __always_inline __u32 ways_of(const struct spot *spot, __u32 ifindex, __u
 		struct weft_flow *flow = way_at(spot, i);
 
 		if (flow && spot->set->tags[i] && !past(spot->set->deadlines[i], now) &&
-		    flow->key.ifindex == ifindex)
+		    opener(&flow->key, &flow->value) == ifindex)
 			held++;
 	}
 	return held;
@@ -249,7 +256,7 @@ static __always_inline __u32 ways_of(const struct spot *spot, __u32 ifindex, __u
 
 /* The way for a new entry of the key, or WEFT_FLOW_WAYS. The set is locked. */
 static __always_inline __u32 room_for(const struct spot *spot, const struct weft_flow_key *key,
-				      __u64 now)
+				      const struct weft_flow_value *value, __u64 now)
 {
 	__u32 way = tagged(spot), room = 0;
 
@@ -268,7 +275,7 @@ static __always_inline __u32 room_for(const struct spot *spot, const struct weft
 			room++;
 		}
 	if (room <= WEFT_FLOW_WAYS - WEFT_FLOW_WAYS_A_POD && room &&
-	    ways_of(spot, key->ifindex, now) >= WEFT_FLOW_WAYS_A_POD)
+	    ways_of(spot, opener(key, value), now) >= WEFT_FLOW_WAYS_A_POD)
 		return WEFT_FLOW_WAYS;
 	return way;
 }
@@ -287,7 +294,7 @@ __noinline int put_flow(const struct weft_flow_key *key, const struct weft_flow_
 
 	if (!key || !value || !cfg || !spot_of(cfg, key, &spot) || !lock(spot.set))
 		return -1;
-	way = room_for(&spot, key, now);
+	way = room_for(&spot, key, value, now);
 	flow = way < WEFT_FLOW_WAYS ? way_at(&spot, way) : NULL;
 	if (flow) {
 		way &= WEFT_FLOW_WAYS - 1;

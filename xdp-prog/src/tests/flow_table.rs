@@ -24,15 +24,25 @@ fn key(from: u32, to: u32, ports: (u16, u16)) -> FlowKey {
     }
 }
 
-/// Ports of flows between the two whose client's entries belong into one set.
-fn ports_of_set(world: &World, from: u32, to: u32, set: u64) -> impl Iterator<Item = (u16, u16)> {
+/// Ports of flows between the two, one entry of which belongs into that set: `of` says which of the flow's.
+fn ports_of_set(
+    world: &World,
+    of: fn(u32, u32, (u16, u16)) -> FlowKey,
+    (from, to): (u32, u32),
+    set: u64,
+) -> impl Iterator<Item = (u16, u16)> {
     let seed = world.steering.table_seed();
     let all = (1000..u16::MAX).flat_map(|sport| (1000..1100).map(move |dport| (sport, dport)));
     all.filter(move |ports| {
-        let key = key(from, to, *ports);
-        let hash = seeded_flow_hash(seed ^ u64::from(from), &key.tuple);
+        let key = of(from, to, *ports);
+        let hash = seeded_flow_hash(seed ^ u64::from(key.ifindex), &key.tuple);
         hash % u64::from(abi::MAX_FLOW_SETS) == set
     })
+}
+
+/// The answers to that.
+fn answers(from: u32, to: u32, ports: (u16, u16)) -> FlowKey {
+    key(to, from, (ports.1, ports.0))
 }
 
 fn opens(world: &World, from: u32, to: u32, ports: (u16, u16)) -> bool {
@@ -48,8 +58,8 @@ fn a_pod_takes_its_share_of_a_set_and_nobody_takes_anothers() {
     node(|node| {
         let world = World::new(node);
         let set = 12_345;
-        let mut theirs = ports_of_set(&world, SERVERS[0], SERVERS[1], set);
-        let mut ours = ports_of_set(&world, CLIENT, SERVERS[2], set);
+        let mut theirs = ports_of_set(&world, key, (SERVERS[0], SERVERS[1]), set);
+        let mut ours = ports_of_set(&world, key, (CLIENT, SERVERS[2]), set);
         let first = theirs.next().unwrap();
         assert!(opens(&world, SERVERS[0], SERVERS[1], first));
         let taken: Vec<_> = ours.by_ref().take(20).collect();
@@ -78,12 +88,26 @@ fn a_pod_takes_its_share_of_a_set_and_nobody_takes_anothers() {
     });
 }
 
+/// Nor could it keep others from a pod that it floods with flows of its own: those count as its, the answers' entries too.
+#[test]
+fn a_pod_does_not_use_up_the_share_of_one_that_answers_it() {
+    node(|node| {
+        let world = World::new(node);
+        let (set, server) = (4321, SERVERS[2]);
+        let ours = ports_of_set(&world, answers, (CLIENT, server), set).take(20);
+        let held = ours.filter(|ports| opens(&world, CLIENT, server, *ports));
+        assert_eq!(held.count(), abi::FLOW_WAYS_A_POD as usize);
+        let mut theirs = ports_of_set(&world, answers, (SERVERS[0], server), set);
+        assert!(opens(&world, SERVERS[0], server, theirs.next().unwrap()));
+    });
+}
+
 #[test]
 fn what_has_run_out_makes_room_and_is_no_flow_any_more() {
     node(|node| {
         let world = World::new(node);
         let set = 777;
-        let mut ports = ports_of_set(&world, CLIENT, SERVERS[2], set);
+        let mut ports = ports_of_set(&world, key, (CLIENT, SERVERS[2]), set);
         let first = ports.next().unwrap();
         assert!(opens(&world, CLIENT, SERVERS[2], first));
         for ports in ports.by_ref().take(abi::FLOW_WAYS_A_POD as usize - 1) {
