@@ -1,6 +1,7 @@
 //! Flows: what is remembered of a connection, and where it is found.
 
 mod index;
+mod new;
 mod record;
 mod state;
 mod table;
@@ -8,6 +9,7 @@ mod table;
 mod tests;
 
 pub(crate) use index::{Index, KeyHash};
-pub use record::{Flow, FlowEnd, FlowKind, FlowSource, NewFlow};
+pub use new::{FlowEnd, FlowKind, FlowSource, NewFlow};
+pub use record::Flow;
 pub use state::FlowState;
 pub use table::{Direction, FlowId, FlowTable, InsertError};

@@ -12,7 +12,6 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenMapMut, PrintLevel};
 use weft_datapath::Address;
 
 use crate::abi;
-use crate::bpffs::is_bpffs;
 use crate::edge::memory::MappedArray;
 use crate::links::{
     Attach, LinkError, attach_pinned, attach_tcx_unpinned, detach_pinned, parse_link_file,
@@ -22,11 +21,13 @@ use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
 use crate::skel::{WeftSkel, WeftSkelBuilder};
 use flow_table::FlowTable;
+use pinned::{check_abi, check_size, prepare_pin_dir};
 
 mod choice;
 mod counters;
 mod fast;
 mod flow_table;
+mod pinned;
 mod pins;
 mod pods;
 mod reverse;
@@ -257,42 +258,17 @@ impl Steering {
         pin(&mut open.maps.epochs, "epochs")?;
         let skel = open.load().map_err(Error::Load)?;
 
-        let heartbeats = MappedArray::new(
-            skel.maps.heartbeat.as_fd(),
-            size_of::<abi::Heartbeat>(),
-            abi::MAX_WORKERS as usize,
-        )
-        .map_err(Error::Mapping)?;
+        let heartbeats = mapped::<abi::Heartbeat>(&skel.maps.heartbeat)?;
         let kept = typed::<u32, abi::Config>(&skel.maps.config)?.lookup(&0)?;
         let seed = kept
             .map(|config| config.flow_seed)
             .filter(|seed| *seed != 0)
             .unwrap_or(config.flow_seed);
         let table = FlowTable {
-            sets: MappedArray::new(
-                skel.maps.flow_sets.as_fd(),
-                size_of::<abi::FlowSet>(),
-                sets as usize,
-            )
-            .map_err(Error::Mapping)?,
-            flows: MappedArray::new(
-                skel.maps.flows.as_fd(),
-                size_of::<abi::Flow>(),
-                flows as usize,
-            )
-            .map_err(Error::Mapping)?,
-            firsts: MappedArray::new(
-                skel.maps.firsts.as_fd(),
-                size_of::<abi::Firsts>(),
-                firsts as usize,
-            )
-            .map_err(Error::Mapping)?,
-            backends: MappedArray::new(
-                skel.maps.backends.as_fd(),
-                size_of::<abi::Backend>(),
-                backends as usize,
-            )
-            .map_err(Error::Mapping)?,
+            sets: mapped::<abi::FlowSet>(&skel.maps.flow_sets)?,
+            flows: mapped::<abi::Flow>(&skel.maps.flows)?,
+            firsts: mapped::<abi::Firsts>(&skel.maps.firsts)?,
+            backends: mapped::<abi::Backend>(&skel.maps.backends)?,
             seed,
         };
         let steering = Self {
@@ -480,6 +456,12 @@ fn log_libbpf(_: PrintLevel, text: String) {
     tracing::warn!(target: "libbpf", "{}", text.trim_end());
 }
 
+/// The memory of an array whose values are `V`.
+fn mapped<V>(map: &libbpf_rs::Map<'_>) -> Result<MappedArray, Error> {
+    MappedArray::new(map.as_fd(), size_of::<V>(), map.max_entries() as usize)
+        .map_err(Error::Mapping)
+}
+
 fn typed<K: crate::maps::Plain, V: crate::maps::Plain>(
     map: &libbpf_rs::Map<'_>,
 ) -> Result<TypedMap<K, V>, MapError> {
@@ -489,72 +471,6 @@ fn typed<K: crate::maps::Plain, V: crate::maps::Plain>(
         source: into_io(&error),
     })?;
     TypedMap::new(handle)
-}
-
-fn prepare_pin_dir(path: &Path) -> Result<(), Error> {
-    let error = |source| Error::PinDir {
-        path: path.to_owned(),
-        source,
-    };
-    match fs::create_dir(path) {
-        Err(failed) if failed.kind() != io::ErrorKind::AlreadyExists => return Err(error(failed)),
-        _ => {}
-    }
-    if is_bpffs(path).map_err(error)? {
-        return Ok(());
-    }
-    let _ = fs::remove_dir(path); // Ours, made a moment ago; a full one stays.
-    Err(error(io::Error::other("not on a BPF file system")))
-}
-
-/// Refuses maps of another layout before anything is loaded over them.
-fn check_abi(pin_dir: &Path) -> Result<(), Error> {
-    let path = pin_dir.join("config");
-    if !path.exists() {
-        return Ok(());
-    }
-    let foreign = |found| Error::ForeignAbi {
-        path: path.clone(),
-        found,
-        expected: abi::ABI,
-    };
-    let config = match TypedMap::<u32, abi::Config>::open(&path) {
-        Ok(config) => config,
-        Err(MapError::Layout { .. }) => return Err(foreign(0)),
-        Err(error) => return Err(error.into()),
-    };
-    match config.lookup(&0)?.map_or(0, |config| config.abi) {
-        // Zero: its maker died between the load and the first write.
-        0 | abi::ABI => Ok(()),
-        found => Err(foreign(found)),
-    }
-}
-
-/// A map cannot change its size. With another size configured the old entries go: the packets of owner entries
-/// take the hash's way until the engine writes them again, and flows on the fast path end with it.
-fn check_size(pin_dir: &Path, name: &str, wanted: u32) -> Result<(), Error> {
-    let path = pin_dir.join(name);
-    if !path.exists() {
-        return Ok(());
-    }
-    let map = MapHandle::from_pinned_path(&path).map_err(|error| MapError::Operation {
-        map: path.display().to_string(),
-        operation: "open",
-        source: into_io(&error),
-    })?;
-    let size = map.max_entries();
-    if size != wanted {
-        tracing::info!(
-            from = size,
-            to = wanted,
-            "`{name}` becomes a map of another size"
-        );
-        fs::remove_file(&path).map_err(|source| Error::PinDir {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    Ok(())
 }
 
 /// The address as the maps hold it.

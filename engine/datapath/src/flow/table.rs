@@ -4,7 +4,8 @@
 use std::hint::black_box;
 
 use super::index::{Index, KeyHash};
-use super::record::{Flow, NewFlow};
+use super::new::NewFlow;
+use super::record::Flow;
 use crate::{FlowKey, SlotRef};
 
 /// Which way a packet of a flow goes.
