@@ -27,8 +27,8 @@ pub struct Tiers {
     pub flows: usize,
     /// Packets that arrived, on each of them.
     pub packets: usize,
-    /// Packets that the kernel forwarded, on the node where it does.
-    pub forwarded: u64,
+    /// Packets that user space had, on the node where it has all and on the one where the kernel forwards.
+    pub punted: [u64; 2],
 }
 
 impl Tiers {
@@ -66,10 +66,10 @@ impl Tiers {
             }
         }
         self.flows += flows.len();
-        for node in &nodes {
+        for (node, punted) in nodes.iter().zip(&mut self.punted) {
             let weft = node.weft.as_ref().context("no Weft")?;
-            self.forwarded += weft.counter("from_pod_forwarded")?;
             weft.audit()?;
+            *punted += weft.counter("from_pod_punted")?;
         }
         Ok(())
     }
