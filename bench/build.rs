@@ -2,8 +2,9 @@
 
 use std::{env, error::Error, path::PathBuf};
 
-/// The packet sink at the end of a rate measurement, and the load balancer to measure against.
-const PROGRAMS: [&str; 2] = ["sink", "balancer"];
+/// What makes packets of many flows at the beginning of a rate measurement, the sink at its end, and the load balancer
+/// to measure against.
+const PROGRAMS: [&str; 3] = ["spread", "sink", "balancer"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=bpf");

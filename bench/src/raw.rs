@@ -1,7 +1,6 @@
 //! Frames straight onto a pod's wire and straight off it (packet(7)).
 
 use crate::namespace::Namespace;
-use crate::tools::frames::gateway;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -99,5 +98,38 @@ impl Wire {
                 Err(error) => return Err(error).context("the capture failed"),
             }
         }
+    }
+}
+
+/// The link address of the gateway on `interface`, out of /proc/net/arp.
+fn gateway(table: &str, interface: &str) -> Result<[u8; 6]> {
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|words| words.last() == Some(&interface))
+        .and_then(|words| mac(words.get(3)?))
+        .with_context(|| format!("no neighbour on {interface}"))
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut words = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(words.next()?, 16).ok()?;
+    }
+    Some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_is_the_neighbour_on_the_interface() {
+        let table = "IP address       HW type     Flags       HW address            Mask     Device\n\
+                     169.254.1.1      0x1         0x6         02:00:00:00:ee:01     *        eth0\n";
+        assert_eq!(gateway(table, "eth0").unwrap(), [2, 0, 0, 0, 0xee, 1]);
+        assert!(gateway(table, "eth1").is_err());
     }
 }

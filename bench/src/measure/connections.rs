@@ -7,6 +7,7 @@ use super::{Sample, tool};
 use crate::lab::Family;
 use crate::tools::crr::Connections;
 use anyhow::{Result, ensure};
+use std::net::SocketAddr;
 
 /// Connections a run, at most: fewer than the client has ports.
 const COUNT: usize = 20_000;
@@ -17,20 +18,21 @@ const SECONDS: f64 = 2.0;
 pub const AT_ONCE: usize = 32;
 
 /// Measures once at `placement`, one connection after another.
-pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
-    make(topology, once_port(placement.server_core), &[])
+pub fn measure(topology: &Topology, placement: &Placement, family: Family) -> Result<Sample> {
+    let to = topology.target(family, once_port(placement.server_core));
+    make(topology, to, &[])
 }
 
 /// Measures once at `placement`, [`AT_ONCE`] connections at a time.
 pub fn measure_crowd(topology: &Topology, placement: &Placement) -> Result<Sample> {
     let at_once = AT_ONCE.to_string();
-    let port = crowd_port(placement.server_core);
-    make(topology, port, &["--at-once", &at_once])
+    let to = topology.target(Family::V4, crowd_port(placement.server_core));
+    make(topology, to, &["--at-once", &at_once])
 }
 
-fn make(topology: &Topology, port: u16, more: &[&str]) -> Result<Sample> {
+fn make(topology: &Topology, to: SocketAddr, more: &[&str]) -> Result<Sample> {
     let [to, count, seconds, core] = [
-        topology.target(Family::V4, port).to_string(),
+        to.to_string(),
         topology.effort().operations(COUNT).to_string(),
         SECONDS.to_string(),
         LOAD_CORE.to_string(),

@@ -1,6 +1,5 @@
-//! Packet rate: a generator in one pod, a counter at the door of the other.
+//! Packet rate: a generator on each of some cores in one pod, a counter at the door of the other.
 
-use super::placement::LOAD_CORE;
 use super::services::FLOOD_PORT;
 use super::topology::Topology;
 use super::{Sample, priority, real_time};
@@ -20,19 +19,45 @@ const WARM_UP: Duration = Duration::from_millis(400);
 /// What is measured.
 const WINDOW: Duration = Duration::from_millis(1000);
 
-/// Measures once at the placement that `topology` is in.
-pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
+/// Measures once at the placement that `topology` is in, with a flow from each of `cores`.
+pub fn measure(topology: &Topology, family: Family, cores: &[usize]) -> Result<Sample> {
     let effort = topology.effort();
-    let mut sink = Sink::start(topology, 1)?;
+    let mut sink = Sink::start(topology, FLOOD_PORT, 1)?;
+    let mut generators = cores
+        .iter()
+        .map(|core| generate(topology, family, *core))
+        .collect::<Result<Vec<_>>>()?;
+    thread::sleep(effort.time(WARM_UP));
+    let (before, busy_before) = (sink.read()?, busy_time()?);
+    thread::sleep(effort.time(WINDOW));
+    let (after, busy_after) = (sink.read()?, busy_time()?);
+    for generator in &mut generators {
+        let status = wait(generator, COMMAND_LIMIT)?;
+        if status.is_none() {
+            generator.kill()?;
+            generator.wait()?;
+        }
+        ensure!(
+            status.is_some_and(|status| status.success()),
+            "a generator failed: {status:?}"
+        );
+    }
+    let packets = (after.0 - before.0) as f64;
+    ensure!(packets > 0.0, "no packet arrived");
+    Ok(Sample::rate(
+        packets / (after.1 - before.1) as f64 * 1e3,
+        (busy_after - busy_before).as_secs_f64() * 1e6 / packets,
+    ))
+}
+
+/// Starts a generator on `core`, which ends by itself.
+fn generate(topology: &Topology, family: Family, core: usize) -> Result<Child> {
     let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
     let (to, seconds) = (
         topology.target(family, FLOOD_PORT).to_string(),
-        effort.time(RUN).as_secs_f64().to_string(),
+        topology.effort().time(RUN).as_secs_f64().to_string(),
     );
-    let (program, core) = (
-        program.to_string_lossy().into_owned(),
-        LOAD_CORE.to_string(),
-    );
+    let (program, core) = (program.to_string_lossy().into_owned(), core.to_string());
     let words = [
         &*program,
         "udp-flood",
@@ -43,33 +68,14 @@ pub fn measure(topology: &Topology, family: Family) -> Result<Sample> {
         &core,
     ];
     let words = real_time(priority::LOAD, &words);
-    let mut generator = topology
+    topology
         .client
         .namespace
         .command(words[0])
         .args(&words[1..])
         .stdout(Stdio::null())
         .spawn()
-        .context("cannot start the generator")?;
-    thread::sleep(effort.time(WARM_UP));
-    let (before, busy_before) = (sink.read()?, busy_time()?);
-    thread::sleep(effort.time(WINDOW));
-    let (after, busy_after) = (sink.read()?, busy_time()?);
-    let status = wait(&mut generator, COMMAND_LIMIT)?;
-    if status.is_none() {
-        generator.kill()?;
-        generator.wait()?;
-    }
-    ensure!(
-        status.is_some_and(|status| status.success()),
-        "the generator failed: {status:?}"
-    );
-    let packets = (after.0 - before.0) as f64;
-    ensure!(packets > 0.0, "no packet arrived");
-    Ok(Sample::rate(
-        packets / (after.1 - before.1) as f64 * 1e3,
-        (busy_after - busy_before).as_secs_f64() * 1e6 / packets,
-    ))
+        .context("cannot start the generator")
 }
 
 /// The packet counter in the server pod.
@@ -81,12 +87,12 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Counts packets to `ports` UDP ports from [`FLOOD_PORT`] on.
-    pub fn start(topology: &Topology, ports: u16) -> Result<Self> {
+    /// Counts packets to `ports` UDP ports from `port` on.
+    pub fn start(topology: &Topology, port: u16, ports: u16) -> Result<Self> {
         let program = crate::binaries::weft_lab().context("weft-lab is not beside this program")?;
         let (program, port, ports) = (
             program.to_string_lossy().into_owned(),
-            FLOOD_PORT.to_string(),
+            port.to_string(),
             ports.to_string(),
         );
         let words = real_time(

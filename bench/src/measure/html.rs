@@ -69,12 +69,8 @@ fn section(page: &mut String, scenario: &ScenarioReport) -> Result<()> {
         )?;
     }
     page.push_str("</table>\n");
-    for (name, ratio) in &scenario.ratio {
-        let cpu = scenario
-            .cpu_ratio
-            .get(name)
-            .map_or_else(String::new, |cpu| format!(", processor time {cpu:.2}"));
-        writeln!(page, "<p>{}: {ratio:.2}{cpu}</p>", escape(name))?;
+    for quotient in scenario.quotients() {
+        writeln!(page, "<p>{}</p>", escape(&quotient))?;
     }
     Ok(())
 }

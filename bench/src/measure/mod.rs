@@ -5,13 +5,14 @@
 //! reported are medians, extremes and ratios.
 
 pub mod bulk;
+pub mod catalogue;
 pub mod config_update;
 pub mod connections;
 pub mod flood;
+pub mod flows;
 pub mod html;
 pub mod idle_memory;
 pub mod lookup_scale;
-pub mod new_flows;
 pub mod path;
 pub mod placement;
 pub mod report;
@@ -21,8 +22,9 @@ pub mod services;
 pub mod tool;
 pub mod topology;
 
+pub use catalogue::SCENARIOS;
 pub use path::PathKind;
-pub use scenario::{SCENARIOS, Scenario};
+pub use scenario::Scenario;
 
 use crate::command::run;
 use crate::machine::{Machine, open_more_files};

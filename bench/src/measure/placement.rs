@@ -5,8 +5,11 @@ use super::scenario::Probe;
 
 /// The cores of a measurement.
 pub const CORES: [usize; 2] = [0, 1];
-/// The core the generator and the clients run on.
+/// The core the generator and the clients run on, where they do not run on all.
 pub const LOAD_CORE: usize = 1;
+const LOAD: &[usize] = &[LOAD_CORE];
+/// The other one.
+const OTHER: &[usize] = &[0];
 
 /// Who runs where.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +20,8 @@ pub struct Placement {
     pub server_core: usize,
     /// The core that receive packet steering moves the kernel's forwarding to.
     pub rps_core: Option<usize>,
-    /// The core of the process that carries the traffic, where there is one, and the poll mode of Weft's worker.
-    pub process: Option<(usize, &'static str)>,
+    /// The cores of the process that carries the traffic, where there is one, and the poll mode of Weft's workers.
+    pub process: Option<(&'static [usize], &'static str)>,
 }
 
 /// The kernel's default: it forwards in the sender's system call, on the sender's core.
@@ -34,9 +37,9 @@ const KERNEL: Placement = Placement {
 /// A worker that shares its core with real-time load must sleep when idle: spinning there at
 /// a real-time priority would keep the load, and the machine, from running at all.
 pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
-    let process = |name, core, poll| Placement {
+    let process = |name, cores, poll| Placement {
         name,
-        process: Some((core, poll)),
+        process: Some((cores, poll)),
         ..KERNEL
     };
     let kernel = |name, server_core, rps_core| Placement {
@@ -50,7 +53,7 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
         let kernel = placements(PathKind::Ebpf, probe).into_iter();
         return kernel
             .map(|placement| Placement {
-                process: Some((0, "sleep")),
+                process: Some((OTHER, "sleep")),
                 ..placement
             })
             .collect();
@@ -59,38 +62,45 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
     match probe {
         // Without a node no placement.
         Probe::LookupScale => Vec::new(),
-        Probe::Flood(_) | Probe::NewFlows | Probe::ConfigUpdate if weft => {
-            vec![process("worker on the other core", 0, "adaptive")]
+        Probe::Flood(_) | Probe::NewFlows(_) | Probe::LiveFlows(_) | Probe::ConfigUpdate
+            if weft =>
+        {
+            vec![process("worker on the other core", OTHER, "adaptive")]
         }
+        Probe::FloodNode | Probe::NewFlowsNode if weft => vec![
+            process("one worker", OTHER, "sleep"),
+            process("a worker on each core", &CORES, "sleep"),
+        ],
+        Probe::FloodNode | Probe::NewFlowsNode => vec![KERNEL],
         Probe::FloodOneCore if weft => {
-            vec![process("worker on the same core", LOAD_CORE, "sleep")]
+            vec![process("worker on the same core", LOAD, "sleep")]
         }
         Probe::ConfigUpdate => vec![Placement {
             name: "wherever the kernel runs it",
             ..KERNEL
         }],
-        Probe::Flood(_) | Probe::NewFlows => vec![
+        Probe::Flood(_) | Probe::NewFlows(_) | Probe::LiveFlows(_) => vec![
             KERNEL,
             kernel("forwarding on the other core", LOAD_CORE, Some(0)),
         ],
         Probe::FloodOneCore => vec![KERNEL],
         // It is not a matter of time.
-        Probe::IdleMemory if weft => vec![process("worker on the other core", 0, "adaptive")],
-        Probe::IdleMemory => vec![process("proxy on the other core", 0, "")],
+        Probe::IdleMemory if weft => vec![process("worker on the other core", OTHER, "adaptive")],
+        Probe::IdleMemory => vec![process("proxy on the other core", OTHER, "")],
         Probe::RoundTrip(_)
         | Probe::FreshRoundTrip
-        | Probe::Connections
+        | Probe::Connections(_)
         | Probe::Crowd
         | Probe::Bulk => {
             if weft {
                 vec![
-                    process("worker on the pods' core", LOAD_CORE, "sleep"),
-                    process("worker on the other core", 0, "adaptive"),
+                    process("worker on the pods' core", LOAD, "sleep"),
+                    process("worker on the other core", OTHER, "adaptive"),
                 ]
             } else if path.proxy().is_some() {
                 vec![
-                    process("proxy on the pods' core", LOAD_CORE, ""),
-                    process("proxy on the other core", 0, ""),
+                    process("proxy on the pods' core", LOAD, ""),
+                    process("proxy on the other core", OTHER, ""),
                 ]
             } else {
                 vec![
@@ -114,10 +124,15 @@ mod tests {
                 let placements = placements(*path, workload.probe);
                 assert!(!placements.is_empty(), "{id}: {path:?}");
                 for placement in placements {
-                    let Some((core, poll)) = placement.process else {
+                    let Some((cores, poll)) = placement.process else {
                         continue;
                     };
-                    assert!(core != LOAD_CORE || poll != "adaptive", "{placement:?}");
+                    let loaded = match workload.probe {
+                        Probe::FloodNode | Probe::NewFlowsNode => &CORES,
+                        _ => LOAD,
+                    };
+                    let shared = cores.iter().any(|core| loaded.contains(core));
+                    assert!(!shared || poll != "adaptive", "{placement:?}");
                     assert_ne!(poll, "spin", "{placement:?}");
                 }
             }

@@ -36,6 +36,8 @@ pub struct ScenarioReport {
     pub ratio: BTreeMap<String, f64>,
     /// Quotients of processor times per operation.
     pub cpu_ratio: BTreeMap<String, f64>,
+    /// Quotients of each path's median and its own over IPv4, where this is over IPv6 and both were measured.
+    pub over_ipv4: BTreeMap<String, f64>,
     /// For people.
     #[serde(skip)]
     pub about: String,
@@ -61,14 +63,22 @@ pub struct PathReport {
 impl Report {
     /// Condenses samples.
     pub fn new(machine: Machine, scenarios: &[&Scenario], samples: &Samples, quick: bool) -> Self {
-        let scenarios = scenarios
+        let mut reports: Vec<_> = scenarios
             .iter()
             .map(|scenario| ScenarioReport::new(scenario, samples))
             .collect();
+        for (index, scenario) in scenarios.iter().enumerate() {
+            let beside = reports
+                .iter()
+                .find(|report| Some(&*report.id) == scenario.over_ipv4);
+            reports[index].over_ipv4 = beside
+                .map(|beside| reports[index].compared(beside))
+                .unwrap_or_default();
+        }
         Self {
             machine,
             quick,
-            scenarios,
+            scenarios: reports,
         }
     }
 
@@ -105,6 +115,27 @@ impl Report {
 }
 
 impl ScenarioReport {
+    /// Its quotients, one a line.
+    pub fn quotients(&self) -> Vec<String> {
+        let ratios = self.ratio.iter().map(|(name, ratio)| {
+            let cpu = self.cpu_ratio.get(name);
+            let cpu = cpu.map_or_else(String::new, |cpu| format!(", processor time {cpu:.2}"));
+            format!("{name}: {ratio:.2}{cpu}")
+        });
+        let families = self.over_ipv4.iter();
+        let families = families.map(|(path, ratio)| format!("{path}, IPv6/IPv4: {ratio:.2}"));
+        ratios.chain(families).collect()
+    }
+
+    /// Quotients of each path's median and its own in `other`.
+    fn compared(&self, other: &Self) -> BTreeMap<String, f64> {
+        let quotient = |(path, own): (&String, &PathReport)| {
+            let other = other.paths.get(path)?;
+            Some((path.clone(), round(own.median / other.median)))
+        };
+        self.paths.iter().filter_map(quotient).collect()
+    }
+
     fn new(scenario: &Scenario, samples: &Samples) -> Self {
         let mut paths: BTreeMap<String, PathReport> = BTreeMap::new();
         for ((workload, path, placement), samples) in samples {
@@ -141,6 +172,7 @@ impl ScenarioReport {
             paths,
             ratio,
             cpu_ratio,
+            over_ipv4: BTreeMap::new(),
             about: scenario.about.into(),
         }
     }
@@ -238,6 +270,28 @@ mod tests {
         );
         // Nothing was sampled: no quotient.
         assert_eq!(first["cpu_ratio"], serde_json::json!({}));
+    }
+
+    #[test]
+    fn a_path_over_ipv6_is_compared_with_itself_over_ipv4() {
+        let [v6, v4] =
+            ["l4-established-v6", "l4-established"].map(|id| Scenario::find(id).unwrap());
+        let mut samples = Samples::new();
+        for (scenario, path, rate) in [(v4, "weft", 2.0), (v6, "weft", 1.9), (v6, "ebpf", 1.0)] {
+            let sample = Sample::rate(rate, 1.0);
+            samples.insert((scenario.workload, path, "p"), vec![sample]);
+        }
+        let report = Report::new(Machine::this(), &[v6, v4], &samples, false);
+        let lines = report.scenarios[0].quotients();
+        assert_eq!(
+            lines,
+            [
+                "weft/ebpf: 1.90, processor time 1.00",
+                "weft, IPv6/IPv4: 0.95"
+            ]
+        );
+        let alone = Report::new(Machine::this(), &[v6], &samples, false);
+        assert!(alone.scenarios[0].over_ipv4.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What can be measured.
+//! What a scenario is.
 
 use super::path::PathKind;
-use super::{Figure, lookup_scale};
+use super::{Figure, SCENARIOS, lookup_scale};
 use crate::lab::Family;
 use anyhow::{Context, Result};
 
@@ -12,12 +12,18 @@ pub enum Probe {
     Flood(Family),
     /// The same with everything on one core.
     FloodOneCore,
+    /// A flow of 64-byte UDP at full speed from each core at once.
+    FloodNode,
     /// One byte there and back over one TCP connection.
     RoundTrip(Family),
     /// 64-byte UDP, every packet a flow of its own.
-    NewFlows,
+    NewFlows(Family),
+    /// The same from each core at once.
+    NewFlowsNode,
+    /// 64-byte UDP over very many flows in turn.
+    LiveFlows(Family),
     /// TCP connect, request, response, close, one after another.
-    Connections,
+    Connections(Family),
     /// The same, several at once.
     Crowd,
     /// TCP connections in which nothing happens.
@@ -63,35 +69,6 @@ pub struct Workload {
     pub paths: &'static [PathKind],
 }
 
-/// Weft's layer 4, and what it stands in for.
-const BALANCERS: &[PathKind] = &[
-    PathKind::Weft,
-    PathKind::WeftUser,
-    PathKind::Iptables,
-    PathKind::Nftables,
-    PathKind::Ebpf,
-    PathKind::Direct,
-];
-/// Those that know services.
-const TABLES: &[PathKind] = BALANCERS.split_last().unwrap().1;
-/// Weft's TCP stage, and what terminates connections elsewhere.
-const PROXIES: &[PathKind] = &[
-    PathKind::WeftTcp,
-    PathKind::Haproxy,
-    PathKind::Envoy,
-    PathKind::Direct,
-];
-/// For streams that are worth splicing.
-const BULK_PROXIES: &[PathKind] = &[
-    PathKind::WeftTcp,
-    PathKind::Haproxy,
-    PathKind::HaproxySplice,
-    PathKind::Envoy,
-    PathKind::Direct,
-];
-/// Those that hold connections.
-const HOLDERS: &[PathKind] = PROXIES.split_last().unwrap().1;
-
 /// A row of the report.
 #[derive(Debug)]
 pub struct Scenario {
@@ -109,259 +86,8 @@ pub struct Scenario {
     pub workload: Workload,
     /// Its figure in a sample.
     pub figure: Figure,
-}
-
-/// New flows among so many services.
-macro_rules! new_flows {
-    ($services:literal, $by_default:literal) => {
-        Scenario {
-            by_default: $by_default,
-            workload: Workload {
-                node: Node::of($services),
-                probe: Probe::NewFlows,
-                paths: BALANCERS,
-            },
-            ..rate(
-                concat!("l4-new-flows-", $services),
-                concat!(
-                    "64-byte UDP, each packet a new 5-tuple; services: ",
-                    $services
-                ),
-                "Mpps",
-                Probe::NewFlows,
-            )
-        }
-    };
-}
-
-/// Short connections among so many services.
-macro_rules! connections {
-    ($services:literal, $by_default:literal) => {
-        Scenario {
-            by_default: $by_default,
-            workload: Workload {
-                node: Node::of($services),
-                probe: Probe::Connections,
-                paths: BALANCERS,
-            },
-            ..rate(
-                concat!("l4-crr-", $services),
-                concat!(
-                    "TCP connect, 64-byte request and response, close, one after another; services: ",
-                    $services
-                ),
-                "connections/s",
-                Probe::Connections,
-            )
-        }
-    };
-}
-
-/// Every scenario there is.
-pub static SCENARIOS: &[Scenario] = &[
-    rate(
-        "l4-established",
-        "64-byte UDP of one established flow, pod -> VIP -> pod, generator on one core, forwarding on the other",
-        "Mpps",
-        Probe::Flood(Family::V4),
-    ),
-    rate(
-        "l4-established-v6",
-        "the same over IPv6",
-        "Mpps",
-        Probe::Flood(Family::V6),
-    ),
-    rate(
-        "l4-established-1core",
-        "l4-established with generator and forwarding on one core",
-        "Mpps",
-        Probe::FloodOneCore,
-    ),
-    median(
-        "l4-rr-p50",
-        "one byte there and back over an established TCP connection, median",
-        Probe::RoundTrip(Family::V4),
-    ),
-    tail(
-        "l4-rr-p99",
-        "the same, 99th percentile",
-        Probe::RoundTrip(Family::V4),
-    ),
-    median(
-        "l4-rr-p50-v6",
-        "l4-rr-p50 over IPv6",
-        Probe::RoundTrip(Family::V6),
-    ),
-    tail(
-        "l4-rr-p99-v6",
-        "l4-rr-p99 over IPv6",
-        Probe::RoundTrip(Family::V6),
-    ),
-    new_flows!(1, true),
-    new_flows!(1000, false),
-    new_flows!(5000, true),
-    new_flows!(30000, false),
-    connections!(1, true),
-    connections!(1000, false),
-    connections!(5000, true),
-    connections!(30000, false),
-    median(
-        "l4-dns-rr-p50",
-        "one byte there and back over UDP, from a new source port each time, median",
-        Probe::FreshRoundTrip,
-    ),
-    tail(
-        "l4-dns-rr-p99",
-        "the same, 99th percentile",
-        Probe::FreshRoundTrip,
-    ),
-    rate(
-        "l4-bulk",
-        "one TCP stream of iperf3; cpu us/op is per megabyte",
-        "Gbit/s",
-        Probe::Bulk,
-    ),
-    in_process(
-        "l4-lookup-scale",
-        "the engine alone, in process: the whole decision about a SYN of a new flow; paths are popularity and services",
-        Probe::LookupScale,
-    ),
-    change(
-        "config-update",
-        "one of 100,000 endpoints of 10,000 services changes: from its text until it is live",
-        Figure::Change,
-    ),
-    change(
-        "config-update-switch",
-        "the same without weft's parsing of its whole file, which the kernel's paths have no part like",
-        Figure::Switch,
-    ),
-    over(
-        BULK_PROXIES,
-        rate(
-            "tcp-proxy-bulk",
-            "one TCP stream of iperf3 through a proxy; cpu us/op is per megabyte",
-            "Gbit/s",
-            Probe::Bulk,
-        ),
-    ),
-    over(
-        PROXIES,
-        median(
-            "tcp-proxy-rr-p50",
-            "one byte there and back over one connection through a proxy, median",
-            Probe::RoundTrip(Family::V4),
-        ),
-    ),
-    over(
-        PROXIES,
-        tail(
-            "tcp-proxy-rr-p99",
-            "the same, 99th percentile",
-            Probe::RoundTrip(Family::V4),
-        ),
-    ),
-    over(
-        PROXIES,
-        rate(
-            "tcp-proxy-cps",
-            "TCP connect, 64-byte request and response, close through a proxy, one after another",
-            "connections/s",
-            Probe::Connections,
-        ),
-    ),
-    over(
-        PROXIES,
-        rate(
-            "tcp-proxy-cps-32",
-            "the same, 32 connections at a time",
-            "connections/s",
-            Probe::Crowd,
-        ),
-    ),
-    over(
-        HOLDERS,
-        Scenario {
-            unit: "bytes",
-            figure: Figure::Memory,
-            ..median(
-                "tcp-idle-memory",
-                "resident memory of the proxy's process per connection that is idle, of 10,000",
-                Probe::IdleMemory,
-            )
-        },
-    ),
-];
-
-/// A rate at one service.
-const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        id,
-        about,
-        unit,
-        higher_is_better: true,
-        by_default: true,
-        workload: Workload {
-            node: Node::of(1),
-            probe,
-            paths: BALANCERS,
-        },
-        figure: Figure::Rate,
-    }
-}
-
-/// A median time at one service.
-const fn median(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        higher_is_better: false,
-        figure: Figure::Median,
-        ..rate(id, about, "us", probe)
-    }
-}
-
-/// A 99th percentile at one service.
-const fn tail(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        figure: Figure::Tail,
-        ..median(id, about, probe)
-    }
-}
-
-/// A median time without a node, over the probe's own paths.
-const fn in_process(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        unit: "ns",
-        ..over(&[], median(id, about, probe))
-    }
-}
-
-/// `scenario` over `paths`.
-const fn over(paths: &'static [PathKind], scenario: Scenario) -> Scenario {
-    let Workload { node, probe, .. } = scenario.workload;
-    Scenario {
-        workload: Workload { node, probe, paths },
-        ..scenario
-    }
-}
-
-/// How long a change of one endpoint among very many takes.
-const fn change(id: &'static str, about: &'static str, figure: Figure) -> Scenario {
-    let node = Node {
-        services: 10_000,
-        endpoints: 10,
-    };
-    let probe = Probe::ConfigUpdate;
-    Scenario {
-        unit: "ms",
-        by_default: false,
-        workload: Workload {
-            node,
-            probe,
-            paths: TABLES,
-        },
-        figure,
-        ..median(id, about, probe)
-    }
+    /// The scenario over IPv4 that each path is compared with itself in.
+    pub over_ipv4: Option<&'static str>,
 }
 
 impl Scenario {
@@ -404,25 +130,5 @@ impl Scenario {
             .iter()
             .find(|scenario| scenario.id == id)
             .with_context(|| format!("no scenario {id}; there are {}", known()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn every_scenario_has_a_name_of_its_own_and_one_line_of_help() {
-        let names: BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
-        assert_eq!(names.len(), SCENARIOS.len());
-        for scenario in SCENARIOS {
-            assert!(!scenario.about.is_empty() && !scenario.about.contains('\n'));
-            assert!(
-                scenario.id.len() <= 22,
-                "{}: --list is a table",
-                scenario.id
-            );
-        }
     }
 }

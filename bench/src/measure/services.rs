@@ -70,11 +70,11 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
         .concat();
     }
     match probe {
-        Probe::Flood(_) | Probe::FloodOneCore => vec![("udp", FLOOD_PORT)],
-        Probe::NewFlows => new_flows,
+        Probe::Flood(_) | Probe::FloodOneCore | Probe::FloodNode => vec![("udp", FLOOD_PORT)],
+        Probe::NewFlows(_) | Probe::NewFlowsNode => new_flows,
         Probe::RoundTrip(_) => servers("tcp", echo_port),
-        Probe::FreshRoundTrip => servers("udp", datagram_port),
-        Probe::Connections => servers("tcp", once_port),
+        Probe::FreshRoundTrip | Probe::LiveFlows(_) => servers("udp", datagram_port),
+        Probe::Connections(_) => servers("tcp", once_port),
         Probe::Crowd | Probe::IdleMemory => servers("tcp", crowd_port),
         Probe::Bulk => servers("tcp", bulk_port),
         Probe::ConfigUpdate | Probe::LookupScale => Vec::new(),

@@ -2,13 +2,13 @@
 //! another.
 
 use super::path::PathKind;
-use super::placement::{CORES, Placement};
+use super::placement::{CORES, LOAD_CORE, Placement};
 use super::scenario::{Node, Probe};
 use super::services::{
     self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, once_port,
 };
 use super::{
-    Effort, Sample, bulk, config_update, connections, flood, idle_memory, new_flows, priority,
+    Effort, Sample, bulk, config_update, connections, flood, flows, idle_memory, priority,
     real_time, round_trip,
 };
 use crate::balancer::Balancer;
@@ -85,21 +85,24 @@ impl Topology {
         self.install(&ports)?;
         self.forget_connections()?;
         self.steer(placement.rps_core)?;
-        if let Some((core, poll)) = placement.process {
-            self.start(core, poll, &ports)?;
+        if let Some((cores, poll)) = placement.process {
+            self.start(cores, poll, &ports)?;
         }
         if self.path == PathKind::Ebpf {
             self.balancer = Some(self.balance(&ports)?);
         }
         let sample = match probe {
-            Probe::Flood(family) => flood::measure(self, family),
-            Probe::FloodOneCore => flood::measure(self, Family::V4),
-            Probe::Connections => connections::measure(self, placement),
+            Probe::Flood(family) => flood::measure(self, family, &[LOAD_CORE]),
+            Probe::FloodOneCore => flood::measure(self, Family::V4, &[LOAD_CORE]),
+            Probe::FloodNode => flood::measure(self, Family::V4, &CORES),
+            Probe::Connections(family) => connections::measure(self, placement, family),
             Probe::Crowd => connections::measure_crowd(self, placement),
             Probe::IdleMemory => idle_memory::measure(self, placement),
             Probe::FreshRoundTrip => round_trip::measure_fresh(self, placement),
             Probe::Bulk => bulk::measure(self, placement),
-            Probe::NewFlows => new_flows::measure(self),
+            Probe::NewFlows(family) => flows::measure_new(self, family, &[LOAD_CORE]),
+            Probe::NewFlowsNode => flows::measure_new(self, Family::V4, &CORES),
+            Probe::LiveFlows(family) => flows::measure_live(self, family, &[LOAD_CORE]),
             Probe::RoundTrip(family) => round_trip::measure(self, placement, family),
             Probe::ConfigUpdate => config_update::measure(self),
             Probe::LookupScale => anyhow::bail!("it needs no topology"),
@@ -120,14 +123,14 @@ impl Topology {
     }
 
     /// Starts the process that carries the traffic, where the path has one: a node process or a proxy.
-    fn start(&mut self, core: usize, poll: &str, ports: &[ServicePort]) -> Result<()> {
+    fn start(&mut self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Result<()> {
         let Some(kind) = self.path.proxy() else {
             let wrapper = real_time(priority::DATAPLANE, &[]);
-            let config = self.config(core, poll, ports);
+            let config = self.config(cores, poll, ports);
             self.weft = Some(Weft::start_under(&self.lab, &config, &wrapper)?);
             return Ok(());
         };
-        let core = core.to_string();
+        let core = cores[0].to_string();
         let wrapper = real_time(priority::DATAPLANE, &["taskset", "-c", &core]);
         let rules = services::measured(ports, &self.server);
         let proxy = Proxy::start(&self.lab, kind, &self.client, &rules, &wrapper)?;
@@ -223,9 +226,9 @@ impl Topology {
         Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
     }
 
-    fn config(&self, core: usize, poll: &str, ports: &[ServicePort]) -> Config {
+    fn config(&self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Config {
         let mut config = Config::new();
-        config.workers.cores = vec![core];
+        config.workers.cores = cores.to_vec();
         config.workers.poll = poll.into();
         // What this path is, whatever the default may be.
         config.workers.fast_path = match self.path {

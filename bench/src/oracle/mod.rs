@@ -8,9 +8,11 @@ mod cases;
 mod document;
 mod node;
 mod outcome;
+mod tiers;
 mod world;
 
 pub use document::{Mismatch, compare};
+pub use tiers::Tiers;
 
 use crate::lab::Family;
 use crate::packet::{Ip, Seen};
@@ -44,17 +46,17 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Runs the packets of `seed` through both nodes.
+    /// Runs the packets of `seed` through both nodes, Weft with this `fast_path`.
     ///
     /// # Errors
     /// When a lab cannot be made, when something arrives that no packet of a case explains, and when
     /// Weft's ledger does not add up afterwards.
-    pub fn add(&mut self, seed: u64) -> Result<()> {
+    pub fn add(&mut self, seed: u64, fast_path: &'static str) -> Result<()> {
         let mut random = Random::new(seed);
         let services = world::services(&mut random);
         let cases = cases::cases(&mut random, &services);
         let kernel = Node::new(&services, Path::Rules)?;
-        let weft = Node::new(&services, Path::Weft)?;
+        let weft = Node::new(&services, Path::Weft(fast_path))?;
         for (number, chunk) in cases.chunks(CHUNK).enumerate() {
             let first = number * CHUNK;
             let by_kernel =

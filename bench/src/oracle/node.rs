@@ -33,8 +33,8 @@ pub struct Node {
 pub enum Path {
     /// kube-proxy's iptables rules.
     Rules,
-    /// Weft, and no rules.
-    Weft,
+    /// Weft with this `fast_path`, and no rules.
+    Weft(&'static str),
 }
 
 impl Node {
@@ -70,7 +70,10 @@ impl Node {
                 kubeproxy::install(&lab.node, &world::rules(services, &pods))?;
                 None
             }
-            Path::Weft => Some(Weft::start(&lab, &world::config(services, &pods))?),
+            Path::Weft(fast_path) => {
+                let config = world::config(services, &pods, fast_path);
+                Some(Weft::start(&lab, &config)?)
+            }
         };
         Ok(Self {
             wires,

@@ -12,8 +12,23 @@ use std::time::{Duration, Instant};
 
 /// Segments a buffer is cut into; the kernel's limit was 64 for long.
 const SEGMENTS: usize = 64;
-/// Bytes of an Ethernet frame with 64 bytes that are not the UDP payload, by family.
+/// Bytes of a frame, without the checksum that the wire would add.
+const FRAME: usize = 64;
+/// Those that are not the UDP payload, by family.
 const OVERHEAD: [usize; 2] = [14 + 20 + 8, 14 + 40 + 8];
+
+/// The unspecified address of the family of `to`.
+pub(super) fn any(to: SocketAddr) -> IpAddr {
+    match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Bytes of UDP payload in a 64-byte frame to `to`.
+pub(super) fn payload(to: SocketAddr) -> usize {
+    FRAME - OVERHEAD[usize::from(to.is_ipv6())]
+}
 
 /// What a generator sent.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -28,13 +43,9 @@ pub struct Sent {
 
 /// Sends 64-byte frames to `to` for `duration`, from `sockets` sockets in turn (flows).
 pub fn flood(to: SocketAddr, duration: Duration, sockets: usize) -> Result<Sent> {
-    let (any, overhead): (IpAddr, usize) = match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), OVERHEAD[0]),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), OVERHEAD[1]),
-    };
-    let payload = 64 - overhead;
+    let payload = payload(to);
     let sockets = (0..sockets.max(1))
-        .map(|_| socket(any, to, payload))
+        .map(|_| socket(to, payload))
         .collect::<Result<Vec<_>>>()?;
     let buffer = vec![0; payload * SEGMENTS];
     let mut sent = Sent {
@@ -56,8 +67,8 @@ pub fn flood(to: SocketAddr, duration: Duration, sockets: usize) -> Result<Sent>
     Ok(sent)
 }
 
-fn socket(any: IpAddr, to: SocketAddr, payload: usize) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((any, 0))?;
+fn socket(to: SocketAddr, payload: usize) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((any(to), 0))?;
     socket
         .connect(to)
         .with_context(|| format!("no route to {to}"))?;

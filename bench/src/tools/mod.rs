@@ -3,10 +3,10 @@
 pub mod crowd;
 pub mod crr;
 pub mod flood;
-pub mod frames;
+pub mod flows;
+pub mod greet;
 pub mod link;
 pub mod lookup;
-pub mod new_flows;
 pub mod rr;
 pub mod serve;
 pub mod sink;

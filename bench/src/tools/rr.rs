@@ -1,9 +1,10 @@
 //! Ping-pong of one byte: round-trip times as an application sees them.
 
+use super::flood::any;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -101,14 +102,6 @@ fn fresh_round_trips(to: SocketAddr, count: usize) -> Result<RoundTrips> {
         }
     }
     summarise(times, lost).context("no round trip was asked for")
-}
-
-/// The unspecified address of the family of `to`.
-fn any(to: SocketAddr) -> IpAddr {
-    match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// One exchange as a closure; TCP cannot lose an answer and go on, UDP can.

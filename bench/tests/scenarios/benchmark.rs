@@ -9,7 +9,12 @@ use std::process::{Command, Stdio};
 use weft_lab::binaries;
 use weft_lab::namespace::NETNS_DIR;
 
-const TRAFFIC: [&str; 2] = ["l4-rr-p50", "l4-new-flows-1"];
+const TRAFFIC: [&str; 4] = [
+    "l4-rr-p50",
+    "l4-node-total",
+    "l4-new-flows-node",
+    "l4-live-flows-50000-v6",
+];
 const PATHS: [&str; 6] = [
     "direct",
     "ebpf",
@@ -28,18 +33,19 @@ const PROXIES: [&str; 4] = [
 #[test]
 fn lab_a_quick_benchmark_reports_every_path_and_leaves_nothing_behind() -> Result<()> {
     with_weft(|| {
-        let scenarios = [TRAFFIC[0], TRAFFIC[1], "l4-lookup-scale"];
+        let scenarios = [&TRAFFIC[..], &["l4-lookup-scale"]].concat();
         let (report, html) = quick(&scenarios)?;
-        for scenario in [0, 1].map(|index| &report["scenarios"][index]) {
+        for index in 0..TRAFFIC.len() {
+            let scenario = &report["scenarios"][index];
             assert_eq!(keys(&scenario["paths"]), BTreeSet::from(PATHS));
             compared("weft", &PATHS[..5], scenario)?;
         }
-        let lookup = &report["scenarios"][2]["ratio"];
+        let lookup = &report["scenarios"][TRAFFIC.len()]["ratio"];
         assert_eq!(
             keys(lookup),
             BTreeSet::from(["uniform-1000/uniform-10", "zipf-1000/zipf-10"])
         );
-        assert_eq!(html.matches("<svg").count(), 3);
+        assert_eq!(html.matches("<svg").count(), scenarios.len());
         Ok(())
     })
 }
@@ -154,6 +160,9 @@ fn every_scenario_is_listed_and_unknown_ones_are_named() -> Result<()> {
     let list = String::from_utf8(list.stdout)?;
     for id in [
         "l4-established-v6",
+        "l4-node-total",
+        "l4-new-flows-node",
+        "l4-live-flows-50000",
         "l4-crr-30000",
         "l4-lookup-scale",
         "config-update",

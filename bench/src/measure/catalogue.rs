@@ -1,0 +1,376 @@
+//! Every scenario there is.
+
+use super::Figure;
+use super::path::PathKind;
+use super::scenario::{Node, Probe, Scenario, Workload};
+use crate::lab::Family;
+
+/// Weft's layer 4, and what it stands in for.
+const BALANCERS: &[PathKind] = &[
+    PathKind::Weft,
+    PathKind::WeftUser,
+    PathKind::Iptables,
+    PathKind::Nftables,
+    PathKind::Ebpf,
+    PathKind::Direct,
+];
+/// Those that know services.
+const TABLES: &[PathKind] = BALANCERS.split_last().unwrap().1;
+/// Weft's TCP stage, and what terminates connections elsewhere.
+const PROXIES: &[PathKind] = &[
+    PathKind::WeftTcp,
+    PathKind::Haproxy,
+    PathKind::Envoy,
+    PathKind::Direct,
+];
+/// For streams that are worth splicing.
+const BULK_PROXIES: &[PathKind] = &[
+    PathKind::WeftTcp,
+    PathKind::Haproxy,
+    PathKind::HaproxySplice,
+    PathKind::Envoy,
+    PathKind::Direct,
+];
+/// Those that hold connections.
+const HOLDERS: &[PathKind] = PROXIES.split_last().unwrap().1;
+
+/// New flows among so many services.
+macro_rules! new_flows {
+    ($services:literal, $by_default:literal) => {
+        Scenario {
+            by_default: $by_default,
+            workload: Workload {
+                node: Node::of($services),
+                probe: Probe::NewFlows(Family::V4),
+                paths: BALANCERS,
+            },
+            ..rate(
+                concat!("l4-new-flows-", $services),
+                concat!(
+                    "64-byte UDP, each packet a new 5-tuple; services: ",
+                    $services
+                ),
+                "Mpps",
+                Probe::NewFlows(Family::V4),
+            )
+        }
+    };
+}
+
+/// Short connections among so many services.
+macro_rules! connections {
+    ($services:literal, $by_default:literal) => {
+        Scenario {
+            by_default: $by_default,
+            workload: Workload {
+                node: Node::of($services),
+                probe: Probe::Connections(Family::V4),
+                paths: BALANCERS,
+            },
+            ..rate(
+                concat!("l4-crr-", $services),
+                concat!(
+                    "TCP connect, 64-byte request and response, close, one after another; services: ",
+                    $services
+                ),
+                "connections/s",
+                Probe::Connections(Family::V4),
+            )
+        }
+    };
+}
+
+/// Every scenario there is.
+pub static SCENARIOS: &[Scenario] = &[
+    rate(
+        "l4-established",
+        "64-byte UDP of one established flow, pod -> VIP -> pod, generator on one core, forwarding on the other",
+        "Mpps",
+        Probe::Flood(Family::V4),
+    ),
+    beside(
+        "l4-established",
+        rate(
+            "l4-established-v6",
+            "the same over IPv6",
+            "Mpps",
+            Probe::Flood(Family::V6),
+        ),
+    ),
+    rate(
+        "l4-established-1core",
+        "l4-established with generator and forwarding on one core",
+        "Mpps",
+        Probe::FloodOneCore,
+    ),
+    rate(
+        "l4-node-total",
+        "the same with a flow from each core at once: the whole node",
+        "Mpps",
+        Probe::FloodNode,
+    ),
+    rate(
+        "l4-live-flows-50000",
+        "64-byte UDP over 50,000 flows in turn, each of which has been answered; generator on one core",
+        "Mpps",
+        Probe::LiveFlows(Family::V4),
+    ),
+    beside(
+        "l4-live-flows-50000",
+        rate(
+            "l4-live-flows-50000-v6",
+            "the same over IPv6",
+            "Mpps",
+            Probe::LiveFlows(Family::V6),
+        ),
+    ),
+    median(
+        "l4-rr-p50",
+        "one byte there and back over an established TCP connection, median",
+        Probe::RoundTrip(Family::V4),
+    ),
+    tail(
+        "l4-rr-p99",
+        "the same, 99th percentile",
+        Probe::RoundTrip(Family::V4),
+    ),
+    beside(
+        "l4-rr-p50",
+        median(
+            "l4-rr-p50-v6",
+            "l4-rr-p50 over IPv6",
+            Probe::RoundTrip(Family::V6),
+        ),
+    ),
+    beside(
+        "l4-rr-p99",
+        tail(
+            "l4-rr-p99-v6",
+            "l4-rr-p99 over IPv6",
+            Probe::RoundTrip(Family::V6),
+        ),
+    ),
+    new_flows!(1, true),
+    new_flows!(1000, false),
+    new_flows!(5000, true),
+    new_flows!(30000, false),
+    beside(
+        "l4-new-flows-1",
+        rate(
+            "l4-new-flows-1-v6",
+            "l4-new-flows-1 over IPv6",
+            "Mpps",
+            Probe::NewFlows(Family::V6),
+        ),
+    ),
+    rate(
+        "l4-new-flows-node",
+        "64-byte UDP, each packet a new 5-tuple, from each core at once: the whole node; services: 1",
+        "Mpps",
+        Probe::NewFlowsNode,
+    ),
+    connections!(1, true),
+    beside(
+        "l4-crr-1",
+        rate(
+            "l4-crr-1-v6",
+            "l4-crr-1 over IPv6",
+            "connections/s",
+            Probe::Connections(Family::V6),
+        ),
+    ),
+    connections!(1000, false),
+    connections!(5000, true),
+    connections!(30000, false),
+    median(
+        "l4-dns-rr-p50",
+        "one byte there and back over UDP, from a new source port each time, median",
+        Probe::FreshRoundTrip,
+    ),
+    tail(
+        "l4-dns-rr-p99",
+        "the same, 99th percentile",
+        Probe::FreshRoundTrip,
+    ),
+    rate(
+        "l4-bulk",
+        "one TCP stream of iperf3; cpu us/op is per megabyte",
+        "Gbit/s",
+        Probe::Bulk,
+    ),
+    in_process(
+        "l4-lookup-scale",
+        "the engine alone, in process: the whole decision about a SYN of a new flow; paths are popularity and services",
+        Probe::LookupScale,
+    ),
+    change(
+        "config-update",
+        "one of 100,000 endpoints of 10,000 services changes: from its text until it is live",
+        Figure::Change,
+    ),
+    change(
+        "config-update-switch",
+        "the same without weft's parsing of its whole file, which the kernel's paths have no part like",
+        Figure::Switch,
+    ),
+    over(
+        BULK_PROXIES,
+        rate(
+            "tcp-proxy-bulk",
+            "one TCP stream of iperf3 through a proxy; cpu us/op is per megabyte",
+            "Gbit/s",
+            Probe::Bulk,
+        ),
+    ),
+    over(
+        PROXIES,
+        median(
+            "tcp-proxy-rr-p50",
+            "one byte there and back over one connection through a proxy, median",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
+    over(
+        PROXIES,
+        tail(
+            "tcp-proxy-rr-p99",
+            "the same, 99th percentile",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
+    over(
+        PROXIES,
+        rate(
+            "tcp-proxy-cps",
+            "TCP connect, 64-byte request and response, close through a proxy, one after another",
+            "connections/s",
+            Probe::Connections(Family::V4),
+        ),
+    ),
+    over(
+        PROXIES,
+        rate(
+            "tcp-proxy-cps-32",
+            "the same, 32 connections at a time",
+            "connections/s",
+            Probe::Crowd,
+        ),
+    ),
+    over(
+        HOLDERS,
+        Scenario {
+            unit: "bytes",
+            figure: Figure::Memory,
+            ..median(
+                "tcp-idle-memory",
+                "resident memory of the proxy's process per connection that is idle, of 10,000",
+                Probe::IdleMemory,
+            )
+        },
+    ),
+];
+
+/// A rate at one service.
+const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        id,
+        about,
+        unit,
+        higher_is_better: true,
+        by_default: true,
+        workload: Workload {
+            node: Node::of(1),
+            probe,
+            paths: BALANCERS,
+        },
+        figure: Figure::Rate,
+        over_ipv4: None,
+    }
+}
+
+/// A median time at one service.
+const fn median(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        higher_is_better: false,
+        figure: Figure::Median,
+        ..rate(id, about, "us", probe)
+    }
+}
+
+/// A 99th percentile at one service.
+const fn tail(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        figure: Figure::Tail,
+        ..median(id, about, probe)
+    }
+}
+
+/// A median time without a node, over the probe's own paths.
+const fn in_process(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
+    Scenario {
+        unit: "ns",
+        ..over(&[], median(id, about, probe))
+    }
+}
+
+/// `scenario` over `paths`.
+const fn over(paths: &'static [PathKind], scenario: Scenario) -> Scenario {
+    let Workload { node, probe, .. } = scenario.workload;
+    Scenario {
+        workload: Workload { node, probe, paths },
+        ..scenario
+    }
+}
+
+/// `scenario`, which differs from the one called `v4` only in its family.
+const fn beside(v4: &'static str, scenario: Scenario) -> Scenario {
+    Scenario {
+        over_ipv4: Some(v4),
+        ..scenario
+    }
+}
+
+/// How long a change of one endpoint among very many takes.
+const fn change(id: &'static str, about: &'static str, figure: Figure) -> Scenario {
+    let node = Node {
+        services: 10_000,
+        endpoints: 10,
+    };
+    let probe = Probe::ConfigUpdate;
+    Scenario {
+        unit: "ms",
+        by_default: false,
+        workload: Workload {
+            node,
+            probe,
+            paths: TABLES,
+        },
+        figure,
+        ..median(id, about, probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_and_one_line_of_help() {
+        let names: BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
+        assert_eq!(names.len(), SCENARIOS.len());
+        for scenario in SCENARIOS {
+            assert!(!scenario.about.is_empty() && !scenario.about.contains('\n'));
+            assert!(
+                scenario.id.len() <= 22,
+                "{}: --list is a table",
+                scenario.id
+            );
+            let beside = scenario.over_ipv4.map(Scenario::find).transpose().unwrap();
+            if let Some(beside) = beside {
+                assert_eq!(beside.workload.paths, scenario.workload.paths);
+                assert_eq!(beside.figure, scenario.figure);
+            }
+        }
+    }
+}
