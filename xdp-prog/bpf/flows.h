@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The table of the fast path's flows: set-associative, in two arrays. An entry whose deadline has passed is as good as
- * none, and a live one is never taken out for another: what finds no way in its set is left to user space. A pod may
+ * none, so is that of a flow that is over if room is scarce, and a live one is never taken out for another: what finds no way in
+ * its set is left to user space. A pod may
  * have most of the ways of a set, not all, so that it cannot fill the table for others.
  *
  * Programs put entries in, under the set's lock; user space only takes them out, by the tag. A reader takes no lock:
@@ -239,19 +240,43 @@ static __always_inline __u32 opener(const struct weft_flow_key *key,
 	return value->tcp_state & WEFT_FLOW_OPENER ? key->ifindex : value->egress_ifindex;
 }
 
-/* Ways of the set with live entries of flows that the pod has opened. */
-static __always_inline __u32 ways_of(const struct spot *spot, __u32 ifindex, __u64 now)
+/* So long a flow that nobody has answered is more than its first packet, which would open it again. */
+#define UNANSWERED_NS (1000ull * 1000 * 1000)
+
+/* Whether the entry may make room: the flow is over, or its next packet would open it as it is. */
+static __always_inline bool spare(const struct weft_flow_value *value, __u64 now)
 {
-	__u32 held = 0;
+	if (is_over(value->tcp_state))
+		return true;
+	return !(value->tcp_state & WEFT_FLOW_ANSWERED) && value->last_seen < now &&
+	       now - value->last_seen > UNANSWERED_NS;
+}
 
+/*
+ * The way for a new entry where room is scarce: entries are looked at, so that none is lost that is needed, and a pod keeps to its
+ * share. `way` is one that is free, if there is any.
+ */
+__noinline int scarce_room(__u32 first, __u32 ifindex, __u32 way, __u64 now)
+{
+	__u32 held = 0, spared = WEFT_FLOW_WAYS, at = first / WEFT_FLOW_WAYS;
+	struct weft_flow_set *set = bpf_map_lookup_elem(&flow_sets, &at);
+
+	if (!set)
+		return WEFT_FLOW_WAYS;
 	for (__u32 i = 0; i < WEFT_FLOW_WAYS; i++) {
-		struct weft_flow *flow = way_at(spot, i);
+		__u32 place = first + i;
+		struct weft_flow *flow = bpf_map_lookup_elem(&flows, &place);
 
-		if (flow && spot->set->tags[i] && !past(spot->set->deadlines[i], now) &&
-		    opener(&flow->key, &flow->value) == ifindex)
+		if (!flow || !set->tags[i] || past(set->deadlines[i], now))
+			continue;
+		if (spare(&flow->value, now))
+			spared = i;
+		else if (opener(&flow->key, &flow->value) == ifindex)
 			held++;
 	}
-	return held;
+	if (held >= WEFT_FLOW_WAYS_A_POD)
+		return WEFT_FLOW_WAYS;
+	return way < WEFT_FLOW_WAYS ? way : spared;
 }
 
 /* The way for a new entry of the key, or WEFT_FLOW_WAYS. The set is locked. */
@@ -274,9 +299,8 @@ static __always_inline __u32 room_for(const struct spot *spot, const struct weft
 			way = i;
 			room++;
 		}
-	if (room <= WEFT_FLOW_WAYS - WEFT_FLOW_WAYS_A_POD && room &&
-	    ways_of(spot, opener(key, value), now) >= WEFT_FLOW_WAYS_A_POD)
-		return WEFT_FLOW_WAYS;
+	if (room <= WEFT_FLOW_WAYS - WEFT_FLOW_WAYS_A_POD)
+		return scarce_room(spot->first, opener(key, value), way, now);
 	return way;
 }
 

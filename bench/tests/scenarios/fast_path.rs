@@ -135,7 +135,7 @@ fn without_user_space_flows_go_on_and_new_ones_begin() -> Result<()> {
         let mut talks = talks(&fixture, if soak() { 1000 } else { 200 })?;
         let loads = fixture.loads(Duration::from_millis(2)); // New connections and datagrams.
         for round in 0..rounds {
-            progress(&loads, 50)?;
+            progress(&loads, 50).with_context(|| format!("round {round}"))?;
             weft.kill()?;
             // No rule of the kernel's could take over here.
             progress(&loads, 100).with_context(|| format!("round {round}, without user space"))?;

@@ -103,6 +103,34 @@ fn a_pod_does_not_use_up_the_share_of_one_that_answers_it() {
 }
 
 #[test]
+fn a_flow_that_is_over_makes_room() {
+    const RST: u8 = 0x04;
+    node(|node| {
+        let world = World::new(node);
+        let mut ports = ports_of_set(&world, key, (CLIENT, SERVERS[2]), 99);
+        let held: Vec<_> = ports.by_ref().take(abi::FLOW_WAYS_A_POD as usize).collect();
+        for ports in &held {
+            assert!(opens(&world, CLIENT, SERVERS[2], *ports));
+        }
+        let next = ports.next().unwrap();
+        assert!(!opens(&world, CLIENT, SERVERS[2], next));
+        let (from, to) = held[0];
+        let mut end = frame(
+            pod(CLIENT, false),
+            pod(SERVERS[2], false),
+            L4::Ack(from, to),
+        );
+        end[14 + 20 + 13] = RST;
+        let program = &world.steering.skel.progs.weft_from_pod;
+        assert_eq!(run(program, &end, Context::at(CLIENT)).action, REDIRECT);
+        assert!(opens(&world, CLIENT, SERVERS[2], next));
+        for ports in &held[1..] {
+            assert!(world.steering.table_has(&key(CLIENT, SERVERS[2], *ports)));
+        }
+    });
+}
+
+#[test]
 fn what_has_run_out_makes_room_and_is_no_flow_any_more() {
     node(|node| {
         let world = World::new(node);
