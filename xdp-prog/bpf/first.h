@@ -49,13 +49,21 @@ static __always_inline __u64 *word_of(struct weft_firsts *line, __u64 hash, __u6
 	return NULL;
 }
 
-/* Where another flow is remembered: a word that is free, or any other. */
+/* Where another flow is remembered: a word that is free, or the oldest, so that answers which are under way find theirs. */
 static __always_inline __u64 *free_word(struct weft_firsts *line, __u64 hash, __u64 now)
 {
-	for (int i = 0; i < WEFT_FIRST_WORDS; i++)
-		if (!line->words[i] || age_of(line->words[i], now) > FIRST_LIFETIME)
-			return &line->words[i];
-	return &line->words[hash >> 20 & (WEFT_FIRST_WORDS - 1)];
+	__u32 oldest = 0, age = 0;
+
+	for (__u32 i = 0; i < WEFT_FIRST_WORDS; i++) {
+		__u32 at = (i + (hash >> 20)) % WEFT_FIRST_WORDS;
+		__u32 of = line->words[at] ? age_of(line->words[at], now) + 1 : 1 << 16;
+
+		if (of > age) {
+			oldest = at;
+			age = of;
+		}
+	}
+	return &line->words[oldest];
 }
 
 /* A word of the line may just have been another flow's. */

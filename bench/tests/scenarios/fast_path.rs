@@ -133,8 +133,8 @@ fn without_user_space_flows_go_on_and_new_ones_begin() -> Result<()> {
         let config = config(&fixture);
         let mut weft = Weft::start(&fixture.lab, &config)?;
         let mut talks = talks(&fixture, if soak() { 1000 } else { 200 })?;
-        let loads = fixture.loads(Duration::from_millis(2)); // New connections and datagrams.
         for round in 0..rounds {
+            let loads = fixture.loads(Duration::from_millis(2)); // New connections and datagrams.
             progress(&loads, 50).with_context(|| format!("round {round}"))?;
             weft.kill()?;
             // No rule of the kernel's could take over here.
@@ -143,8 +143,8 @@ fn without_user_space_flows_go_on_and_new_ones_begin() -> Result<()> {
             drop(weft);
             weft = Weft::start(&fixture.lab, &config)?;
             go_on(&mut talks).with_context(|| format!("round {round}, after the restart"))?;
+            flawless(loads).with_context(|| format!("round {round}"))?;
         }
-        flawless(loads)?;
         // Ends are ends, whoever is there to see them.
         weft.kill()?;
         drop(talks);
