@@ -27,6 +27,7 @@ mod reloads;
 mod sources;
 mod stages;
 mod syn_flood;
+mod table_changes;
 mod tcp_links;
 mod tcp_stage;
 mod unenrolled;
