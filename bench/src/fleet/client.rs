@@ -3,6 +3,7 @@
 use super::message::{Answer, LENGTH, Place, Question};
 use super::{Faults, History};
 use crate::lab::Pod;
+use crate::packet::protocol;
 use crate::random::Random;
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
@@ -71,6 +72,19 @@ impl Tally {
             .copied()
             .unwrap_or_default()
     }
+}
+
+/// A flow from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuple {
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// The client's port.
+    pub port: u16,
+    /// Where it sends to.
+    pub to: SocketAddr,
+    /// The number of the server that answered last.
+    pub server: usize,
 }
 
 /// A UDP flow.
@@ -183,6 +197,28 @@ impl Crew {
     /// Flows that go on.
     pub fn flows(&self) -> usize {
         self.datagrams.len() + self.streams.len()
+    }
+
+    /// Its flows as an attacker would want to know them: protocol, the client's port, where to, and which server's they are.
+    pub fn tuples(&self) -> Result<Vec<Tuple>> {
+        let datagrams = self.datagrams.iter().map(|flow| {
+            let port = self.sockets[flow.socket].local_addr()?.port();
+            Ok(Tuple {
+                protocol: protocol::UDP,
+                port,
+                to: flow.place.at,
+                server: flow.server as usize,
+            })
+        });
+        let streams = self.streams.iter().map(|flow| {
+            Ok(Tuple {
+                protocol: protocol::TCP,
+                port: flow.stream.local_addr()?.port(),
+                to: flow.place.at,
+                server: flow.server as usize,
+            })
+        });
+        datagrams.chain(streams).collect()
     }
 
     /// Asks until `stop`, over all flows in turn but those that are idle, with new ones in between.

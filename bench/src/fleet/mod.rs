@@ -9,7 +9,7 @@ mod history;
 mod message;
 mod servers;
 
-pub use client::{Crew, Plan, Tally};
+pub use client::{Crew, Plan, Tally, Tuple};
 pub use history::{History, Set};
 pub use message::Place;
 pub use servers::Servers;

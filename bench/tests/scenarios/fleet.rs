@@ -1,4 +1,4 @@
-//! Services with many backends, what becomes of those, and the flows to them.
+//! What scenarios with very many flows start from: services with many backends, what becomes of those, and the flows to them.
 
 use anyhow::{Context, Result, ensure};
 use std::sync::Arc;
@@ -29,6 +29,14 @@ impl Scale {
         clients: 2,
         streams: 200,
         sockets: 70,
+        shared: 100,
+    };
+    /// 500 connections and 500 UDP flows of one client.
+    pub const VICTIM: Self = Self {
+        backends: 3,
+        clients: 1,
+        streams: 500,
+        sockets: 40,
         shared: 100,
     };
     /// 10,000 flows.
@@ -157,8 +165,8 @@ impl States {
 /// The lab, and what is right in it.
 pub struct World {
     scale: Scale,
-    clients: Vec<Pod>,
-    backends: Vec<Pod>,
+    pub clients: Vec<Pod>,
+    pub backends: Vec<Pod>,
     history: Arc<History>,
     faults: Faults,
     lossy: Arc<AtomicBool>,
