@@ -1,7 +1,7 @@
 //! One network namespace of a lab: commands inside it, threads inside it, the processes it holds.
 
 use crate::command::{run, run_with_input};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
@@ -102,6 +102,32 @@ impl Namespace {
                 .map_err(|_| anyhow!("a thread inside {} panicked", self.name))?
                 .with_context(|| format!("cannot enter namespace {}", self.name))
         })
+    }
+
+    /// A counter of TCP inside, as the kernel calls it (`Tcp:` of /proc/net/snmp, `TcpExt:` of /proc/net/netstat).
+    pub fn tcp_counter(&self, name: &str) -> Result<u64> {
+        let files = [
+            "/proc/thread-self/net/snmp",
+            "/proc/thread-self/net/netstat",
+        ];
+        let text = self.enter(|| files.map(fs::read_to_string))?;
+        for text in text {
+            let text = text?;
+            let lines: Vec<&str> = text
+                .lines()
+                .filter(|line| line.starts_with("Tcp"))
+                .collect();
+            // A line of names, then one of values.
+            for pair in lines.chunks_exact(2) {
+                let names = pair[0].split_whitespace().zip(pair[1].split_whitespace());
+                for (at, value) in names {
+                    if at == name {
+                        return value.parse().with_context(|| format!("{name} is {value}"));
+                    }
+                }
+            }
+        }
+        bail!("the kernel has no counter {name}")
     }
 
     /// Packets received and sent by an interface inside, as the kernel counts them.

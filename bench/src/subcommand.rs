@@ -129,7 +129,7 @@ pub enum Tool {
         #[arg(long, default_value_t = 1)]
         ports: u16,
     },
-    /// Sends 64-byte UDP packets of very many flows in turn, no faster than a sink counts them
+    /// Sends 64-byte UDP packets of very many flows in turn, no faster than a sink counts them if there is one
     UdpFlows {
         #[command(flatten)]
         flows: Flows,
@@ -139,9 +139,9 @@ pub enum Tool {
         /// How many before those, not measured
         #[arg(long, default_value_t = 0)]
         warm_up: u32,
-        /// The id of the sink's map
+        /// The id of the sink's map; without one as fast as it can
         #[arg(long)]
-        counter: u32,
+        counter: Option<u32>,
         /// The interface to send from
         #[arg(long, default_value = "eth0")]
         interface: String,
@@ -317,6 +317,11 @@ impl Tool {
                 interface,
             } => {
                 let plan = flows.plan(packets, warm_up);
+                let Some(counter) = counter else {
+                    return pinned(flows.core.first().copied(), || {
+                        flows::flood(&interface, plan)
+                    });
+                };
                 let found = flows::run(&interface, plan, counter, &flows.core)?;
                 println!("{}", serde_json::to_string(&found)?);
                 Ok(())

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// How long one command of the node process may take.
@@ -152,6 +152,14 @@ impl Weft {
     pub fn reload_json(&self, config: &Config) -> Result<Value> {
         self.write(&config.to_toml()?)?;
         self.json(&["reload"])
+    }
+
+    /// Begins a reload, which is over when the command that is returned is.
+    pub fn begin_reload(&self, config: &Config) -> Result<Child> {
+        self.write(&config.to_toml()?)?;
+        let mut command = self.command(&["reload"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command.spawn()?)
     }
 
     /// As [`Weft::reload`], with any text and whatever the exit code.

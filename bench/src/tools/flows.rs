@@ -93,11 +93,7 @@ impl Plan {
 /// Sends the plan's packets from `interface`, no faster than the sink with the map `counter` counts: from each of
 /// `cores` at once, or from wherever this thread runs when none is named.
 pub fn run(interface: &str, plan: Plan, counter: u32, cores: &[usize]) -> Result<Outcome> {
-    plan.check()?;
-    let spread = Spread::attach(interface, plan)?;
-    let generators = (0..cores.len().max(1) as u32)
-        .map(|index| Generator::new(&spread, index, plan.to))
-        .collect::<Result<Vec<_>>>()?;
+    let (_spread, generators) = generators(interface, plan, cores.len().max(1) as u32)?;
     let sink = MapHandle::from_map_id(counter).context("no sink")?;
     let road = Road::new(sink)?;
     send(&generators, &road, cores, 0..plan.warm_up, WARM_UP_LIMIT)?;
@@ -113,6 +109,28 @@ pub fn run(interface: &str, plan: Plan, counter: u32, cores: &[usize]) -> Result
         seconds: (last - start).as_secs_f64(),
         busy: (busy_time()? - busy).as_secs_f64(),
     })
+}
+
+/// Sends the plan's packets as fast as it can, whatever becomes of them.
+pub fn flood(interface: &str, plan: Plan) -> Result<()> {
+    let (_spread, generators) = generators(interface, plan, 1)?;
+    let generator = &generators[0];
+    generator.give(0..plan.packets)?;
+    for _ in 0..plan.packets.div_ceil(BATCH) {
+        // What the pod's own queues do not take is lost as well.
+        let _ = generator.socket.send(&generator.payload);
+    }
+    Ok(())
+}
+
+/// As many generators of the plan's packets, and what they share: it has to stay as long as they do.
+fn generators(interface: &str, plan: Plan, count: u32) -> Result<(Spread, Vec<Generator>)> {
+    plan.check()?;
+    let spread = Spread::attach(interface, plan)?;
+    let generators = (0..count)
+        .map(|index| Generator::new(&spread, index, plan.to))
+        .collect::<Result<Vec<_>>>()?;
+    Ok((spread, generators))
 }
 
 /// Sends the packets of `numbers`, each generator its share, as far as `limit` allows.
@@ -294,12 +312,17 @@ impl Generator {
         })
     }
 
-    /// Sends the packets of `numbers`, as far as `limit` allows.
-    fn send(&self, road: &Road, mut numbers: Range<u32>, limit: Duration) -> Result<()> {
+    /// Says which packets the next sends are to become.
+    fn give(&self, numbers: Range<u32>) -> Result<()> {
         // struct run.
         let run = [numbers.start, numbers.end].map(u32::to_ne_bytes).concat();
-        self.runs
-            .update(&self.index.to_ne_bytes(), &run, MapFlags::ANY)?;
+        let index = self.index.to_ne_bytes();
+        Ok(self.runs.update(&index, &run, MapFlags::ANY)?)
+    }
+
+    /// Sends the packets of `numbers`, as far as `limit` allows.
+    fn send(&self, road: &Road, mut numbers: Range<u32>, limit: Duration) -> Result<()> {
+        self.give(numbers.clone())?;
         let start = Instant::now();
         while !numbers.is_empty() && start.elapsed() < limit {
             let count = road.take(BATCH.min(numbers.end - numbers.start))?;

@@ -1,7 +1,7 @@
 //! The clients.
 
-use super::Poll;
 use crate::machine::busy_time;
+use crate::poll::Poll;
 use crate::tools::crr::{Connections, MAX_FAILED, MESSAGE, STEP_LIMIT, summarise};
 use anyhow::{Context, Result, ensure};
 use rustix::event::Timespec;

@@ -1,6 +1,6 @@
 //! Their server. It answers bytes with as many, so that one byte proves a connection that then stays idle.
 
-use super::Poll;
+use crate::poll::Poll;
 use crate::tools::crr::MESSAGE;
 use anyhow::Result;
 use rustix::event::epoll::EventFlags;
