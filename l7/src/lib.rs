@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod route;
 #[allow(
     dead_code,
     unused_imports,
