@@ -3,6 +3,8 @@
 //! Pure: it knows streams and not packets, and time, randomness and connections are given to it.
 #![forbid(unsafe_code)]
 
+mod framing;
+mod list;
 pub mod memory;
 pub mod route;
 #[allow(
@@ -14,5 +16,6 @@ mod run;
 mod stream;
 mod time;
 
+pub use framing::{HeadLimits, Reject};
 pub use stream::Stream;
 pub use time::Now;

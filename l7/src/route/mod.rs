@@ -18,8 +18,10 @@ mod table;
 
 pub use explain::{Explanation, Refusal, Step};
 pub use filter::{HeaderModifier, Redirect};
+pub(crate) use host::strip_port;
 pub use host::{Hostname, RequestHost};
 pub use matching::RequestView;
+pub(crate) use matching::hex;
 pub use model::{
     Action, BackendId, Match, PathMatch, Route, RouteError, Rule, Scheme, Timeouts, WeightedBackend,
 };
