@@ -3,19 +3,25 @@
 //! Pure: it knows streams and not packets, and time, randomness and connections are given to it.
 #![forbid(unsafe_code)]
 
+mod config;
 mod framing;
+mod leg;
 mod list;
 pub mod memory;
+pub mod observe;
 pub mod route;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "the stage that runs its tasks on it follows"
-)]
 mod run;
+mod serve;
+mod stage;
 mod stream;
 mod time;
+pub mod upstream;
 
+pub use config::{
+    ConnectRequest, ConnectionMeta, ServiceConfig, ServiceLimits, ServiceTimeouts, Source,
+    Upstreams,
+};
 pub use framing::{HeadLimits, Reject};
+pub use stage::{Budget, ServiceId, Stage};
 pub use stream::Stream;
 pub use time::Now;

@@ -122,6 +122,16 @@ impl Guard {
         )
     }
 
+    /// Whether it follows what a backend sends.
+    pub(crate) fn is_for_responses(&self) -> bool {
+        matches!(self.side, Side::Responses { .. })
+    }
+
+    /// Whether it waits for the outcome of an upgrade.
+    pub(crate) fn holds(&self) -> bool {
+        self.state == State::Hold
+    }
+
     /// Whether bytes may be looked at.
     pub(crate) fn reads(&self) -> bool {
         !matches!(self.state, State::Hold | State::Over)

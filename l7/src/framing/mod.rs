@@ -12,6 +12,7 @@ mod target;
 
 pub(crate) use guard::{Guard, Progress};
 pub use reject::Reject;
+pub(crate) use target::{check_hosts, check_target};
 
 /// How long heads may be.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

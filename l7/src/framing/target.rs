@@ -46,6 +46,34 @@ pub(super) fn target<'t>(method: &[u8], target: &'t [u8]) -> Result<Target<'t>, 
     }
 }
 
+/// Whether a target is sound, of whichever protocol.
+pub(crate) fn check_target(method: &str, text: &str) -> Result<(), Reject> {
+    target(method.as_bytes(), text.as_bytes()).map(drop)
+}
+
+/// Whether all that says whom a request is for says the same, and says it soundly.
+pub(crate) fn check_hosts<'h>(
+    authority: Option<&str>,
+    hosts: impl Iterator<Item = &'h [u8]>,
+) -> Result<(), Reject> {
+    let mut first = authority.map(str::as_bytes);
+    if first.is_some_and(|authority| !is_authority(authority)) {
+        return Err(Reject::HostInvalid);
+    }
+    for (count, host) in hosts.enumerate() {
+        if count > 0 {
+            return Err(Reject::HostRepeated);
+        }
+        if !is_authority(host) {
+            return Err(Reject::HostInvalid);
+        }
+        if !same(host, first.get_or_insert(host)) {
+            return Err(Reject::HostMismatch);
+        }
+    }
+    first.map(drop).ok_or(Reject::HostMissing)
+}
+
 /// Refuses dot segments, encoded ones too, and whatever a backend could take for one: routes compare paths as they are
 /// sent, so a path that another reads differently would get past them.
 fn path(target: &[u8]) -> Result<(), Reject> {

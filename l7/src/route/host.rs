@@ -125,7 +125,7 @@ impl fmt::Debug for RequestHost {
 }
 
 /// `uri-host` of `uri-host [ ":" port ]` (RFC 9110 section 7.2).
-pub(crate) fn strip_port(authority: &str) -> &str {
+pub(super) fn strip_port(authority: &str) -> &str {
     // A colon within brackets is of an IPv6 address.
     match authority.rfind(':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],

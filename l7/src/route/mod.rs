@@ -18,7 +18,6 @@ mod table;
 
 pub use explain::{Explanation, Refusal, Step};
 pub use filter::{HeaderModifier, Redirect};
-pub(crate) use host::strip_port;
 pub use host::{Hostname, RequestHost};
 pub use matching::RequestView;
 pub(crate) use matching::hex;

@@ -1,0 +1,114 @@
+//! Which protocol a connection speaks, by its first bytes (ENV-02).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::{Poll, ready};
+
+use crate::Stream;
+use crate::observe::Protocol;
+use crate::run::Deadline;
+
+/// RFC 9113 section 3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocol, once it can be told; at most 24 bytes are needed.
+pub(super) fn protocol(bytes: &[u8]) -> Option<Protocol> {
+    let start = &bytes[..bytes.len().min(PREFACE.len())];
+    if PREFACE.starts_with(start) {
+        return (start.len() == PREFACE.len()).then_some(Protocol::Http2);
+    }
+    // An empty line before a request is borne (RFC 9112 section 2.2).
+    let line = start.strip_prefix(b"\r\n").unwrap_or(start);
+    if line.is_empty() || line == b"\r" {
+        return None;
+    }
+    let method = line
+        .iter()
+        .position(|byte| !byte.is_ascii_uppercase() && !b"-_".contains(byte));
+    let Some(end) = method else {
+        return (start.len() == PREFACE.len()).then_some(Protocol::Tcp);
+    };
+    if end == 0 || line[end] != b' ' {
+        return Some(Protocol::Tcp);
+    }
+    // The target: a path, a URL, an asterisk, or the host of a CONNECT.
+    match line.get(end + 1) {
+        None => None,
+        Some(byte) if byte.is_ascii_alphanumeric() || b"/*[".contains(byte) => {
+            Some(Protocol::Http1)
+        }
+        Some(_) => Some(Protocol::Tcp),
+    }
+}
+
+/// Reads until the protocol is known, at most 24 bytes and until the deadline: then it is none, since a client that waits
+/// for the server to speak first speaks no HTTP. The end of the stream leaves it at what came. With the bytes that were read.
+pub(super) async fn detect<S: Stream>(
+    stream: &mut S,
+    deadline: Deadline,
+) -> io::Result<(Option<Protocol>, Vec<u8>)> {
+    let mut seen = Vec::new();
+    let read = poll_fn(|cx| {
+        // Bound: each turn takes a byte at least, of 24.
+        loop {
+            if let Some(protocol) = protocol(&seen) {
+                return Poll::Ready(Ok(Some(protocol)));
+            }
+            let room = PREFACE.len().saturating_sub(seen.len());
+            let taken = ready!(stream.poll_peek(cx, |bytes| {
+                let taken = bytes.len().min(room);
+                seen.extend_from_slice(&bytes[..taken]);
+                taken
+            }))?;
+            if taken == 0 {
+                return Poll::Ready(Ok(None));
+            }
+        }
+    });
+    let found: Option<io::Result<Option<Protocol>>> = deadline.within(pin!(read)).await;
+    let protocol = match found {
+        Some(read) => read?,
+        None if PREFACE.starts_with(&seen) || seen.is_empty() => None,
+        None => protocol(&seen),
+    };
+    Ok((protocol, seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ENV-02.
+    #[test]
+    fn env_02_protocols_are_told_by_their_first_bytes() {
+        for (bytes, told) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Protocol::Http1)),
+            (b"POST http://a/ HTTP/1.1", Some(Protocol::Http1)),
+            (b"\r\nGET /", Some(Protocol::Http1)),
+            (b"M-SEARCH * HTTP/1.1", Some(Protocol::Http1)),
+            (
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0",
+                Some(Protocol::Http2),
+            ),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r", Some(Protocol::Http1)),
+            (b"PRI", None),
+            (b"GET", None),
+            (b"GET ", None),
+            (b"", None),
+            (b"\r\n", None),
+            (b"\x16\x03\x01\x02\x00", Some(Protocol::Tcp)),
+            (b"*1\r\n$4\r\nPING\r\n", Some(Protocol::Tcp)),
+            (b"EHLO\r\n", Some(Protocol::Tcp)),
+            (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", Some(Protocol::Tcp)),
+            (b"get / HTTP/1.1", Some(Protocol::Tcp)),
+        ] {
+            assert_eq!(
+                protocol(bytes),
+                told,
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
+        }
+    }
+}
