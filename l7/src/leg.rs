@@ -30,6 +30,8 @@ pub(crate) struct LegState {
     write_blocked: Cell<Option<Now>>,
     read: Cell<u64>,
     written: Cell<u64>,
+    /// The peer has ended its half.
+    ended: Cell<bool>,
     /// How the stream failed.
     lost: Cell<Option<ErrorKind>>,
     /// The connection is to be closed in order when the leg goes; otherwise it is reset.
@@ -71,6 +73,11 @@ impl LegState {
         self.head_since.get()
     }
 
+    /// The first head began before the leg did.
+    pub(crate) fn began(&self, since: Option<Now>) {
+        self.head_since.set(since);
+    }
+
     /// Since when the peer stands still: it takes nothing, or sends nothing of a body that is asked for.
     pub(crate) fn blocked_since(&self) -> Option<Now> {
         let (read, write) = (self.read_blocked.get(), self.write_blocked.get());
@@ -97,6 +104,13 @@ impl LegState {
     /// Whether nothing of a next message has come.
     pub(crate) fn is_between(&self) -> bool {
         self.guard.borrow().as_ref().is_none_or(Guard::is_between)
+    }
+
+    /// Whether a backend has sent all of the response that it was asked for.
+    pub(crate) fn is_answered(&self) -> bool {
+        let ended = self.ended.get();
+        let guard = self.guard.borrow();
+        guard.as_ref().is_none_or(|guard| guard.is_answered(ended))
     }
 
     /// The leg stays with HTTP, behind a request for an upgrade.
@@ -151,6 +165,7 @@ impl<S: Stream> Leg<S> {
             write_blocked: Cell::default(),
             read: Cell::default(),
             written: Cell::default(),
+            ended: Cell::default(),
             lost: Cell::default(),
             orderly: Cell::default(),
             reader: RefCell::default(),
@@ -174,7 +189,9 @@ impl<S: Stream> Leg<S> {
     ) -> Poll<io::Result<usize>> {
         let taken = if self.prefix.is_empty() {
             let peeked = ready!(self.stream.poll_peek(cx, take));
-            peeked.inspect_err(|error| self.state.lose(error))?
+            let taken = peeked.inspect_err(|error| self.state.lose(error))?;
+            self.state.ended.set(taken == 0);
+            taken
         } else {
             let taken = take(&self.prefix).min(self.prefix.len());
             self.prefix.drain(..taken);

@@ -109,6 +109,12 @@ impl Guard {
         self.state == State::Head && self.head.is_empty()
     }
 
+    /// Whether a backend has sent a whole response; `ended`: and then the end.
+    pub(crate) fn is_answered(&self, ended: bool) -> bool {
+        let awaited = matches!(self.side, Side::Responses { awaited: true, .. });
+        !awaited && (self.is_between() || (ended && self.state == State::UntilEnd))
+    }
+
     /// Whether part of a head has come.
     pub(crate) fn is_in_head(&self) -> bool {
         self.state == State::Head && !self.head.is_empty() && self.passed.is_none()

@@ -93,7 +93,9 @@ impl ResponseBody {
             record.received = received;
             record.flag = record.flag.or(flag);
         });
-        if let (None, Some(lease)) = (flag, tail.lease.take()) {
+        // A response before the end of its request leaves a connection that is of no more use.
+        let reusable = flag.is_none() && tail.intake.ended.get();
+        if let Some(lease) = tail.lease.take().filter(|_| reusable) {
             lease.finish();
         }
     }

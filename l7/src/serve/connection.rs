@@ -93,22 +93,24 @@ async fn serve_stream<S: Stream>(
     meta: ConnectionMeta,
 ) {
     let timers = &service.shared.timers;
-    // A client that may speak last is waited for only so long; one that must speak first, as long as an idle one.
-    let patience = match config.tcp {
-        Some(_) => config.timeouts.detect,
-        None => config.timeouts.idle,
+    // A client that waits for the server to speak first is no HTTP; where only HTTP is served, it is an idle one.
+    let timeouts = &config.timeouts;
+    let (first, rest) = match config.tcp {
+        Some(_) => (timeouts.detect, timeouts.detect),
+        None => (timeouts.idle, timeouts.head),
     };
-    let deadline = Deadline::after(timers, Some(patience));
-    let Ok((protocol, prefix)) = detect(&mut stream, deadline).await else {
+    let Ok(start) = detect(&mut stream, timers, first, rest).await else {
         return stream.abort();
     };
-    let protocol = match (protocol, config.tcp) {
-        (Some(Protocol::Http1), _) | (Some(Protocol::Tcp) | None, None) => Protocol::Http1,
+    let protocol = match (start.protocol, config.tcp) {
         (Some(Protocol::Http2), _) => Protocol::Http2,
         (Some(Protocol::Tcp) | None, Some(_)) => Protocol::Tcp,
+        (None, None) if start.since.is_none() => return, // It has said nothing: closed in order.
+        _ => Protocol::Http1,
     };
     let guard = (protocol == Protocol::Http1).then(|| Guard::requests(config.limits.head));
-    let leg = Leg::new(stream, prefix, guard, timers);
+    let leg = Leg::new(stream, start.bytes, guard, timers);
+    leg.state().began(start.since);
     let client = Rc::new(Client::new(meta, protocol, leg.state(), timers.now()));
     match protocol {
         Protocol::Http1 => http1(service, config, leg, &client).await,

@@ -2,12 +2,12 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::task::{Poll, ready};
+use std::task::Poll;
+use std::time::Duration;
 
-use crate::Stream;
 use crate::observe::Protocol;
-use crate::run::Deadline;
+use crate::run::Timers;
+use crate::{Now, Stream};
 
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -42,37 +42,55 @@ pub(super) fn protocol(bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
-/// Reads until the protocol is known, at most 24 bytes and until the deadline: then it is none, since a client that waits
-/// for the server to speak first speaks no HTTP. The end of the stream leaves it at what came. With the bytes that were read.
+/// What a connection began with.
+#[derive(Debug, Default)]
+pub(super) struct Start {
+    /// What it speaks; nothing that can be told, if it ended or the time was over before.
+    pub(super) protocol: Option<Protocol>,
+    /// What was read of it, at most 24 bytes.
+    pub(super) bytes: Vec<u8>,
+    /// When the first of them came.
+    pub(super) since: Option<Now>,
+}
+
+/// Reads until the protocol is known: waits `first` for the first byte, and `rest` for those behind it.
 pub(super) async fn detect<S: Stream>(
     stream: &mut S,
-    deadline: Deadline,
-) -> io::Result<(Option<Protocol>, Vec<u8>)> {
-    let mut seen = Vec::new();
-    let read = poll_fn(|cx| {
+    timers: &Timers,
+    first: Duration,
+    rest: Duration,
+) -> io::Result<Start> {
+    let alarm = timers.alarm();
+    alarm.set(timers.now() + first);
+    let mut start = Start::default();
+    let ended = poll_fn(|cx| {
         // Bound: each turn takes a byte at least, of 24.
         loop {
-            if let Some(protocol) = protocol(&seen) {
-                return Poll::Ready(Ok(Some(protocol)));
+            start.protocol = protocol(&start.bytes);
+            if start.protocol.is_some() {
+                return Poll::Ready(Ok(()));
             }
-            let room = PREFACE.len().saturating_sub(seen.len());
-            let taken = ready!(stream.poll_peek(cx, |bytes| {
-                let taken = bytes.len().min(room);
-                seen.extend_from_slice(&bytes[..taken]);
+            let room = PREFACE.len().saturating_sub(start.bytes.len());
+            let bytes = &mut start.bytes;
+            let peeked = stream.poll_peek(cx, |seen| {
+                let taken = seen.len().min(room);
+                bytes.extend_from_slice(&seen[..taken]);
                 taken
-            }))?;
-            if taken == 0 {
-                return Poll::Ready(Ok(None));
+            });
+            match peeked {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(_)) if start.since.is_none() => {
+                    start.since = Some(timers.now());
+                    alarm.set(timers.now() + rest);
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return alarm.poll_expired(cx).map(Ok),
             }
         }
     });
-    let found: Option<io::Result<Option<Protocol>>> = deadline.within(pin!(read)).await;
-    let protocol = match found {
-        Some(read) => read?,
-        None if PREFACE.starts_with(&seen) || seen.is_empty() => None,
-        None => protocol(&seen),
-    };
-    Ok((protocol, seen))
+    ended.await?;
+    Ok(start)
 }
 
 #[cfg(test)]

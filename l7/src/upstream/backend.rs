@@ -104,7 +104,7 @@ impl Backend {
                     .iter()
                     .filter(|endpoint| endpoint.state() == state);
                 let able_count = able.count();
-                let mut nth = |of: usize| (u128::from(random()) * of as u128 >> 64) as usize;
+                let mut nth = |of: usize| ((u128::from(random()) * of as u128) >> 64) as usize;
                 let first = nth(able_count);
                 // Another one than the first, if there is one.
                 let second = (first + 1 + nth(able_count.saturating_sub(1))) % able_count;

@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 pub(crate) struct Intake {
     /// Bytes passed on.
     pub(crate) received: Cell<u64>,
+    /// All of it was passed on.
+    pub(crate) ended: Cell<bool>,
     /// The client's connection, or its framing, failed within the body.
     pub(crate) failed: Cell<bool>,
 }
@@ -26,6 +28,7 @@ pub(crate) struct RequestBody {
 
 impl RequestBody {
     pub(crate) fn new(incoming: Incoming, intake: &Rc<Intake>) -> Self {
+        intake.ended.set(incoming.is_end_stream());
         Self {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
             intake: Rc::clone(intake),
@@ -61,6 +64,7 @@ impl Body for RequestBody {
             Some(Err(_)) => self.intake.failed.set(true),
             None => self.incoming = None,
         }
+        self.intake.ended.set(self.is_end_stream());
         Poll::Ready(frame)
     }
 

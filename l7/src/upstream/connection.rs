@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     pub(crate) endpoint: Rc<Endpoint>,
     streams: Cell<usize>,
     closed: Cell<bool>,
+    /// Whether its sender is on its way back into the pool.
+    returning: Cell<bool>,
     /// A sender whose request is over, for the task to put back.
     returned: RefCell<Option<Sender>>,
     detached: RefCell<Detached>,
@@ -101,6 +103,7 @@ impl Connection {
             endpoint,
             streams: Cell::new(0),
             closed: Cell::new(false),
+            returning: Cell::new(false),
             returned: RefCell::default(),
             detached: RefCell::default(),
             task: RefCell::default(),
@@ -129,6 +132,13 @@ impl Connection {
     /// For the task: the sender that has come back.
     pub(crate) fn returned(&self) -> Option<Sender> {
         self.returned.borrow_mut().take()
+    }
+
+    /// For the task: what was on its way back is there, or lost.
+    pub(crate) fn settle(&self) {
+        if self.returning.replace(false) {
+            self.endpoint.settled(&self.key);
+        }
     }
 
     /// For the task: it is over, and leaves a leg that goes on as a tunnel, if it does.
@@ -194,11 +204,15 @@ impl Lease {
 
     /// The response has come to its end: the connection may carry another request.
     pub(crate) fn finish(mut self) {
-        if let (Some(sender @ Sender::Http1(_)), false) =
-            (self.sender.take(), self.connection.closed.get())
+        let connection = &self.connection;
+        let sender = self.sender.take();
+        if let Some(sender @ Sender::Http1(_)) = sender
+            && !connection.closed.get()
         {
-            *self.connection.returned.borrow_mut() = Some(sender);
-            self.connection.wake();
+            connection.returning.set(true);
+            connection.endpoint.returns(connection.key);
+            *connection.returned.borrow_mut() = Some(sender);
+            connection.wake();
         }
     }
 

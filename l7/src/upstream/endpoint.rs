@@ -24,8 +24,23 @@ struct Pool {
     idle: Vec<(Rc<Connection>, Sender)>,
     /// Of HTTP/2, all that are open.
     shared: Vec<(Rc<Connection>, Sender)>,
-    /// Connections of HTTP/2 that open.
+    /// Connections that open.
     opening: usize,
+    /// Connections of HTTP/1.1 that will be idle in a moment, once their task has had its turn.
+    returning: usize,
+    /// Connections that are open or opening: the pool goes with the last one.
+    live: usize,
+    /// Its client is gone: what comes back is closed.
+    forgotten: bool,
+}
+
+impl Pool {
+    /// What can take a request is taken out.
+    fn empty(&mut self) -> Vec<(Rc<Connection>, Sender)> {
+        let mut all = std::mem::take(&mut self.idle);
+        all.append(&mut self.shared);
+        all
+    }
 }
 
 /// Who waits, in order.
@@ -79,6 +94,9 @@ impl Opening {
         let endpoint = &self.endpoint;
         // The drop that follows takes away what is one too many now.
         endpoint.connections.set(endpoint.connections.get() + 1);
+        if let Some(pool) = endpoint.pools.borrow_mut().get_mut(&self.key) {
+            pool.live += 1;
+        }
     }
 }
 
@@ -124,20 +142,26 @@ impl Endpoint {
     pub(crate) fn retire(&self) {
         self.retired.set(true);
         self.state.set(EndpointState::Unready);
-        let pools = self.pools.take();
-        drop(pools); // Outside of the borrow: each connection says that it is closed.
+        let idle: Vec<_> = {
+            let mut pools = self.pools.borrow_mut();
+            pools.values_mut().flat_map(Pool::empty).collect()
+        };
+        drop(idle); // Outside of the borrow: who learns of it may look here.
         self.wake();
     }
 
-    /// A client is gone: its idle connections are closed.
+    /// A client is gone: its connections are closed, now or when they become idle.
     pub(crate) fn forget(&self, client: SocketAddr) {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let key = Key {
                 client: Some(client),
                 protocol,
             };
-            let pool = self.pools.borrow_mut().remove(&key);
-            drop(pool);
+            let idle = self.pools.borrow_mut().get_mut(&key).map(|pool| {
+                pool.forgotten = true;
+                pool.empty()
+            });
+            drop(idle);
         }
     }
 
@@ -166,13 +190,21 @@ impl Endpoint {
                     return Offer::Connection(connection, sender);
                 }
             }
+            if pool.returning > 0 {
+                return Offer::Wait;
+            }
         }
         if self.connections.get() >= limits.connections && !Self::spare(&mut pools, &key) {
+            if pools.get(&key).is_some_and(|pool| pool.live == 0) {
+                pools.remove(&key);
+            }
             return Offer::Wait;
         }
         // One that was spared is closing, and counts until then.
         self.connections.set(self.connections.get() + 1);
-        pools.entry(key).or_default().opening += 1;
+        let pool = pools.entry(key).or_default();
+        pool.opening += 1;
+        pool.live += 1;
         Offer::Open(Opening {
             endpoint: Rc::clone(self),
             key,
@@ -193,13 +225,8 @@ impl Endpoint {
         }
         {
             let mut pools = self.pools.borrow_mut();
-            let pool = match key.client {
-                // The client may be gone meanwhile.
-                Some(_) => match pools.get_mut(&key) {
-                    Some(pool) => pool,
-                    None => return false,
-                },
-                None => pools.entry(key).or_default(),
+            let Some(pool) = pools.get_mut(&key).filter(|pool| !pool.forgotten) else {
+                return false;
             };
             match key.protocol {
                 Protocol::Http2 => pool.shared.push((Rc::clone(connection), sender)),
@@ -208,6 +235,21 @@ impl Endpoint {
         }
         self.wake();
         true
+    }
+
+    /// A connection is about to be put back.
+    pub(crate) fn returns(&self, key: Key) {
+        if let Some(pool) = self.pools.borrow_mut().get_mut(&key) {
+            pool.returning += 1;
+        }
+    }
+
+    /// It was, or is lost.
+    pub(crate) fn settled(&self, key: &Key) {
+        if let Some(pool) = self.pools.borrow_mut().get_mut(key) {
+            pool.returning = pool.returning.saturating_sub(1);
+        }
+        self.wake();
     }
 
     /// Takes an idle connection out of its pool, and its sender with it.
@@ -234,13 +276,11 @@ impl Endpoint {
         self.connections
             .set(self.connections.get().saturating_sub(1));
         let mut pools = self.pools.borrow_mut();
-        if let Some(pool) = pools.get(key)
-            && key.client.is_none()
-            && pool.idle.is_empty()
-            && pool.shared.is_empty()
-            && pool.opening == 0
-        {
-            pools.remove(key);
+        if let Some(pool) = pools.get_mut(key) {
+            pool.live = pool.live.saturating_sub(1);
+            if pool.live == 0 {
+                pools.remove(key);
+            }
         }
         drop(pools);
         self.wake();

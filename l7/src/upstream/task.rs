@@ -36,6 +36,7 @@ pub(super) async fn run_http1<S: Stream>(
             returned = connection.returned().or(returned.take());
             match returned.as_mut().map(|sender| sender.poll_ready(cx)) {
                 Some(Poll::Ready(Ok(()))) => {
+                    connection.settle();
                     alarm.set(timers.now() + idle);
                     let sender = returned.take();
                     let kept = sender.is_some_and(|sender| {
@@ -45,7 +46,10 @@ pub(super) async fn run_http1<S: Stream>(
                         return Poll::Pending;
                     }
                 }
-                Some(Poll::Ready(Err(_))) => returned = None,
+                Some(Poll::Ready(Err(_))) => {
+                    connection.settle();
+                    returned = None;
+                }
                 Some(Poll::Pending) => return Poll::Pending,
                 None if expired(&alarm, &connection, cx) => {}
                 None => return Poll::Pending,
@@ -64,7 +68,7 @@ pub(super) async fn run_http1<S: Stream>(
         connection.detach(Some(Box::new(leg)));
         return;
     }
-    if sound {
+    if sound && state.is_answered() {
         state.end_in_order();
     }
     connection.detach(None);
@@ -117,6 +121,7 @@ impl Drop for Gone {
     fn drop(&mut self) {
         let connection = &self.0;
         connection.close();
+        connection.settle();
         connection.endpoint.evict(&connection.key, connection);
         connection.endpoint.closed(&connection.key);
     }
