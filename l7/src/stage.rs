@@ -114,7 +114,6 @@ impl<S: Stream> Stage<S> {
             return;
         };
         let config = entry.service.config();
-        // What the tasks held they have let go, in whatever order; the count of connections is what was reset with them.
         let metrics = Rc::clone(&entry.metrics);
         entry.service = Rc::new(Service::new(id, &self.shared, config, metrics));
         entry.metrics.borrow_mut().panics += 1;

@@ -56,7 +56,7 @@ pub struct ServiceMetrics {
     pub connections: u64,
     /// Those that were reset at once, for being more than may be.
     pub connections_refused: u64,
-    /// Those that a panic has reset.
+    /// Those that a panic has reset, or the removal of the service.
     pub connections_lost: u64,
     /// Those that became a tunnel: an upgrade, or no HTTP.
     pub tunnels: u64,

@@ -11,6 +11,11 @@ use super::{Alarm, Timers};
 pub(crate) struct Deadline(Option<Alarm>);
 
 impl Deadline {
+    /// No bound.
+    pub(crate) const fn never() -> Self {
+        Self(None)
+    }
+
     /// So long from now; never without a time.
     pub(crate) fn after(timers: &Timers, time: Option<Duration>) -> Self {
         Self(time.map(|time| {

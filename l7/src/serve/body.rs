@@ -49,8 +49,9 @@ pub(super) struct ResponseBody {
 }
 
 impl ResponseBody {
-    /// A text of the node's own.
-    pub(super) fn text(text: impl Into<Bytes>, tail: Tail) -> Self {
+    /// A text of the node's own, which has no deadline.
+    pub(super) fn text(text: impl Into<Bytes>, mut tail: Tail) -> Self {
+        tail.deadline = Deadline::never();
         let text = text.into();
         Self {
             source: if text.is_empty() {
@@ -95,6 +96,9 @@ impl ResponseBody {
         });
         // A response before the end of its request leaves a connection that is of no more use.
         let reusable = flag.is_none() && tail.intake.ended.get();
+        if !tail.intake.ended.get() {
+            tail.intake.abandon();
+        }
         if let Some(lease) = tail.lease.take().filter(|_| reusable) {
             lease.finish();
         }

@@ -80,10 +80,10 @@ impl Drop for Underway {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve<S: Stream>(service: Rc<Service<S>>, stream: S, meta: ConnectionMeta) {
-    let open = Open::new(&service, meta);
+    let mut open = Open::new(&service, meta);
     let config = service.config();
     serve_stream(&service, &config, stream, meta).await;
-    drop(open);
+    open.ended = true;
 }
 
 async fn serve_stream<S: Stream>(
@@ -295,6 +295,7 @@ impl<'c, S> Patience<'c, S> {
 struct Open<S> {
     service: Rc<Service<S>>,
     client: std::net::SocketAddr,
+    ended: bool,
 }
 
 impl<S> Open<S> {
@@ -303,6 +304,7 @@ impl<S> Open<S> {
         Self {
             service: Rc::clone(service),
             client: meta.client,
+            ended: false,
         }
     }
 }
@@ -313,6 +315,9 @@ impl<S> Drop for Open<S> {
         service
             .connections
             .set(service.connections.get().saturating_sub(1));
+        if !self.ended {
+            service.metrics.borrow_mut().connections_lost += 1;
+        }
         if service.config().source == Source::Client {
             service.forget(self.client);
         }

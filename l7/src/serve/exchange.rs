@@ -97,7 +97,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
                 recorder,
                 intake: Rc::default(),
                 lease: None,
-                deadline: Deadline::after(&service.shared.timers, None),
+                deadline: Deadline::never(),
                 _underway: client.begin(),
             },
         }
@@ -172,8 +172,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         };
         self.prepare(rule, &mut asked, upgrade);
         // The deadline is lent out while the rest of the exchange is at work.
-        let never = Deadline::after(&self.service.shared.timers, None);
-        let deadline = std::mem::replace(&mut self.tail.deadline, never);
+        let deadline = std::mem::replace(&mut self.tail.deadline, Deadline::never());
         let answered = {
             let asking = pin!(self.ask(rule, id, &backend, &mut asked));
             deadline.within(asking).await

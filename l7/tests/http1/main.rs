@@ -5,4 +5,7 @@
 mod support;
 
 mod forwarding;
+mod pressure;
 mod refusals;
+mod tunnels;
+mod upstreams;
