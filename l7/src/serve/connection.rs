@@ -110,7 +110,9 @@ async fn serve_stream<S: Stream>(
     };
     let guard = (protocol == Protocol::Http1).then(|| Guard::requests(config.limits.head));
     let leg = Leg::new(stream, start.bytes, guard, timers);
-    leg.state().began(start.since);
+    if protocol == Protocol::Http1 {
+        leg.state().began(start.since);
+    }
     let client = Rc::new(Client::new(meta, protocol, leg.state(), timers.now()));
     match protocol {
         Protocol::Http1 => http1(service, config, leg, &client).await,
@@ -221,8 +223,8 @@ async fn http2<S: Stream>(
     let ended = poll_fn(|cx| {
         // Bound: as in HTTP/1.1.
         loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(ended.is_ok());
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(true);
             }
             match ready!(patience.poll(cx)) {
                 Impatience::Idle if !ending => {
@@ -234,7 +236,8 @@ async fn http2<S: Stream>(
         }
     })
     .await;
-    if ended {
+    // What went wrong has been said in a GOAWAY, which a reset could overtake.
+    if ended && state.lost().is_none() {
         state.end_in_order();
     }
 }
