@@ -61,12 +61,10 @@ struct Wire {
 }
 
 impl Wire {
+    /// What has come can still be read, as with the TCP stack's connections.
     fn fail(&mut self, kind: ErrorKind) {
         self.state = State::Failed(kind);
-        for lane in &mut self.lanes {
-            lane.bytes.clear();
-            lane.wake();
-        }
+        self.lanes.iter_mut().for_each(Lane::wake);
     }
 }
 
@@ -212,10 +210,13 @@ impl Stream for MemoryStream {
         take: impl FnOnce(&[u8]) -> usize,
     ) -> Poll<io::Result<usize>> {
         let mut wire = self.wire.borrow_mut();
-        if let State::Failed(kind) = wire.state {
+        let state = wire.state;
+        let lane = &mut wire.lanes[1 - self.end];
+        if let State::Failed(kind) = state
+            && lane.bytes.is_empty()
+        {
             return Poll::Ready(Err(kind.into()));
         }
-        let lane = &mut wire.lanes[1 - self.end];
         if !lane.stalled {
             let piece = lane.bytes.as_slices().0;
             if !piece.is_empty() {

@@ -91,12 +91,17 @@ impl World {
         let (ours, theirs) = pair(CAPACITY);
         self.ports += 1;
         let meta = ConnectionMeta {
-            client: SocketAddr::from(([10, 1, 0, 7], self.ports)),
+            client: self.last_client(),
             vip: "10.96.0.80:80".parse().unwrap(),
             hash: u64::from(self.ports),
         };
         self.stage.accept(service, theirs, meta);
         Peer(ours)
+    }
+
+    /// The address of the last client.
+    pub fn last_client(&self) -> SocketAddr {
+        SocketAddr::from(([10, 1, 0, 7], self.ports))
     }
 
     /// Does all there is to do at this time.
