@@ -5,6 +5,7 @@
 
 mod config;
 mod framing;
+pub mod fuzzing;
 mod leg;
 mod list;
 pub mod memory;

@@ -48,6 +48,9 @@ pub(super) fn close(response: &mut Response<ResponseBody>) {
 }
 
 fn plain(status: StatusCode, reason: &'static str, mut tail: Tail) -> Response<ResponseBody> {
+    if tail.grpc {
+        return grpc(status, reason, tail);
+    }
     tail.recorder.note(|record| record.status = status.as_u16());
     let text = format!("{status}: {reason}\n");
     let mut response = Response::new(ResponseBody::text(text, tail));
@@ -55,5 +58,23 @@ fn plain(status: StatusCode, reason: &'static str, mut tail: Tail) -> Response<R
     let headers = response.headers_mut();
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     headers.insert(header::CONTENT_TYPE, text);
+    response
+}
+
+/// The same to a client that speaks gRPC: a response of trailers only, by gRPC's own mapping of statuses.
+fn grpc(status: StatusCode, reason: &'static str, mut tail: Tail) -> Response<ResponseBody> {
+    let code = match status.as_u16() {
+        400 | 408 | 414 | 431 => "13",
+        404 => "12",
+        502..=504 => "14",
+        _ => "2",
+    };
+    tail.recorder.note(|record| record.status = 200);
+    let mut response = Response::new(ResponseBody::text("", tail));
+    let headers = response.headers_mut();
+    let grpc = HeaderValue::from_static("application/grpc");
+    headers.insert(header::CONTENT_TYPE, grpc);
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    headers.insert("grpc-message", HeaderValue::from_static(reason));
     response
 }

@@ -35,6 +35,8 @@ enum Source {
 /// What a response holds until it is over.
 pub(super) struct Tail {
     pub(super) recorder: Recorder,
+    /// The client speaks gRPC, which has its own way to say that something failed.
+    pub(super) grpc: bool,
     pub(super) intake: Rc<Intake>,
     pub(super) lease: Option<Lease>,
     pub(super) deadline: Deadline,

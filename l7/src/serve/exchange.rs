@@ -95,6 +95,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
             config: service.config(),
             tail: Tail {
                 recorder,
+                grpc: false,
                 intake: Rc::default(),
                 lease: None,
                 deadline: Deadline::never(),
@@ -111,6 +112,8 @@ impl<'x, S: Stream> Exchange<'x, S> {
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         let authority = authority(&parts);
+        let kind = parts.headers.get(header::CONTENT_TYPE);
+        self.tail.grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         self.tail.recorder.note(|record| {
             record.method = Some(parts.method.clone());
             record.authority = cut(&authority, LOGGED_AUTHORITY);

@@ -171,6 +171,27 @@ fn failures_have_a_status() {
     }
 }
 
+/// Section 4.2, GRPCRoute: `grpc-status` on errors, UNAVAILABLE where there is no endpoint.
+#[test]
+fn grpc_failures_have_a_status_of_grpc() {
+    let mut world = World::new(service_with(vec![rule("/a")], backend(0)));
+    let driver = Driver::default();
+    let mut client = driver.client(&mut world);
+    for (path, code, flag) in [("/b", "12", Flag::NoRoute), ("/a", "14", Flag::NoEndpoint)] {
+        let request = Request::post(format!("http://h{path}"))
+            .header("content-type", "application/grpc+proto")
+            .body(body(&["x"], None))
+            .unwrap();
+        let answer = client.send_request(request);
+        let response = driver.wait(&mut world, answer).unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], code);
+        assert_eq!(response.headers()["grpc-message"], flag.name());
+        driver.wait(&mut world, read(response)).unwrap();
+        assert_eq!(world.record().flag, Some(flag));
+    }
+}
+
 /// What would be an attack in HTTP/1.1 is not made one by translation.
 #[test]
 fn what_cannot_be_passed_on_is_refused() {
