@@ -54,8 +54,10 @@ const PIECES: &[&str] = &[
 
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop::sample::select(PIECES).prop_map(|piece| piece.as_bytes().to_vec());
+    let whole = prop::sample::select(&PIECES[PIECES.len() - 5..])
+        .prop_map(|piece| piece.as_bytes().to_vec());
     let noise = prop::collection::vec(any::<u8>(), 1..4);
-    let pieces = prop::collection::vec(prop_oneof![12 => piece, 1 => noise], 0..14);
+    let pieces = prop::collection::vec(prop_oneof![12 => piece, 12 => whole, 1 => noise], 0..14);
     let size = prop::sample::select(vec![1u8, 2, 7, 255]);
     (size, pieces).prop_map(|(size, pieces)| [vec![size], pieces.concat()].concat())
 }

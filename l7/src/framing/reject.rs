@@ -61,6 +61,8 @@ list! {
         HeadTimeout = "head_timeout",
         /// `CONNECT`, which this is no proxy for.
         Connect = "connect",
+        /// Sound as far as is known here, and yet not taken by the parser behind.
+        Parser = "parser",
         /// Bytes that nobody asked for, of a backend.
         Unsolicited = "unsolicited",
     }

@@ -15,8 +15,9 @@ pub(super) enum Target<'t> {
 }
 
 pub(super) fn target<'t>(method: &[u8], target: &'t [u8]) -> Result<Target<'t>, Reject> {
-    // A fragment is not sent (RFC 9112 section 3.2.1), and everything else is ASCII.
-    let clean = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
+    // A fragment is not sent (RFC 9112 section 3.2.1), everything else is ASCII, and of what has to be encoded (RFC 3986
+    // section 2) the parser behind bears some.
+    let clean = |byte: &u8| byte.is_ascii_graphic() && !b"#\"<>`".contains(byte);
     if !target.iter().all(clean) {
         return Err(Reject::Target);
     }

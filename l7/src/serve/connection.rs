@@ -141,7 +141,12 @@ async fn http1<S: Stream>(
         // Bound: each impatience once, and the last one ends the connection.
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(ended.is_ok());
+                let parser = ended.as_ref().is_err_and(hyper::Error::is_parse);
+                if parser {
+                    service.reject(Reject::Parser);
+                }
+                // What the parser refuses it has answered itself.
+                return Poll::Ready(ended.is_ok() || parser);
             }
             match ready!(patience.poll(cx)) {
                 Impatience::Head => client.leg.refuse(Reject::HeadTimeout),

@@ -406,7 +406,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
     }
 
     fn refuse(mut self, reject: Reject, version: Version) -> Response<ResponseBody> {
-        self.service.metrics.borrow_mut().rejected[reject as usize] += 1;
+        self.service.reject(reject);
         self.tail.recorder.note(|record| {
             record.flag = Some(match reject {
                 Reject::HeadTimeout => Flag::ClientTimeout,

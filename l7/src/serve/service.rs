@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::Now;
 use crate::config::{ConnectRequest, ServiceConfig, Upstreams};
 use crate::observe::{AccessRecord, Flag, Log, ServiceMetrics, Sink};
 use crate::route::BackendId;
 use crate::run::{Executor, GroupId, Timers};
 use crate::stage::ServiceId;
 use crate::upstream::Backend;
+use crate::{Now, Reject};
 
 /// What all services of a stage share.
 pub(crate) struct Shared<S> {
@@ -121,6 +121,11 @@ impl<S> Service<S> {
     /// Counts what became of a connection without requests.
     pub(crate) fn count(&self, flag: Flag) {
         self.metrics.borrow_mut().flags[flag as usize] += 1;
+    }
+
+    /// Counts a request that was refused.
+    pub(crate) fn reject(&self, reject: Reject) {
+        self.metrics.borrow_mut().rejected[reject as usize] += 1;
     }
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {

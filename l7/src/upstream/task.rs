@@ -1,6 +1,6 @@
 //! The tasks that drive connections to endpoints.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -16,13 +16,24 @@ use crate::run::Alarm;
 use crate::serve::{Exec, Service};
 
 /// Drives a connection of HTTP/1.1, puts it back into its pool after each request, and closes it when it has been idle.
-pub(super) async fn run_http1<S: Stream>(
+pub(super) fn run_http1<S: Stream>(
+    service: Rc<Service<S>>,
+    task: http1::Connection<Leg<S>, RequestBody>,
+    connection: Rc<Connection>,
+    idle: Duration,
+) -> impl Future<Output = ()> {
+    // Before the first poll, which may never come.
+    let gone = Gone(Rc::clone(&connection));
+    drive_http1(service, task, connection, idle, gone)
+}
+
+async fn drive_http1<S: Stream>(
     service: Rc<Service<S>>,
     mut task: http1::Connection<Leg<S>, RequestBody>,
     connection: Rc<Connection>,
     idle: Duration,
+    gone: Gone,
 ) {
-    let gone = Gone(Rc::clone(&connection));
     let timers = &service.shared.timers;
     let alarm = timers.alarm();
     let mut returned: Option<Sender> = None;
@@ -75,13 +86,23 @@ pub(super) async fn run_http1<S: Stream>(
 }
 
 /// Drives a connection of HTTP/2, and closes it when it has been idle.
-pub(super) async fn run_http2<S: Stream>(
+pub(super) fn run_http2<S: Stream>(
+    service: Rc<Service<S>>,
+    task: http2::Connection<Leg<S>, RequestBody, Exec>,
+    connection: Rc<Connection>,
+    idle: Duration,
+) -> impl Future<Output = ()> {
+    let gone = Gone(Rc::clone(&connection));
+    drive_http2(service, task, connection, idle, gone)
+}
+
+async fn drive_http2<S: Stream>(
     service: Rc<Service<S>>,
     mut task: http2::Connection<Leg<S>, RequestBody, Exec>,
     connection: Rc<Connection>,
     idle: Duration,
+    gone: Gone,
 ) {
-    let gone = Gone(Rc::clone(&connection));
     let timers = &service.shared.timers;
     let alarm = timers.alarm();
     let mut busy = true;

@@ -472,3 +472,20 @@ proptest! {
         }
     }
 }
+
+/// What is passed on, the parser behind takes: so that it is refused here, by name.
+#[test]
+fn targets_are_no_wider_than_the_parsers() {
+    for byte in 0x21..0x7fu8 {
+        for target in [
+            format!("/a{}b", byte as char),
+            format!("/?a{}b", byte as char),
+        ] {
+            let taken = super::super::check_target("GET", &target).is_ok();
+            let parsed = target
+                .parse::<http::Uri>()
+                .is_ok_and(|uri| uri.to_string() == target);
+            assert!(parsed || !taken, "{target}");
+        }
+    }
+}
