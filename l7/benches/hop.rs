@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_main};
 use weft_l7::{ServiceConfig, Source};
 
 use support::{Peer, SERVICE, World, get, ok, service};
@@ -76,5 +76,8 @@ fn hop(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hop);
+fn benches() {
+    hop(&mut Criterion::default().configure_from_args());
+}
+
 criterion_main!(benches);

@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
-use super::exchange::{exchange, tcp};
+use super::exchange::exchange;
 use super::service::{Exec, Service};
 use super::sniff::detect;
-use super::tunnel::tunnel;
+use super::tunnel::{tcp, tunnel};
 use super::{BUFFER, WINDOW};
 use crate::config::{ConnectionMeta, ServiceConfig, Source};
 use crate::framing::Guard;

@@ -14,10 +14,8 @@ use super::body::{ResponseBody, Tail};
 use super::connection::Client;
 use super::lookup::{authority, check_http2, view};
 use super::service::Service;
-use super::tunnel::tunnel;
 use super::{answer, headers};
 use crate::config::{ConnectRequest, ServiceConfig, Source};
-use crate::leg::Leg;
 use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, propagate};
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
@@ -447,40 +445,4 @@ fn uri(uri: &Uri, authority: &str, protocol: Protocol) -> Option<Uri> {
         parts.authority = Some(authority.parse().ok()?);
     }
     Uri::from_parts(parts).ok()
-}
-
-/// A connection that is no HTTP: bytes to and from an endpoint of the service's backend for such.
-pub(super) async fn tcp<S: Stream>(
-    service: &Rc<Service<S>>,
-    config: &ServiceConfig,
-    leg: Leg<S>,
-    client: &Rc<Client>,
-) {
-    let Some((id, backend)) = config.tcp.and_then(|id| Some((id, service.backend(id)?))) else {
-        return;
-    };
-    let shared = &service.shared;
-    let chosen = backend.choose(client.meta.hash, || shared.random());
-    let Some(endpoint) = chosen else {
-        return service.count(Flag::NoEndpoint);
-    };
-    let Some(_underway) = endpoint.begin() else {
-        return service.count(Flag::Overflow);
-    };
-    let request = ConnectRequest {
-        service: service.id,
-        backend: id,
-        endpoint: endpoint.address,
-        client: client.meta,
-        source: config.source,
-    };
-    // The first byte may be the endpoint's: a tunnel waits for the connection by itself, and ends with it.
-    match shared.connect(&request) {
-        Ok(stream) => {
-            let upstream = Leg::new(stream, Vec::new(), None, &shared.timers);
-            service.metrics.borrow_mut().tunnels += 1;
-            tunnel(leg, upstream).await;
-        }
-        Err(_) => service.count(Flag::ConnectFailed),
-    }
 }

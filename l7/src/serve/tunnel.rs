@@ -2,10 +2,15 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use super::connection::Client;
+use super::service::Service;
 use crate::Stream;
+use crate::config::{ConnectRequest, ServiceConfig};
 use crate::leg::Leg;
+use crate::observe::Flag;
 
 /// Bytes of each direction that have been read and not yet written.
 const BUFFER: usize = 16 << 10;
@@ -72,4 +77,40 @@ pub(super) async fn tunnel<S: Stream>(mut client: Leg<S>, mut upstream: Leg<S>) 
         upstream.state().end_in_order();
     }
     (up.bytes, down.bytes)
+}
+
+/// A connection that is no HTTP: bytes to and from an endpoint of the service's backend for such.
+pub(super) async fn tcp<S: Stream>(
+    service: &Rc<Service<S>>,
+    config: &ServiceConfig,
+    leg: Leg<S>,
+    client: &Rc<Client>,
+) {
+    let Some((id, backend)) = config.tcp.and_then(|id| Some((id, service.backend(id)?))) else {
+        return;
+    };
+    let shared = &service.shared;
+    let chosen = backend.choose(client.meta.hash, || shared.random());
+    let Some(endpoint) = chosen else {
+        return service.count(Flag::NoEndpoint);
+    };
+    let Some(_underway) = endpoint.begin() else {
+        return service.count(Flag::Overflow);
+    };
+    let request = ConnectRequest {
+        service: service.id,
+        backend: id,
+        endpoint: endpoint.address,
+        client: client.meta,
+        source: config.source,
+    };
+    // The first byte may be the endpoint's: a tunnel waits for the connection by itself, and ends with it.
+    match shared.connect(&request) {
+        Ok(stream) => {
+            let upstream = Leg::new(stream, Vec::new(), None, &shared.timers);
+            service.metrics.borrow_mut().tunnels += 1;
+            tunnel(leg, upstream).await;
+        }
+        Err(_) => service.count(Flag::ConnectFailed),
+    }
 }
