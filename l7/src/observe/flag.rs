@@ -74,3 +74,21 @@ impl Flag {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reject;
+
+    #[test]
+    fn every_name_is_documented() {
+        let text = include_str!("../../../docs/l7.md");
+        let names = Flag::ALL.map(Flag::name);
+        for name in names.iter().chain(&Reject::ALL.map(Reject::name)) {
+            assert!(
+                text.contains(&format!("`{name}`")),
+                "docs/l7.md lacks {name}"
+            );
+        }
+    }
+}
