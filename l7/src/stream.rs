@@ -14,6 +14,8 @@ pub trait Stream: Unpin + 'static {
     /// Shows `take` what has come and lies in one piece; `take` says how many bytes of it are done with. There may be
     /// more behind it. Ready with 0, and without a call, once the peer has ended its half.
     ///
+    /// `take` must not use this or any other stream: all of a stack's may be borrowed meanwhile.
+    ///
     /// If `take` is done with nothing the answer is pending, and what has been left is shown again only once more has come.
     fn poll_peek(
         &mut self,

@@ -11,6 +11,8 @@ use super::{Algorithm, BackendConfig, Endpoint, EndpointState};
 pub(crate) struct Backend {
     config: RefCell<Arc<BackendConfig>>,
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    /// Those that take requests: the ready ones, or while there is none, those that drain. By their place in `endpoints`.
+    able: RefCell<Vec<usize>>,
     turn: Cell<usize>,
 }
 
@@ -19,6 +21,7 @@ impl Backend {
         let backend = Self {
             config: RefCell::new(Arc::clone(config)),
             endpoints: RefCell::default(),
+            able: RefCell::default(),
             turn: Cell::new(0),
         };
         backend.configure(config);
@@ -49,6 +52,16 @@ impl Backend {
                 endpoint.retire();
             }
         }
+        let in_state = |state| -> Vec<usize> {
+            let states = endpoints.iter().map(|endpoint| endpoint.state());
+            let able = states.enumerate().filter(|(_, is)| *is == state);
+            able.map(|(at, _)| at).collect()
+        };
+        let mut able = in_state(EndpointState::Ready);
+        if able.is_empty() {
+            able = in_state(EndpointState::Draining);
+        }
+        *self.able.borrow_mut() = able;
         *self.endpoints.borrow_mut() = endpoints;
         *self.config.borrow_mut() = Arc::clone(config);
     }
@@ -68,55 +81,41 @@ impl Backend {
     }
 
     /// Chooses an endpoint for a request: a ready one, or while there is none, one that drains.
-    pub(crate) fn choose(&self, hash: u64, random: impl FnMut() -> u64) -> Option<Rc<Endpoint>> {
-        let endpoints = self.endpoints.borrow();
-        let in_state = |state| endpoints.iter().any(|endpoint| endpoint.state() == state);
-        let state = [EndpointState::Ready, EndpointState::Draining]
-            .into_iter()
-            .find(|state| in_state(*state))?;
-        let at = self.pick(&endpoints, state, hash, random)?;
-        endpoints.get(at).map(Rc::clone)
-    }
-
-    fn pick(
+    pub(crate) fn choose(
         &self,
-        endpoints: &[Rc<Endpoint>],
-        state: EndpointState,
         hash: u64,
         mut random: impl FnMut() -> u64,
-    ) -> Option<usize> {
-        let count = endpoints.len();
-        // The first in this state from a place on. Bound: each endpoint once.
-        let from = |start: usize| {
-            (0..count)
-                .map(|step| (start + step) % count)
-                .find(|at| endpoints[*at].state() == state)
-        };
-        match &self.config.borrow().algorithm {
-            Algorithm::RoundRobin => {
-                let at = from(self.turn.get() % count)?;
-                self.turn.set(at + 1);
-                Some(at)
-            }
-            Algorithm::Hash(picker) => from(picker.pick(hash) % count),
-            Algorithm::LeastRequest => {
-                let able = endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.state() == state);
-                let able_count = able.count();
-                let mut nth = |of: usize| ((u128::from(random()) * of as u128) >> 64) as usize;
-                let first = nth(able_count);
-                // Another one than the first, if there is one.
-                let second = (first + 1 + nth(able_count.saturating_sub(1))) % able_count;
-                let place = |nth: usize| {
-                    let mut able = (0..count).filter(|at| endpoints[*at].state() == state);
-                    able.nth(nth)
-                };
-                let (first, second) = (place(first)?, place(second)?);
-                let fewer = endpoints[second].requests() < endpoints[first].requests();
-                Some(if fewer { second } else { first })
-            }
+    ) -> Option<Rc<Endpoint>> {
+        let (endpoints, able) = (self.endpoints.borrow(), self.able.borrow());
+        let count = able.len();
+        if count == 0 {
+            return None;
         }
+        let at = match &self.config.borrow().algorithm {
+            Algorithm::RoundRobin => {
+                let turn = self.turn.get() % count;
+                self.turn.set(turn + 1);
+                able[turn]
+            }
+            // The first that is able from the place on that the hash falls on.
+            Algorithm::Hash(picker) => {
+                let place = picker.pick(hash) % endpoints.len();
+                able[able.partition_point(|at| *at < place) % count]
+            }
+            Algorithm::LeastRequest => {
+                let mut below =
+                    |bound: usize| ((u128::from(random()) * bound as u128) >> 64) as usize;
+                let first = below(count);
+                // Another one than the first, if there is one.
+                let second = (first + 1 + below(count - 1)) % count;
+                let (first, second) = (able[first], able[second]);
+                match endpoints[second].requests() < endpoints[first].requests() {
+                    true => second,
+                    false => first,
+                }
+            }
+        };
+        endpoints.get(at).map(Rc::clone)
     }
 }
 
