@@ -18,6 +18,8 @@ pub(crate) struct LegState {
     timers: Timers,
     /// None for what is no HTTP/1.1.
     guard: RefCell<Option<Guard>>,
+    /// A request is about to be written; whether it is a `HEAD`.
+    asks: Cell<Option<bool>>,
     /// The number of the head that was refused, and why: a request that stands in for it has been passed on.
     refused: Cell<Option<(u64, Reject)>>,
     /// Why a body, or anything of a backend, was not passed on.
@@ -94,11 +96,9 @@ impl LegState {
         self.guard.borrow().as_ref().map_or(0, Guard::status)
     }
 
-    /// A request goes out on this leg.
+    /// A request goes out on this leg with the next write. What has come before that is no answer to it.
     pub(crate) fn await_response(&self, to_head: bool) {
-        if let Some(guard) = &mut *self.guard.borrow_mut() {
-            guard.await_response(to_head);
-        }
+        self.asks.set(Some(to_head));
     }
 
     /// Whether nothing of a next message has come.
@@ -110,7 +110,8 @@ impl LegState {
     pub(crate) fn is_answered(&self) -> bool {
         let ended = self.ended.get();
         let guard = self.guard.borrow();
-        guard.as_ref().is_none_or(|guard| guard.is_answered(ended))
+        let answered = guard.as_ref().is_none_or(|guard| guard.is_answered(ended));
+        answered && self.asks.get().is_none()
     }
 
     /// The leg stays with HTTP, behind a request for an upgrade.
@@ -158,6 +159,7 @@ impl<S: Stream> Leg<S> {
         let state = LegState {
             timers: timers.clone(),
             guard: RefCell::new(guard),
+            asks: Cell::default(),
             refused: Cell::default(),
             failed: Cell::default(),
             head_since: Cell::default(),
@@ -210,6 +212,11 @@ impl<S: Stream> Leg<S> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let state = &self.state;
+        if let Some(to_head) = state.asks.take()
+            && let Some(guard) = &mut *state.guard.borrow_mut()
+        {
+            guard.await_response(to_head);
+        }
         match self.stream.poll_write_vectored(cx, pieces) {
             Poll::Ready(Ok(written)) => {
                 state.write_blocked.set(None);

@@ -186,6 +186,24 @@ fn an_answer_in_advance_is_nobodys() {
     );
 }
 
+/// Nor if it comes in the same moment as the next question, which is asked elsewhere then.
+#[test]
+fn an_answer_that_crosses_the_next_question_is_nobodys() {
+    for method in ["GET", "POST"] {
+        let mut world = World::new(node(backend(1)));
+        let (mut client, mut endpoint, _) = world.exchange(&get("/1"), &ok("one"));
+        assert_eq!(client.read(), ok("one"));
+        endpoint.send(ok("poison"));
+        client.send(format!("{method} /2 HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut second = world.opened();
+        assert!(endpoint.is_reset());
+        assert!(second.read().starts_with(&format!("{method} /2 ")));
+        second.send(ok("two"));
+        world.run();
+        assert_eq!(client.read(), ok("two"));
+    }
+}
+
 #[test]
 fn a_body_that_breaks_off_resets_the_client() {
     for chunked in [false, true] {
