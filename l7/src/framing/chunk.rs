@@ -1,0 +1,170 @@
+//! Chunked bodies (RFC 9112 section 7.1).
+
+use super::Reject;
+use super::field::split;
+use crate::route::hex;
+
+/// Hexadecimal digits of a size: 60 bits, so that no sum overflows.
+const DIGITS: u8 = 15;
+/// Bytes of a chunk's extensions. None is in use on the web.
+const EXTENSION: u16 = 256;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum State {
+    Size {
+        digits: u8,
+        size: u64,
+    },
+    Extension {
+        length: u16,
+        size: u64,
+    },
+    /// The LF behind a size.
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataCr,
+    DataLf,
+    /// A trailer field, or the empty line at the end.
+    Trailer {
+        line: Vec<u8>,
+    },
+    Done,
+}
+
+/// Follows a chunked body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Chunks {
+    state: State,
+    trailers: usize,
+    trailer_bytes: usize,
+}
+
+impl Chunks {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Size { digits: 0, size: 0 },
+            trailers: 0,
+            trailer_bytes: 0,
+        }
+    }
+
+    /// Whether the last byte of the body has been seen.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Checks what comes next, and says how much of it is the body's.
+    pub(super) fn advance(
+        &mut self,
+        bytes: &[u8],
+        most_bytes: usize,
+        most_fields: usize,
+    ) -> Result<usize, Reject> {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at).copied() {
+            if let State::Data { left } = &mut self.state {
+                let taken = (bytes.len() - at).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= taken as u64;
+                at += taken;
+                if *left == 0 {
+                    self.state = State::DataCr;
+                }
+                continue;
+            }
+            if self.state == State::Done {
+                break;
+            }
+            self.byte(byte, most_bytes, most_fields)?;
+            at += 1;
+        }
+        Ok(at)
+    }
+
+    fn byte(&mut self, byte: u8, most_bytes: usize, most_fields: usize) -> Result<(), Reject> {
+        match (&mut self.state, byte) {
+            (State::Size { digits: 1.., size }, b'\r') => {
+                self.state = State::SizeLf { size: *size }
+            }
+            (State::Size { digits: 1.., size }, b';') => {
+                self.state = State::Extension {
+                    length: 0,
+                    size: *size,
+                };
+            }
+            (State::Size { digits, size }, byte) => {
+                let value = hex(byte)
+                    .filter(|_| *digits < DIGITS)
+                    .ok_or(Reject::ChunkSize)?;
+                *size = *size << 4 | u64::from(value);
+                *digits += 1;
+            }
+            (State::Extension { size, .. }, b'\r') => self.state = State::SizeLf { size: *size },
+            (State::Extension { length, .. }, byte) => {
+                *length += 1;
+                if *length > EXTENSION || (byte < b' ' && byte != b'\t') || byte == 0x7f {
+                    return Err(Reject::ChunkExtension);
+                }
+            }
+            (State::SizeLf { size: 0 }, b'\n') => self.state = State::Trailer { line: Vec::new() },
+            (State::SizeLf { size }, b'\n') => self.state = State::Data { left: *size },
+            (State::SizeLf { .. }, _) => return Err(Reject::BareCr),
+            (State::DataCr, b'\r') => self.state = State::DataLf,
+            (State::DataLf, b'\n') => self.state = State::Size { digits: 0, size: 0 },
+            (State::DataCr | State::DataLf, _) => return Err(Reject::ChunkEnd),
+            (State::Trailer { line }, b'\n') => {
+                if line.pop() != Some(b'\r') {
+                    return Err(Reject::BareLf);
+                }
+                if line.is_empty() {
+                    self.state = State::Done;
+                    return Ok(());
+                }
+                trailer(line)?;
+                line.clear();
+                self.trailers += 1;
+                if self.trailers > most_fields {
+                    return Err(Reject::HeadLength);
+                }
+            }
+            (State::Trailer { line }, byte) => {
+                self.trailer_bytes += 1;
+                if self.trailer_bytes > most_bytes {
+                    return Err(Reject::HeadLength);
+                }
+                line.push(byte);
+            }
+            (State::Data { .. } | State::Done, _) => {} // Never: the caller deals with these.
+        }
+        Ok(())
+    }
+}
+
+/// Fields that frame or route a message, or say who sends it, must come before it.
+fn trailer(line: &[u8]) -> Result<(), Reject> {
+    const FORBIDDEN: [&[u8]; 12] = [
+        b"authorization",
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"set-cookie",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    ];
+    let (name, _) = split(line)?;
+    match FORBIDDEN
+        .iter()
+        .any(|other| name.eq_ignore_ascii_case(other))
+    {
+        true => Err(Reject::Trailer),
+        false => Ok(()),
+    }
+}

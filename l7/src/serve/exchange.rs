@@ -1,0 +1,448 @@
+//! One request, from its header to its response.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+
+use super::body::{ResponseBody, Tail};
+use super::connection::Client;
+use super::lookup::{authority, check_http2, view};
+use super::service::Service;
+use super::{answer, headers};
+use crate::config::{ConnectRequest, ServiceConfig, Source};
+use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, propagate};
+use crate::route::{Action, BackendId, CompiledRule, Pick};
+use crate::run::Deadline;
+use crate::upstream::{Backend, BackendProtocol, Endpoint, Key, Lease, RequestBody, acquire};
+use crate::{Reject, Stream};
+
+/// Bytes of a path and of an authority that are logged.
+const LOGGED_PATH: usize = 1_024;
+const LOGGED_AUTHORITY: usize = 256;
+
+/// Serves a request: the one with this number on its connection, from 1.
+pub(super) async fn exchange<S: Stream>(
+    service: Rc<Service<S>>,
+    client: Rc<Client>,
+    head: u64,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let response = Exchange::new(&service, &client).run(head, request).await;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        client.leg.resume();
+    }
+    response
+}
+
+/// Why a request is not answered by an endpoint.
+type Failure = (Flag, Option<&'static str>);
+
+struct Exchange<'x, S> {
+    service: &'x Rc<Service<S>>,
+    client: &'x Rc<Client>,
+    config: Arc<ServiceConfig>,
+    tail: Tail,
+}
+
+/// What an endpoint is asked, and what is needed to ask again.
+struct Asked {
+    parts: Parts,
+    body: Option<RequestBody>,
+    upgrade: bool,
+    authority: String,
+}
+
+impl<'x, S: Stream> Exchange<'x, S> {
+    fn new(service: &'x Rc<Service<S>>, client: &'x Rc<Client>) -> Self {
+        let record = AccessRecord {
+            at: service.now(),
+            service: service.id,
+            client: client.meta.client,
+            vip: client.meta.vip,
+            protocol: client.protocol,
+            method: None,
+            authority: "".into(),
+            path: "".into(),
+            status: 0,
+            flag: None,
+            detail: None,
+            rule: None,
+            backend: None,
+            endpoint: None,
+            retries: 0,
+            received: 0,
+            sent: 0,
+            queued: None,
+            backend_first_byte: None,
+            total: std::time::Duration::ZERO,
+            trace: None,
+        };
+        let sink: Rc<dyn Sink> = Rc::clone(service) as Rc<dyn Sink>;
+        // Whatever happens before there is a response happens because the client is gone.
+        let mut recorder = Recorder::new(sink, record);
+        recorder.flag(Some(Flag::ClientGone));
+        Self {
+            service,
+            client,
+            config: service.config(),
+            tail: Tail {
+                recorder,
+                grpc: false,
+                intake: Rc::default(),
+                lease: None,
+                deadline: Deadline::never(),
+                _underway: client.begin(),
+            },
+        }
+    }
+
+    async fn run(mut self, head: u64, request: Request<Incoming>) -> Response<ResponseBody> {
+        let version = request.version();
+        if let Some(reject) = self.client.leg.refusal(head) {
+            return self.refuse(reject, version);
+        }
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.clear();
+        let authority = authority(&parts);
+        let kind = parts.headers.get(header::CONTENT_TYPE);
+        self.tail.grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        self.tail.recorder.note(|record| {
+            record.method = Some(parts.method.clone());
+            record.authority = cut(&authority, LOGGED_AUTHORITY);
+            let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+            record.path = cut(target, LOGGED_PATH);
+        });
+        if version == Version::HTTP_2
+            && let Err(reject) = check_http2(&parts)
+        {
+            return self.refuse(reject, version);
+        }
+        let Some(rule) = self
+            .config
+            .routes
+            .route(&view(&parts, &authority))
+            .map(Arc::clone)
+        else {
+            return self.fail((Flag::NoRoute, None));
+        };
+        self.tail.recorder.note(|record| {
+            record.rule = Some((Arc::clone(&rule.route), rule.index));
+        });
+        if let Action::Redirect(redirect) = &rule.action {
+            let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+            self.tail.recorder.note(|record| {
+                record.flag = None;
+                record.status = redirect.status.as_u16();
+            });
+            let port = self.client.meta.vip.port();
+            return answer::redirect(redirect, &authority, port, target, self.tail);
+        }
+        let timers = &self.service.shared.timers;
+        self.tail.deadline = Deadline::after(timers, rule.timeouts.request);
+        let upgrade = headers::upgrade(&parts.headers);
+        let asked = Asked {
+            upgrade: upgrade.is_some() && self.client.leg.holds(),
+            body: Some(RequestBody::new(body, &self.tail.intake)),
+            parts,
+            authority,
+        };
+        if !asked.upgrade {
+            self.client.leg.resume();
+        }
+        self.forward(&rule, asked, upgrade).await
+    }
+
+    async fn forward(
+        mut self,
+        rule: &CompiledRule,
+        mut asked: Asked,
+        upgrade: Option<HeaderValue>,
+    ) -> Response<ResponseBody> {
+        let Pick::Backend(id) = rule.pick(self.service.shared.random()) else {
+            return self.fail((Flag::InvalidBackend, None));
+        };
+        self.tail.recorder.note(|record| record.backend = Some(id));
+        let Some(backend) = self.service.backend(id) else {
+            return self.fail((Flag::InvalidBackend, None));
+        };
+        self.prepare(rule, &mut asked, upgrade);
+        // The deadline is lent out while the rest of the exchange is at work.
+        let deadline = std::mem::replace(&mut self.tail.deadline, Deadline::never());
+        let answered = {
+            let asking = pin!(self.ask(rule, id, &backend, &mut asked));
+            deadline.within(asking).await
+        };
+        self.tail.deadline = deadline;
+        match answered {
+            Some(Ok((response, lease))) => self.pass(response, lease, asked.upgrade),
+            Some(Err(failure)) => self.fail(failure),
+            None => self.fail((Flag::RequestTimeout, None)),
+        }
+    }
+
+    /// Makes the request's header that of the next hop.
+    fn prepare(&mut self, rule: &CompiledRule, asked: &mut Asked, upgrade: Option<HeaderValue>) {
+        let fields = &mut asked.parts.headers;
+        headers::remove_hop_by_hop(fields);
+        headers::join_cookies(fields);
+        // The body is sent at once, so that the node has said "continue" when the endpoint gets to see it.
+        let expects = fields.get(header::EXPECT).map(HeaderValue::as_bytes);
+        if expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+            fields.remove(header::EXPECT);
+        }
+        if self.config.source == Source::Node {
+            headers::forwarded(fields, &self.client.meta, &asked.authority);
+        }
+        let random = || self.service.shared.random();
+        let trace = propagate(fields, self.config.create_trace, random);
+        self.tail.recorder.note(|record| record.trace = trace);
+        rule.request_headers.apply(fields);
+        if let Some(protocol) = upgrade.filter(|_| asked.upgrade) {
+            fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            fields.insert(header::UPGRADE, protocol);
+        }
+    }
+
+    /// Asks an endpoint, and once more if it turns out that the connection to it had ended before.
+    async fn ask(
+        &mut self,
+        rule: &CompiledRule,
+        id: BackendId,
+        backend: &Rc<Backend>,
+        asked: &mut Asked,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let shared = &self.service.shared;
+        // Bound: two tries.
+        loop {
+            let retried = self.tail.recorder.retries() > 0;
+            let hash = self.client.meta.hash;
+            let chosen = backend.choose(hash, || shared.random());
+            let endpoint = chosen.ok_or((Flag::NoEndpoint, None))?;
+            let begun = shared.timers.now();
+            self.tail
+                .recorder
+                .note(|record| record.endpoint = Some(endpoint.address));
+            let lease = self.lease(id, backend, &endpoint).await?;
+            let ready = shared.timers.now();
+            self.tail
+                .recorder
+                .note(|record| record.queued = Some(ready - begun));
+            let limit = Deadline::after(&shared.timers, rule.timeouts.backend_request);
+            let tried = limit
+                .within(pin!(self.attempt(lease, asked, retried)))
+                .await;
+            let after = shared.timers.now() - ready;
+            match tried.unwrap_or(Err(Attempt::Failed((Flag::BackendTimeout, None)))) {
+                Ok(answer) => {
+                    self.tail
+                        .recorder
+                        .note(|record| record.backend_first_byte = Some(after));
+                    return Ok(answer);
+                }
+                Err(Attempt::Failed(failure)) => return Err(failure),
+                Err(Attempt::Again) => self.tail.recorder.note(|record| record.retries += 1),
+            }
+        }
+    }
+
+    async fn lease(
+        &self,
+        id: BackendId,
+        backend: &Rc<Backend>,
+        endpoint: &Rc<Endpoint>,
+    ) -> Result<Lease, Failure> {
+        let config = backend.config();
+        let protocol = match config.protocol {
+            BackendProtocol::AsClient => self.client.protocol,
+            BackendProtocol::Http1 => Protocol::Http1,
+            BackendProtocol::H2c => Protocol::Http2,
+        };
+        let source = self.config.source;
+        let key = Key {
+            client: (source == Source::Client).then_some(self.client.meta.client),
+            protocol,
+        };
+        let request = ConnectRequest {
+            service: self.service.id,
+            backend: id,
+            endpoint: endpoint.address,
+            client: self.client.meta,
+            source,
+        };
+        let acquired = acquire(self.service, &config, endpoint, &request, key).await;
+        acquired.map_err(|error| (error.flag(), error.detail()))
+    }
+
+    /// Sends the request on a connection and waits for the response's header.
+    async fn attempt(
+        &self,
+        mut lease: Lease,
+        asked: &mut Asked,
+        retried: bool,
+    ) -> Result<(Response<Incoming>, Lease), Attempt> {
+        let protocol = lease.connection().key.protocol;
+        let body = asked.body.take();
+        let body = body.unwrap_or_else(|| RequestBody::empty(&self.tail.intake));
+        let empty = http_body::Body::is_end_stream(&body);
+        // A connection that was idle may have ended unnoticed; only then is there a reason to try again.
+        let again = lease.reused && !retried;
+        let spare =
+            (again && empty && is_idempotent(&asked.parts.method)).then(|| asked.parts.clone());
+        let method = std::mem::take(&mut asked.parts.method);
+        let to_head = method == Method::HEAD;
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri(&asked.parts.uri, &asked.authority, protocol)
+            .ok_or(Attempt::Failed((Flag::ClientProtocol, Some("target"))))?;
+        *request.headers_mut() = std::mem::take(&mut asked.parts.headers);
+        self.host(request.headers_mut(), &asked.authority, protocol);
+        let before = lease.connection().leg.read();
+        let Some(answer) = lease.send(request, to_head) else {
+            return Err(Attempt::Failed((Flag::UpstreamClosed, None)));
+        };
+        match answer.await {
+            Ok(response) => Ok((response, lease)),
+            // Nothing of it was sent.
+            Err((_, Some(message))) if again => {
+                let (parts, body) = message.into_parts();
+                asked.parts.method = parts.method;
+                asked.parts.headers = parts.headers;
+                asked.body = Some(body);
+                Err(Attempt::Again)
+            }
+            Err((error, _)) => {
+                let leg = &lease.connection().leg;
+                if let Some(parts) =
+                    spare.filter(|_| leg.read() == before && leg.failed().is_none())
+                {
+                    asked.parts = parts;
+                    return Err(Attempt::Again);
+                }
+                Err(Attempt::Failed(self.blame(&error, &lease)))
+            }
+        }
+    }
+
+    /// Whose fault it is that there is no response.
+    fn blame(&self, error: &hyper::Error, lease: &Lease) -> Failure {
+        if self.tail.intake.failed.get() {
+            return match self.client.leg.failed() {
+                Some(reject) => (Flag::ClientProtocol, Some(reject.name())),
+                None => (Flag::ClientGone, None),
+            };
+        }
+        match lease.connection().leg.failed() {
+            Some(reject) => (Flag::UpstreamProtocol, Some(reject.name())),
+            None if error.is_parse() => (Flag::UpstreamProtocol, None),
+            None => (Flag::UpstreamClosed, None),
+        }
+    }
+
+    /// `Host` for HTTP/1.1; `:authority` says it in HTTP/2.
+    fn host(&self, headers: &mut HeaderMap, authority: &str, protocol: Protocol) {
+        if protocol == Protocol::Http2 {
+            headers.remove(header::HOST);
+            return;
+        }
+        let vip = || self.client.meta.vip.to_string();
+        let host = match authority {
+            "" => HeaderValue::try_from(vip()),
+            some => HeaderValue::try_from(some),
+        };
+        if let Ok(host) = host {
+            headers.insert(header::HOST, host);
+        }
+    }
+
+    /// Passes on an endpoint's response.
+    fn pass(
+        mut self,
+        response: Response<Incoming>,
+        lease: Lease,
+        upgrade: bool,
+    ) -> Response<ResponseBody> {
+        let (mut parts, body) = response.into_parts();
+        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let protocol = headers::upgrade(&parts.headers);
+        if switches && (!upgrade || protocol.is_none()) {
+            return self.fail((Flag::UpstreamProtocol, Some("upgrade")));
+        }
+        headers::remove_hop_by_hop(&mut parts.headers);
+        parts.extensions.clear();
+        parts.version = Version::HTTP_11;
+        self.tail.recorder.note(|record| {
+            record.status = parts.status.as_u16();
+            record.flag = None;
+        });
+        if let Some(protocol) = protocol.filter(|_| switches) {
+            parts
+                .headers
+                .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol);
+            *self.client.upgrade.borrow_mut() = Some((lease, self.tail.recorder));
+            return Response::from_parts(parts, ResponseBody::none());
+        }
+        self.tail.lease = Some(lease);
+        Response::from_parts(parts, ResponseBody::of_endpoint(body, self.tail))
+    }
+
+    fn fail(mut self, (flag, detail): Failure) -> Response<ResponseBody> {
+        self.tail.recorder.note(|record| {
+            record.flag = Some(flag);
+            record.detail = detail;
+        });
+        if let Some(reject) = self.client.leg.failed() {
+            return self.refuse(reject, Version::HTTP_11);
+        }
+        answer::failure(flag, self.tail)
+    }
+
+    fn refuse(mut self, reject: Reject, version: Version) -> Response<ResponseBody> {
+        self.service.reject(reject);
+        self.tail.recorder.note(|record| {
+            record.flag = Some(match reject {
+                Reject::HeadTimeout => Flag::ClientTimeout,
+                _ => Flag::ClientProtocol,
+            });
+            record.detail = Some(reject.name());
+        });
+        answer::refusal(reject, version, self.tail)
+    }
+}
+
+/// What came of a try, if no response.
+enum Attempt {
+    Again,
+    Failed(Failure),
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PUT,
+        Method::DELETE,
+    ]
+    .contains(method)
+}
+
+/// The target for the next hop: a path, or in HTTP/2 a URL, since that is what becomes `:scheme`, `:authority` and `:path`.
+fn uri(uri: &Uri, authority: &str, protocol: Protocol) -> Option<Uri> {
+    let mut parts = http::uri::Parts::default();
+    let target = uri.path_and_query().cloned();
+    parts.path_and_query = Some(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    if protocol == Protocol::Http2 {
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.authority = Some(authority.parse().ok()?);
+    }
+    Uri::from_parts(parts).ok()
+}

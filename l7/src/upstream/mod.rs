@@ -1,0 +1,18 @@
+//! Backends: their endpoints, the choice among them, and pools of connections to each.
+
+mod backend;
+mod body;
+mod config;
+mod connection;
+mod endpoint;
+mod open;
+mod task;
+
+pub(crate) use backend::Backend;
+pub(crate) use body::{Intake, RequestBody};
+pub use config::{
+    Algorithm, BackendConfig, BackendLimits, BackendProtocol, EndpointConfig, EndpointState, Picker,
+};
+pub(crate) use connection::Lease;
+pub(crate) use endpoint::{Endpoint, Key};
+pub(crate) use open::acquire;
