@@ -117,7 +117,7 @@ static __always_inline struct weft_flow_key answer_key(const struct weft_flow_ke
 /* Where an entry is, or would be. */
 struct spot {
 	struct weft_flow_set *set;
-	__u32 first; /* of its ways, in `flows` */
+	__u32 at; /* of the set */
 	__u32 tag;
 };
 
@@ -136,16 +136,22 @@ static __always_inline bool spot_of(const struct weft_config *cfg, const struct 
 	__u32 at = hash & (WEFT_MAX_FLOW_SETS - 1);
 
 	spot->set = bpf_map_lookup_elem(&flow_sets, &at);
-	spot->first = at * WEFT_FLOW_WAYS;
+	spot->at = at;
 	spot->tag = hash >> 32 | 1;
 	return spot->set;
 }
 
-static __always_inline struct weft_flow *way_at(const struct spot *spot, __u32 way)
+/* The ways of a set lie far apart and are taken in order, so that few flows are in few pages. */
+static __always_inline struct weft_flow *entry_at(__u32 set, __u32 way)
 {
-	__u32 at = spot->first + way;
+	__u32 at = way * WEFT_MAX_FLOW_SETS + set;
 
 	return bpf_map_lookup_elem(&flows, &at);
+}
+
+static __always_inline struct weft_flow *way_at(const struct spot *spot, __u32 way)
+{
+	return entry_at(spot->at, way);
 }
 
 /* The way of the tag; WEFT_FLOW_WAYS: none. */
@@ -256,16 +262,15 @@ static __always_inline bool spare(const struct weft_flow_value *value, __u64 now
  * The way for a new entry where room is scarce: entries are looked at, so that none is lost that is needed, and a pod keeps to its
  * share. `way` is one that is free, if there is any.
  */
-__noinline int scarce_room(__u32 first, __u32 ifindex, __u32 way, __u64 now)
+__noinline int scarce_room(__u32 at, __u32 ifindex, __u32 way, __u64 now)
 {
-	__u32 held = 0, spared = WEFT_FLOW_WAYS, at = first / WEFT_FLOW_WAYS;
+	__u32 held = 0, spared = WEFT_FLOW_WAYS;
 	struct weft_flow_set *set = bpf_map_lookup_elem(&flow_sets, &at);
 
 	if (!set)
 		return WEFT_FLOW_WAYS;
 	for (__u32 i = 0; i < WEFT_FLOW_WAYS; i++) {
-		__u32 place = first + i;
-		struct weft_flow *flow = bpf_map_lookup_elem(&flows, &place);
+		struct weft_flow *flow = entry_at(at, i);
 
 		if (!flow || !set->tags[i] || past(set->deadlines[i], now))
 			continue;
@@ -300,7 +305,7 @@ static __always_inline __u32 room_for(const struct spot *spot, const struct weft
 			room++;
 		}
 	if (room <= WEFT_FLOW_WAYS - WEFT_FLOW_WAYS_A_POD)
-		return scarce_room(spot->first, opener(key, value), way, now);
+		return scarce_room(spot->at, opener(key, value), way, now);
 	return way;
 }
 

@@ -252,7 +252,7 @@ struct weft_flow_value {
 	__u32 service;
 };
 
-/* flows[set * WEFT_FLOW_WAYS + way] */
+/* flows[way * WEFT_MAX_FLOW_SETS + set] */
 struct weft_flow {
 	struct weft_flow_key key;
 	__u32 pad;

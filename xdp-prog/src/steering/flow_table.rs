@@ -78,7 +78,7 @@ impl FlowTable {
 
     /// Gives an entry of a former process the numbers of this one. It counts as that one's until all are written.
     pub(crate) fn renumber(&self, spot: Spot, depends: (u32, u32), service: u32, instance: u32) {
-        let index = spot.set * WAYS + spot.way;
+        let index = self.index(spot);
         let store = |offset: usize, number: u32| {
             let offset = offset_of!(abi::Flow, value) + offset;
             if let Some(word) = self.flows.half(index, offset) {
@@ -109,9 +109,13 @@ impl FlowTable {
         })
     }
 
+    fn index(&self, spot: Spot) -> usize {
+        spot.way * self.sets.count() + spot.set
+    }
+
     /// The entry, if it was one flow's all the while.
     fn read(&self, spot: Spot) -> Option<(Spot, abi::Flow)> {
-        let index = spot.set * WAYS + spot.way;
+        let index = self.index(spot);
         let cookie = || Some(self.flows.word(index, COOKIE)?.load(Acquire));
         let before = cookie()?;
         let mut words = [0_u64; WORDS];
