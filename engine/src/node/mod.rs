@@ -2,26 +2,27 @@
 
 mod audit;
 mod error;
+mod reload;
+mod signals;
 mod start;
 mod status;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
-use crate::admin::{Answer, Call, Listener, Request, micros, view};
-use crate::config::{self, Config, FastPath, InterfaceInfo};
+use crate::admin::{Answer, Call, Listener, Request, view};
+use crate::config::{Config, FastPath, InterfaceInfo};
 use crate::control::Control;
 use crate::guard::{self, Guard};
 use crate::rundir::{Lock, RunDir};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
 use error::system;
+use signals::{Signals, force_on_second_signal};
 
 pub use error::{Error, chain};
 pub use start::interfaces;
@@ -68,22 +69,6 @@ fn clean_up(dir: &RunDir) {
             error,
             "cannot remove everything; `weft cleanup` tries again"
         );
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
     }
 }
 
@@ -288,33 +273,6 @@ async fn follow(monitor: &mut Option<netlink::Monitor>) -> Result<(), netlink::N
     }
 }
 
-/// After the first signal a second one ends the process at once, whatever the clean-up is doing.
-fn force_on_second_signal() {
-    let watcher = std::thread::Builder::new()
-        .name("weft-force".into())
-        .spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let mut signals = Signals::new()?;
-                tokio::select! {
-                    _ = signals.terminate.recv() => {}
-                    _ = signals.interrupt.recv() => {}
-                }
-                tracing::warn!(
-                    "forced to end; `weft cleanup` or the next `weft run` removes the rest"
-                );
-                std::process::exit(i32::from(crate::cli::Exit::Failed as u8));
-                #[allow(unreachable_code, reason = "gives the block its error type")]
-                std::io::Result::Ok(())
-            })
-        });
-    if let Err(error) = watcher {
-        tracing::warn!(%error, "a second signal will not force the end");
-    }
-}
-
 impl Node {
     async fn answer(&mut self, request: Request) -> Answer {
         let answer = match request {
@@ -328,71 +286,6 @@ impl Node {
             Request::Reload => Ok(self.reload().await),
         };
         answer.unwrap_or_else(|error| Answer::Failed(chain(&error)))
-    }
-
-    async fn reload(&mut self) -> Answer {
-        let began = Instant::now();
-        let interfaces = match interfaces().await {
-            Ok(interfaces) => interfaces,
-            Err(error) => return Answer::Failed(chain(&error)),
-        };
-        let earlier = Arc::clone(self.control.config());
-        let (interfaces, config) = match start::read(&self.files, Some(earlier), interfaces).await {
-            Ok(read) => read,
-            Err(error) => return Answer::Failed(chain(&error)),
-        };
-        let config = match config {
-            Ok(config) => config,
-            Err(errors) => {
-                self.last_refusal = errors.iter().map(ToString::to_string).collect();
-                for error in &errors {
-                    tracing::error!("reload refused: {error}");
-                }
-                return Answer::Refused(view::refusals(&errors));
-            }
-        };
-        let restart: Vec<String> = config::restart_keys(&self.launched, &config)
-            .into_iter()
-            .map(Into::into)
-            .collect();
-        let parse = began.elapsed();
-        let accepted = Instant::now();
-        match self.control.apply(config, &interfaces, worker::now()) {
-            Ok(change) => {
-                let switch = accepted.elapsed();
-                self.reloads.parse.record(parse);
-                self.reloads.switch.record(switch);
-                self.control.collect_retired(); // Now that it is live.
-                self.restart_needed = restart.clone();
-                self.last_refusal.clear();
-                let generation = self.control.tables().load().generation;
-                tracing::info!(
-                    generation,
-                    ?parse,
-                    ?switch,
-                    enrolled = ?change.enrolled,
-                    draining = ?change.draining,
-                    waiting_for_restart = ?restart,
-                    "reloaded"
-                );
-                Answer::Reloaded(view::Reloaded {
-                    generation,
-                    parse_us: micros(parse),
-                    switch_us: micros(switch),
-                    enrolled: change.enrolled,
-                    draining: change.draining,
-                    restart_needed: restart,
-                })
-            }
-            Err(error) => {
-                let reason = format!(
-                    "reload failed, the old configuration stays: {}",
-                    chain(&error)
-                );
-                self.last_refusal = vec![reason.clone()];
-                Answer::Failed(reason)
-            }
-        }
     }
 
     /// The devices of the workers' bulk lanes.
