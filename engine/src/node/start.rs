@@ -98,7 +98,7 @@ pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<(), Error> {
     })?;
     if adopted != Adopted::default() {
         let Adopted { kept, removed } = adopted;
-        tracing::info!(kept, removed, "entries of flows taken over");
+        tracing::info!(kept, removed, "flows taken over");
     }
     Ok(())
 }

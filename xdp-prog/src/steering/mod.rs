@@ -32,6 +32,7 @@ mod pins;
 mod pods;
 mod reverse;
 mod sync;
+mod trial;
 
 pub use choice::{Choice, ChoiceBackend};
 pub use counters::Counters;
@@ -40,6 +41,7 @@ pub use heartbeat::Heartbeat;
 pub use pins::{Pin, PinOutcome, PinWriter};
 pub use pods::PodEntry;
 pub use sync::{Changes, ServiceKey};
+pub use trial::try_programs;
 
 /// Names of the links, as in their files `link_<name>_<ifindex>`.
 pub(crate) mod link_names {
