@@ -29,7 +29,7 @@ mod tests;
 pub use abi::Counter;
 pub use bpffs::{BPFFS, ensure_bpffs};
 pub use bulk::{BulkError, BulkLane};
-pub use edge::program::{execute, inherited};
+pub use edge::program::{execute, give_way, inherited};
 pub use edge::signals::{hold_ends, ignore_ends, release_ends};
 pub use edge::tap::map_large_blocks;
 pub use links::{Attach, LinkError, attach_tcx_unpinned};

@@ -30,4 +30,6 @@ mod syn_flood;
 mod tcp_links;
 mod tcp_stage;
 mod unenrolled;
+mod upgrade;
+mod upgrade_refused;
 mod workers;

@@ -4,21 +4,49 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Those that ask a node process for something.
 pub(super) struct Signals {
-    /// SIGTERM: give everything back and end.
-    pub(super) terminate: Signal,
-    /// SIGINT: the same.
-    pub(super) interrupt: Signal,
+    /// Give everything back and end.
+    pub(super) ends: Ends,
     /// SIGHUP: read the configuration again.
     pub(super) hangup: Signal,
 }
 
+/// SIGTERM and SIGINT.
+pub(super) struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 impl Signals {
+    /// They wait until [`Self::release`], with those that the program before this one in the same process has held: the
+    /// kernel does not load programs for a process with a signal to take.
     pub(super) fn new() -> std::io::Result<Self> {
+        weft_xdp::hold_ends()?;
+        Ok(Self {
+            ends: Ends::new()?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// From now on they come.
+    pub(super) fn release(&self) -> std::io::Result<()> {
+        weft_xdp::release_ends()
+    }
+}
+
+impl Ends {
+    fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for one of them.
+    pub(super) async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -31,11 +59,7 @@ pub(super) fn force_on_second_signal() {
                 .enable_all()
                 .build()?;
             runtime.block_on(async {
-                let mut signals = Signals::new()?;
-                tokio::select! {
-                    _ = signals.terminate.recv() => {}
-                    _ = signals.interrupt.recv() => {}
-                }
+                Ends::new()?.asked().await;
                 tracing::warn!(
                     "forced to end; `weft cleanup` or the next `weft run` removes the rest"
                 );

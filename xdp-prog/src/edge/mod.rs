@@ -4,7 +4,7 @@
 //! - [`link`]: tcx and native XDP links, and what the kernel says about a link.
 //! - [`memory`]: a BPF array mapped into this process.
 //! - [`packet`]: sockets that send whole frames.
-//! - [`program`]: another program in this process's place.
+//! - [`program`]: another program in this process's place, or beside it.
 //! - [`rings`]: AF_XDP rings over xsk-rs, with a ledger that makes its contract checkable.
 //! - [`signals`]: those to be ignored, or to wait.
 //! - [`sockopt`]: socket options of AF_XDP that xsk-rs and rustix lack.

@@ -1,4 +1,4 @@
-//! Another program in this process's place.
+//! Another program in this process's place, or beside it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -67,4 +67,15 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open. Nobody in this program owns it: all that it opens is close-on-exec, and so is from
     // now on what was taken over before.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Lets this process wait where a worker wants the core, whatever priority it was started with by one that has workers.
+pub fn give_way() -> io::Result<()> {
+    let plain = libc::sched_param { sched_priority: 0 };
+    // Why: rustix has no call for it.
+    // SAFETY: a pointer to a whole `sched_param` that the kernel only reads.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const plain) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
