@@ -23,7 +23,7 @@ test: setup ## every test: unit, property, BPF programs, labs
 
 soak: setup ## hostile pods, churn, oracle, reloads and TCP at full length: minutes of frames, 100,000 connections
 	$(CARGO) build --workspace --bins
-	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle svc45 fast_path tcp
+	WEFT_LAB_SOAK=true $(CARGO) test $(RUNNER) --workspace --test scenarios -- hostile churn oracle svc45 fast_path upgrade tcp
 
 lint: setup ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

@@ -96,6 +96,16 @@ impl Talk {
             .context("cannot send")?;
         read_answer(&mut self.stream)
     }
+
+    /// Waits for an end that the other side makes, and says how it ended.
+    pub fn wait_for_end(&mut self, limit: Duration) -> std::io::Error {
+        let mut line = String::new();
+        let limited = self.stream.get_mut().set_read_timeout(Some(limit));
+        match limited.and_then(|()| self.stream.read_line(&mut line)) {
+            Ok(_) => std::io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => error,
+        }
+    }
 }
 
 /// Connects from a port of the caller's choice, which an old connection may still have, on a thread that is inside a namespace.

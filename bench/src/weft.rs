@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How long one command of the node process may take.
 const CLI_LIMIT: Duration = Duration::from_secs(10);
+/// How long an upgrade may take: it is a start, and a check before it.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a clean stop may take.
 pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -175,6 +177,15 @@ impl Weft {
         Ok(fs::rename(&new, &self.config)?)
     }
 
+    /// `weft upgrade --json` with more words; whatever the exit code.
+    pub fn upgrade(&self, words: &[&str]) -> Result<Finished> {
+        let words: Vec<&str> = ["upgrade", "--json"]
+            .into_iter()
+            .chain(words.iter().copied())
+            .collect();
+        finish(&mut self.command(&words), UPGRADE_LIMIT)
+    }
+
     /// `weft status --audit`: an error when the ledger does not add up.
     pub fn audit(&self) -> Result<String> {
         self.text(&["status", "--audit"])
@@ -218,6 +229,11 @@ impl Weft {
     /// Lets it run on after the lab has ended.
     pub fn leave(self) {
         self.process.leave();
+    }
+
+    /// The program that it was started from.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Where it logs and reads its configuration.

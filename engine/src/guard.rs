@@ -151,7 +151,7 @@ fn report(orphans: weft_xdp::Orphans) {
         tracing::warn!(
             ends = orphans.found,
             silent = orphans.silent,
-            "reset the terminated connections of a node process that is dead"
+            "reset the terminated connections of a former node process"
         );
     }
 }

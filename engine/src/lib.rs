@@ -13,4 +13,5 @@ pub mod control;
 pub mod guard;
 pub mod node;
 pub mod rundir;
+pub mod upgrade;
 pub mod worker;

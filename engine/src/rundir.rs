@@ -3,6 +3,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -160,16 +161,36 @@ impl RunDir {
         }
         // A process that was just leaving may have unlinked the file under us. Bound: every other
         // turn takes another process that leaves.
-        let there = std::fs::metadata(&path).map(|file| file.ino()).ok();
-        if there != file.metadata().map(|file| file.ino()).ok() {
+        if !self.is_lock(&file) {
             return self.lock();
         }
         file.set_len(0).map_err(io(&path))?;
         writeln!(file, "{}", std::process::id()).map_err(io(&path))?;
         Ok(Lock {
-            _file: file,
+            file,
             dir: self.clone(),
         })
+    }
+
+    /// Goes on with the lock that the program before this one in the same process has left.
+    ///
+    /// # Errors
+    /// When it is not this directory's, and that one cannot be had.
+    pub fn keep(&self, file: File) -> Result<Lock, Error> {
+        if self.is_lock(&file) {
+            return Ok(Lock {
+                file,
+                dir: self.clone(),
+            });
+        }
+        drop(file);
+        self.lock()
+    }
+
+    fn is_lock(&self, file: &File) -> bool {
+        let there = std::fs::metadata(self.lock_file());
+        let [there, file] = [there, file.metadata()].map(|file| file.map(|f| (f.dev(), f.ino())));
+        there.is_ok_and(|there| file.is_ok_and(|file| there == file))
     }
 
     /// The files and directories that are there.
@@ -189,8 +210,14 @@ impl RunDir {
 /// The right to be the node process of a run directory.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
     dir: RunDir,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Lock {

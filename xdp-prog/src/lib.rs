@@ -29,7 +29,8 @@ mod tests;
 pub use abi::Counter;
 pub use bpffs::{BPFFS, ensure_bpffs};
 pub use bulk::{BulkError, BulkLane};
-pub use edge::signals::ignore_ends;
+pub use edge::program::{execute, give_way, inherited};
+pub use edge::signals::{hold_ends, ignore_ends, release_ends};
 pub use edge::tap::map_large_blocks;
 pub use links::{Attach, LinkError, attach_tcx_unpinned};
 pub use maps::MapError;
@@ -41,11 +42,14 @@ pub use owned::{
 pub use steering::{
     Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastFlow, FastLookup, FastPath,
     Heartbeat, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey, Steering, SteeringConfig,
+    try_programs,
 };
 pub use xsk::{
     Ready, RingOccupancy, SocketProbe, XdpStatistics, XskConfig, XskError, XskFrame, XskIo, XskMode,
 };
 
+/// Version of the layout of the pinned maps: another one is refused, see [`Error::ForeignAbi`].
+pub const MAP_LAYOUT: u32 = abi::ABI;
 /// Pods that the BPF maps have room for.
 pub const MAX_PODS: usize = abi::MAX_PODS as usize;
 /// VIPs and ports of VIPs, together, that the BPF maps have room for.

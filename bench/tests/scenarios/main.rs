@@ -33,4 +33,6 @@ mod table_changes;
 mod tcp_links;
 mod tcp_stage;
 mod unenrolled;
+mod upgrade;
+mod upgrade_refused;
 mod workers;

@@ -36,6 +36,12 @@ pub enum Request {
     Owned,
     /// Read the configuration files again.
     Reload,
+    /// Let another program take this one's place.
+    Upgrade {
+        /// Where it is; where this one was started from when `None`.
+        #[serde(default)]
+        binary: Option<std::path::PathBuf>,
+    },
 }
 
 /// What a client gets back.
@@ -52,6 +58,10 @@ pub enum Answer {
     Owned(Vec<view::Owned>),
     /// To [`Request::Reload`], when it was taken.
     Reloaded(view::Reloaded),
+    /// To [`Request::Upgrade`], when the program is good: it takes over now, and its status says how that went.
+    Upgrading(view::Upgrading),
+    /// To [`Request::Upgrade`], when the program is not; nothing changed.
+    NotUpgraded(view::NotUpgraded),
     /// The configuration was refused; nothing changed.
     Refused(Vec<view::Refusal>),
     /// Anything else that went wrong.

@@ -1,19 +1,21 @@
 //! The node process's half of the admin socket.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{Answer, Request};
 
-/// Longest request: the largest is under a hundred bytes.
-const REQUEST_MAX: u64 = 4096;
+/// Longest request: one with the longest path, each byte of it escaped.
+const REQUEST_MAX: u64 = 32 << 10;
 /// Clients at once. More wait in the socket's backlog.
 const CLIENTS_MAX: usize = 16;
 /// How long a client may take to say what it wants: one that says nothing must not keep others waiting.
@@ -35,6 +37,8 @@ pub struct Call {
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
+    /// One for each client.
+    slots: Arc<Semaphore>,
 }
 
 impl Listener {
@@ -52,18 +56,40 @@ impl Listener {
         let before = umask(Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
         umask(before);
-        let listener = listener?;
-        Ok(Self {
+        Ok(Self::new(listener?, path))
+    }
+
+    /// Goes on with the socket that the program before this one in the same process has left, and with the clients that
+    /// wait there. One that is not at `path` is replaced.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn keep(listener: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
+        if listener.local_addr()?.as_pathname() != Some(path) {
+            return Self::bind(path);
+        }
+        listener.set_nonblocking(true)?;
+        Ok(Self::new(UnixListener::from_std(listener)?, path))
+    }
+
+    fn new(listener: UnixListener, path: &Path) -> Self {
+        Self {
             listener,
             path: path.into(),
-        })
+            slots: Arc::new(Semaphore::new(CLIENTS_MAX)),
+        }
+    }
+
+    /// Waits until every client that was accepted has its answer. For when no more are accepted.
+    pub async fn idle(&self) {
+        let all = u32::try_from(CLIENTS_MAX).unwrap_or(u32::MAX);
+        let _ = self.slots.acquire_many(all).await; // Never closed.
     }
 
     /// Accepts clients until the process ends and passes what they ask to `calls`.
     pub async fn serve(&self, calls: mpsc::Sender<Call>) {
-        let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
         loop {
-            let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else {
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
                 return;
             };
             match self.listener.accept().await {
@@ -82,6 +108,12 @@ impl Listener {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

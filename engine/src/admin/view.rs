@@ -36,6 +36,9 @@ pub struct Status {
     pub last_refusal: Vec<String>,
     /// How long accepted reloads took.
     pub reloads: Reloads,
+    /// How this program came into another one's place, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgraded>,
     /// One a worker.
     pub workers: Vec<Worker>,
     /// The enrolled pods.
@@ -365,6 +368,49 @@ pub struct Reloaded {
     pub draining: Vec<String>,
     /// Keys that changed and wait for a restart.
     pub restart_needed: Vec<String>,
+}
+
+/// The beginning of an upgrade: the program is good.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upgrading {
+    /// Tells one upgrade from another.
+    pub id: u64,
+    /// The program.
+    pub binary: String,
+}
+
+/// Why a program may not take the running one's place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NotUpgraded {
+    /// The program.
+    pub binary: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// `weft upgrade`: how a program took another one's place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// Tells one upgrade from another.
+    pub id: u64,
+    /// Why the program of before goes on, if it does: the kernel did not execute the other one.
+    pub failed: Option<String>,
+    /// The program that runs now.
+    pub binary: String,
+    /// Version of the one before.
+    pub from: String,
+    /// Its own version.
+    pub to: String,
+    /// From when the workers were told to stop until there were others that have the tables.
+    pub without_worker_us: u64,
+    /// Flows of the fast path that go on.
+    pub flows_kept: u64,
+    /// Those that were removed, since their backend is none any more.
+    pub flows_removed: u64,
+    /// Flows through user space, which ended with the workers; those that ended there are among them.
+    pub flows_ended: u64,
+    /// Ends of connections that ended in user space, which were reset: two a connection.
+    pub terminated_reset: u64,
 }
 
 /// One fault of a refused configuration, shown as `file:line: key: reason`.

@@ -2,6 +2,7 @@
 
 mod offline;
 mod table;
+mod upgrade;
 
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ pub enum Exit {
     Ok = 0,
     /// Something failed at run time.
     Failed = 1,
-    /// The configuration was refused and nothing changed. (2 is clap's: wrong usage.)
+    /// The configuration or the new program was refused and nothing changed. (2 is clap's: wrong usage.)
     Refused = 3,
     /// No node process answers.
     Unreachable = 4,
@@ -55,7 +56,7 @@ Exit codes:
   0  done
   1  failed at run time
   2  wrong usage
-  3  the configuration was refused; nothing changed
+  3  the configuration, or the program to upgrade to, was refused; nothing changed
   4  no node process answers
   5  the audit found packets that are not accounted for";
 
@@ -118,6 +119,9 @@ Example:
         /// Configuration files, as for `weft run`.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Load the BPF programs, too, to see whether this kernel takes them; nothing stays of them. Needs root.
+        #[arg(long)]
+        programs: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -127,6 +131,24 @@ Example:
     /// goes on with what it has. Says which pods have joined, which leave and drain, and which
     /// changed keys wait for a restart.
     Reload {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Let another program take the running one's place, in the same process and over the same maps.
+    ///
+    /// The program checks the configuration files and the kernel first, and whether it can take over what is pinned; if not,
+    /// nothing changes (exit code 3). Then the workers stop, and it starts as after a crash, with the same arguments: it reads
+    /// the files again, and what waits for a restart comes into force. Meanwhile the kernel has the
+    /// packets. With `fast_path = "full"` flows go on and new ones begin. Flows through user space end: connections
+    /// that end there (`stage = "tcp"`) are reset, others to services break, datagrams go to the backend that is chosen
+    /// anew. Waits until the new program is ready; to stop waiting stops nothing.
+    #[command(after_help = "\
+Example:
+  install -m 755 weft-new /usr/local/bin/weft && weft upgrade")]
+    Upgrade {
+        /// The program. Without: the one where the running one was started from, as it is there now.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
     },
@@ -213,7 +235,12 @@ pub fn main() -> ExitCode {
             log_format,
             place,
         } => run(&files, log_format, &place),
-        Command::Check { files, common } => offline::check(&files, common.json),
+        Command::Check {
+            files,
+            programs,
+            common,
+        } => offline::check(&files, programs, common.json),
+        Command::Upgrade { binary, common } => upgrade::upgrade(&common, binary.as_deref()),
         Command::Reload { common } => ask(&common, &Request::Reload),
         Command::Status { audit, common } => ask(&common, &Request::Status { audit }),
         Command::Lb {
@@ -331,6 +358,14 @@ fn ask(common: &Common, request: &Request) -> Exit {
 fn show(answer: &Answer, json: bool) -> Exit {
     let exit = match answer {
         Answer::Refused(errors) => return refused(errors, json),
+        Answer::NotUpgraded(refused) if json => {
+            print_json(&serde_json::json!({ "not_upgraded": refused }));
+            return Exit::Refused;
+        }
+        Answer::NotUpgraded(refused) => {
+            eprintln!("weft: not upgraded: {} {}", refused.binary, refused.reason);
+            return Exit::Refused;
+        }
         Answer::Failed(reason) => {
             eprintln!("weft: {reason}");
             return Exit::Failed;
@@ -351,7 +386,7 @@ fn show(answer: &Answer, json: bool) -> Exit {
         Answer::Owned(owned) => print_text(&table::owned(owned)),
         Answer::Reloaded(reloaded) if json => print_json(reloaded),
         Answer::Reloaded(reloaded) => print_text(&table::reloaded(reloaded)),
-        Answer::Refused(_) | Answer::Failed(_) => {}
+        Answer::Upgrading(_) | Answer::NotUpgraded(_) | Answer::Refused(_) | Answer::Failed(_) => {}
     }
     exit
 }

@@ -7,6 +7,7 @@ use crate::admin::view::refusals;
 use crate::control::checked;
 use crate::node;
 use crate::rundir::RunDir;
+use crate::upgrade::{Accepted, Checked};
 
 /// Runs a future to its end on this thread.
 fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
@@ -17,26 +18,33 @@ fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
 }
 
 /// `weft check`.
-pub(super) fn check(files: &[PathBuf], json: bool) -> Exit {
+pub(super) fn check(files: &[PathBuf], programs: bool, json: bool) -> Exit {
     let interfaces = match block_on(node::interfaces()) {
         Ok(Ok(interfaces)) => interfaces,
         Ok(Err(error)) => return failed(&error),
         Err(error) => return failed(&error),
     };
-    match checked(files, None, &interfaces) {
-        Ok(config) if json => {
-            print_json(&serde_json::json!({
-                "accepted": { "pods": config.pods.len(), "services": config.services.len() }
-            }));
-            Exit::Ok
+    let config = match checked(files, None, &interfaces) {
+        Ok(config) => config,
+        Err(errors) => return refused(&refusals(&errors), json),
+    };
+    if programs {
+        let _ = weft_xdp::give_way(); // A node process that asks before an upgrade may be at real-time priority.
+        if let Err(error) = weft_xdp::try_programs() {
+            return failed(&error);
         }
-        Ok(config) => {
-            let (pods, services) = (config.pods.len(), config.services.len());
-            print_text(&format!("accepted: {pods} pods, {services} services"));
-            Exit::Ok
-        }
-        Err(errors) => refused(&refusals(&errors), json),
     }
+    let (pods, services) = (config.pods.len(), config.services.len());
+    if json {
+        print_json(&Checked {
+            accepted: Accepted { pods, services },
+            version: env!("CARGO_PKG_VERSION").into(),
+            map_layout: Some(weft_xdp::MAP_LAYOUT),
+        });
+    } else {
+        print_text(&format!("accepted: {pods} pods, {services} services"));
+    }
+    Exit::Ok
 }
 
 /// `weft owned`.

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use comfy_table::{Table, presets};
 
-use crate::admin::view::{Counts, Flow, Flows, LbList, Owned, Packets, Reloaded, Status, Worker};
+use crate::admin::view::{
+    Counts, Flow, Flows, LbList, Owned, Packets, Reloaded, Status, Upgraded, Worker,
+};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -69,6 +71,18 @@ pub(super) fn status(status: &Status) -> String {
             milliseconds(switch.last_us),
             milliseconds(switch.max_us),
         );
+    }
+    if let Some(upgraded) = &status.upgrade {
+        let _ = writeln!(
+            text,
+            "upgraded from {} to {}  without a worker {}",
+            upgraded.from,
+            upgraded.binary,
+            milliseconds(upgraded.without_worker_us),
+        );
+        if let Some(reason) = &upgraded.failed {
+            let _ = writeln!(text, "upgrade failed: {reason}");
+        }
     }
     for line in &status.last_refusal {
         let _ = writeln!(text, "last reload refused: {line}");
@@ -394,6 +408,29 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         );
     }
     text
+}
+
+/// `weft upgrade`.
+pub(super) fn upgraded(upgraded: &Upgraded) -> String {
+    format!(
+        "{}: weft {} -> {}, {}\n\
+         without a worker: {}\n\
+         flows of the fast path: {} go on, {} removed for want of their backend\n\
+         flows through user space: {} ended; connections to services break, datagrams open new flows\n\
+         of connections that ended in user space: {} ends reset",
+        match upgraded.failed {
+            None => "upgraded",
+            Some(_) => "not upgraded",
+        },
+        upgraded.from,
+        upgraded.to,
+        upgraded.binary,
+        milliseconds(upgraded.without_worker_us),
+        upgraded.flows_kept,
+        upgraded.flows_removed,
+        upgraded.flows_ended,
+        upgraded.terminated_reset,
+    )
 }
 
 /// Microseconds as milliseconds with one place.

@@ -52,6 +52,16 @@ pub enum Error {
     /// Somebody removed the pins, and with them the hooks.
     #[error("{0}: the pins were removed while in use; the kernel has taken over, start weft again")]
     PinsGone(PathBuf),
+    /// Neither the other program nor this one again could be executed.
+    #[error(
+        "{failed}, and this program not again ({again}); its workers have stopped, and the kernel has taken over: start weft again"
+    )]
+    Upgrade {
+        /// What is wrong with the other one.
+        failed: String,
+        /// Why not this one.
+        again: std::io::Error,
+    },
     /// A worker does not answer.
     #[error(
         "worker {0} does not answer: its thread is stuck, or something else has its core (`weft status` shows the heartbeat)"

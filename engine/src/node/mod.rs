@@ -2,26 +2,33 @@
 
 mod audit;
 mod error;
+mod reload;
+mod signals;
 mod start;
 mod status;
+mod upgrade;
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
-use crate::admin::{Answer, Call, Listener, Request, micros, view};
-use crate::config::{self, Config, InterfaceInfo};
+use crate::admin::{Answer, Call, Listener, Request, view};
+use crate::config::{Config, InterfaceInfo};
 use crate::control::Control;
 use crate::guard::{self, Guard};
 use crate::rundir::{Lock, RunDir};
+use crate::upgrade::{Handover, Inherited, inherit, started_from};
 use crate::worker::{self, Command, Running};
 use audit::Baseline;
 use error::system;
+use signals::{Signals, force_on_second_signal};
+use start::TakenOver;
+use upgrade::{Ending, Upgrading, take_leave, under_way};
 
 pub use error::{Error, chain};
 pub use start::interfaces;
@@ -38,22 +45,35 @@ const CALLS: usize = 16;
 /// When it cannot start, or cannot go on. Whatever it had taken over is the kernel's then: either
 /// because it was given back, or because its heartbeat has stopped.
 pub fn run(files: &[PathBuf], dir: &RunDir, log_format: &'static str) -> Result<(), Error> {
+    let inherited = inherit();
+    let program = started_from().map_err(system("cannot find this program"))?;
+    let _ = rustix::thread::set_name(c"weft"); // Executed again, it has the name of a link.
     weft_xdp::map_large_blocks(); // The TCP stack's buffers.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_start(|| {
+            let _ = weft_xdp::hold_ends(); // Signals are this thread's, so that an upgrade can hold them.
+        })
         .build()
         .map_err(system("cannot start the control thread"))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
-        let lock = dir.lock()?;
+        let (lock, handover, socket) = match inherited {
+            None => (dir.lock()?, None, None),
+            Some(Inherited {
+                handover,
+                lock,
+                socket,
+            }) => (dir.keep(lock)?, Some(handover), Some(socket)),
+        };
         dir.await_guard();
         // By the programs and the pair of a process that is dead, before either is exchanged.
         guard::reset_orphans(dir);
         let guard = Guard::start(dir, log_format);
-        match Node::start(files, dir).await {
-            Ok(node) => node.serve(signals, lock, guard).await,
+        match Node::start(files, dir, program, handover).await {
+            Ok(node) => node.serve(signals, lock, guard, socket).await,
             Err(error) => {
-                guard.dismiss(); // Whatever there was has been cleaned up.
+                guard.dismiss(); // Nothing has ended here yet.
                 lock.remove();
                 Err(error)
             }
@@ -71,22 +91,6 @@ fn clean_up(dir: &RunDir) {
     }
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
 /// One worker's parts that stay on the control side.
 struct WorkerSide {
     running: Running,
@@ -100,6 +104,8 @@ struct WorkerSide {
 
 struct Node {
     files: Vec<PathBuf>,
+    /// Where this program is, to be read again by an upgrade.
+    program: PathBuf,
     dir: RunDir,
     control: Control<Steering>,
     pair: PairInfo,
@@ -114,10 +120,18 @@ struct Node {
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
     reloads: view::Reloads,
+    upgrading: Upgrading,
+    /// The upgrade that this program came by.
+    upgraded: Option<view::Upgraded>,
 }
 
 impl Node {
-    async fn start(files: &[PathBuf], dir: &RunDir) -> Result<Self, Error> {
+    async fn start(
+        files: &[PathBuf],
+        dir: &RunDir,
+        program: PathBuf,
+        handover: Option<Handover>,
+    ) -> Result<Self, Error> {
         let links = netlink::monitor().await?; // Before the list, so that no change is missed.
         let routes = netlink::monitor_routes().await?;
         let interfaces = interfaces().await?;
@@ -141,27 +155,39 @@ impl Node {
             instance: start::instance(),
             flow_seed: start::seed(),
         })?;
-        match Self::take_over(steering, &config, &interfaces, &pair).await {
-            Ok((control, workers, baseline)) => Ok(Self {
-                files: files.to_vec(),
-                dir: dir.clone(),
-                control,
-                pair,
-                workers,
-                baseline,
-                links,
-                routes: Some(routes),
-                started: Instant::now(),
-                launched: config,
-                restart_needed: Vec::new(),
-                last_refusal: Vec::new(),
-                reloads: view::Reloads::default(),
-            }),
+        let taken = match Self::take_over(steering, &config, &interfaces, &pair).await {
+            Ok(taken) => taken,
             Err(error) => {
-                clean_up(dir); // Nothing half made stays behind a failed start.
-                Err(error)
+                // Nothing half made stays behind a failed start, but flows of the program before go on in what there is.
+                if handover.is_none() {
+                    clean_up(dir);
+                }
+                return Err(error);
             }
-        }
+        };
+        let upgraded = handover.map(|handover| {
+            let upgraded = handover.outcome(&program, taken.at.as_nanos(), taken.flows);
+            upgrade::tell(&upgraded);
+            upgraded
+        });
+        Ok(Self {
+            files: files.to_vec(),
+            program,
+            dir: dir.clone(),
+            control: taken.control,
+            pair,
+            workers: taken.workers,
+            baseline: taken.baseline,
+            links,
+            routes: Some(routes),
+            started: Instant::now(),
+            launched: config,
+            restart_needed: Vec::new(),
+            last_refusal: Vec::new(),
+            reloads: view::Reloads::default(),
+            upgrading: Upgrading::default(),
+            upgraded,
+        })
     }
 
     /// Hooks that are there already run our programs before a heartbeat lets them punt; new ones
@@ -171,15 +197,22 @@ impl Node {
         config: &Config,
         interfaces: &[InterfaceInfo],
         pair: &PairInfo,
-    ) -> Result<(Control<Steering>, Vec<WorkerSide>, Baseline), Error> {
+    ) -> Result<TakenOver, Error> {
         let baseline = Baseline::read().await?;
         steering.attach_pair()?;
         start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
         let workers = start::workers(&mut control, config, pair).await?;
         control.apply(config.clone(), interfaces, worker::now())?;
-        start::adopt_flows(&control)?;
-        Ok((control, workers, baseline))
+        let at = worker::now();
+        let flows = start::adopt_flows(&control)?;
+        Ok(TakenOver {
+            control,
+            workers,
+            baseline,
+            at,
+            flows,
+        })
     }
 
     async fn serve(
@@ -187,11 +220,18 @@ impl Node {
         mut signals: Signals,
         lock: Lock,
         mut guard: Guard,
+        inherited: Option<UnixListener>,
     ) -> Result<(), Error> {
-        let listener =
-            Listener::bind(&self.dir.socket()).map_err(system("cannot open the admin socket"))?;
-        let (calls, questions) = mpsc::channel(CALLS);
-        let server = tokio::task::spawn_local(async move { listener.serve(calls).await });
+        signals.release().map_err(system("cannot take signals"))?;
+        let path = self.dir.socket();
+        let listener = match inherited {
+            None => Listener::bind(&path),
+            Some(listener) => Listener::keep(listener, &path),
+        };
+        let listener = Rc::new(listener.map_err(system("cannot open the admin socket"))?);
+        let (calls, mut questions) = mpsc::channel(CALLS);
+        let serving = Rc::clone(&listener);
+        let server = tokio::task::spawn_local(async move { serving.serve(calls).await });
         tracing::info!(
             node = self.control.config().node.name,
             pods = self.control.config().pods.len(),
@@ -202,35 +242,42 @@ impl Node {
         );
         // On an error everything stays as after a crash: stale heartbeats send packets to the
         // kernel, the guard looks after terminated connections, and the next start re-adopts what is pinned.
-        self.turn(&mut signals, questions, &mut guard).await?;
-        force_on_second_signal();
+        let ending = self.turn(&mut signals, &mut questions, &mut guard).await?;
         server.abort();
+        let _ = server.await; // Nobody is accepted any more.
+        if let Ending::Upgrade(candidate, reply) = ending {
+            let id = worker::now().as_nanos();
+            let begins = (reply, candidate.announced(id));
+            if take_leave(begins, &listener, &mut questions, &mut signals.ends).await {
+                return Err(self.replace(&candidate, id, &lock, guard, &listener));
+            }
+        }
+        drop(listener); // While the run directory is still ours.
+        force_on_second_signal();
         self.stop(lock, guard).await;
         Ok(())
     }
 
-    /// Serves until a signal to end (`Ok`), or until it cannot go on.
+    /// Serves until a signal to end or another program (`Ok`), or until it cannot go on.
     async fn turn(
         &mut self,
         signals: &mut Signals,
-        mut questions: mpsc::Receiver<Call>,
+        questions: &mut mpsc::Receiver<Call>,
         guard: &mut Guard,
-    ) -> Result<(), Error> {
+    ) -> Result<Ending, Error> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return Ok(()),
-                _ = signals.interrupt.recv() => return Ok(()),
-                _ = signals.hangup.recv() => {
+                () = signals.ends.asked() => return Ok(Ending::Stop),
+                // Until a check is over: the next program reads the files anyway.
+                _ = signals.hangup.recv(), if !self.upgrading.is_under_way() => {
                     if let Answer::Failed(reason) = self.reload().await {
                         tracing::error!("{reason}");
                     }
                 }
-                Some(call) = questions.recv() => {
-                    let answer = self.answer(call.request).await;
-                    let _ = call.reply.send(answer); // The asker may have left.
-                }
+                Some(call) = questions.recv() => self.take(call).await,
+                ending = self.upgrading.checked() => return Ok(ending),
                 changed = self.links.changed() => {
                     changed?;
                     self.follow_interfaces().await?;
@@ -288,34 +335,19 @@ async fn follow(monitor: &mut Option<netlink::Monitor>) -> Result<(), netlink::N
     }
 }
 
-/// After the first signal a second one ends the process at once, whatever the clean-up is doing.
-fn force_on_second_signal() {
-    let watcher = std::thread::Builder::new()
-        .name("weft-force".into())
-        .spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let mut signals = Signals::new()?;
-                tokio::select! {
-                    _ = signals.terminate.recv() => {}
-                    _ = signals.interrupt.recv() => {}
-                }
-                tracing::warn!(
-                    "forced to end; `weft cleanup` or the next `weft run` removes the rest"
-                );
-                std::process::exit(i32::from(crate::cli::Exit::Failed as u8));
-                #[allow(unreachable_code, reason = "gives the block its error type")]
-                std::io::Result::Ok(())
-            })
-        });
-    if let Err(error) = watcher {
-        tracing::warn!(%error, "a second signal will not force the end");
-    }
-}
-
 impl Node {
+    async fn take(&mut self, Call { request, reply }: Call) {
+        let answer = match request {
+            Request::Upgrade { binary } => {
+                let binary = binary.unwrap_or_else(|| self.program.clone());
+                return self.upgrading.begin(binary, self.files.clone(), reply);
+            }
+            Request::Reload if self.upgrading.is_under_way() => under_way(),
+            request => self.answer(request).await,
+        };
+        let _ = reply.send(answer); // The asker may have left.
+    }
+
     async fn answer(&mut self, request: Request) -> Answer {
         let answer = match request {
             Request::Status { audit } => {
@@ -326,73 +358,9 @@ impl Node {
             Request::Flows => self.flows().map(Answer::Flows),
             Request::Owned => owned(&self.dir).map(Answer::Owned).map_err(Error::from),
             Request::Reload => Ok(self.reload().await),
+            Request::Upgrade { .. } => Ok(under_way()),
         };
         answer.unwrap_or_else(|error| Answer::Failed(chain(&error)))
-    }
-
-    async fn reload(&mut self) -> Answer {
-        let began = Instant::now();
-        let interfaces = match interfaces().await {
-            Ok(interfaces) => interfaces,
-            Err(error) => return Answer::Failed(chain(&error)),
-        };
-        let earlier = Arc::clone(self.control.config());
-        let (interfaces, config) = match start::read(&self.files, Some(earlier), interfaces).await {
-            Ok(read) => read,
-            Err(error) => return Answer::Failed(chain(&error)),
-        };
-        let config = match config {
-            Ok(config) => config,
-            Err(errors) => {
-                self.last_refusal = errors.iter().map(ToString::to_string).collect();
-                for error in &errors {
-                    tracing::error!("reload refused: {error}");
-                }
-                return Answer::Refused(view::refusals(&errors));
-            }
-        };
-        let restart: Vec<String> = config::restart_keys(&self.launched, &config)
-            .into_iter()
-            .map(Into::into)
-            .collect();
-        let parse = began.elapsed();
-        let accepted = Instant::now();
-        match self.control.apply(config, &interfaces, worker::now()) {
-            Ok(change) => {
-                let switch = accepted.elapsed();
-                self.reloads.parse.record(parse);
-                self.reloads.switch.record(switch);
-                self.control.collect_retired(); // Now that it is live.
-                self.restart_needed = restart.clone();
-                self.last_refusal.clear();
-                let generation = self.control.tables().load().generation;
-                tracing::info!(
-                    generation,
-                    ?parse,
-                    ?switch,
-                    enrolled = ?change.enrolled,
-                    draining = ?change.draining,
-                    waiting_for_restart = ?restart,
-                    "reloaded"
-                );
-                Answer::Reloaded(view::Reloaded {
-                    generation,
-                    parse_us: micros(parse),
-                    switch_us: micros(switch),
-                    enrolled: change.enrolled,
-                    draining: change.draining,
-                    restart_needed: restart,
-                })
-            }
-            Err(error) => {
-                let reason = format!(
-                    "reload failed, the old configuration stays: {}",
-                    chain(&error)
-                );
-                self.last_refusal = vec![reason.clone()];
-                Answer::Failed(reason)
-            }
-        }
     }
 
     /// The devices of the workers' bulk lanes.

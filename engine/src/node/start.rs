@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel;
-use weft_datapath::{AffinityTable, Opens, Ports, State, StateConfig};
+use weft_datapath::{AffinityTable, Now, Opens, Ports, State, StateConfig};
 use weft_stack::{Limits, StackConfig};
 use weft_xdp::{Adopted, BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
 
-use super::{Error, WorkerSide, chain, system};
+use super::{Baseline, Error, WorkerSide, chain, system};
 use crate::config::{self, Config, FastPath, InterfaceInfo};
 use crate::control::{Control, WorkerHandle, checked};
 use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker};
@@ -17,6 +17,17 @@ use crate::worker::{self, HandOver, Parts, Shared, Spawn, Waker};
 const COMMANDS: usize = 4;
 /// Received frames that may wait on a socket: 2,048 are 2-3 ms of the highest rate.
 const RING: u32 = 2048;
+
+/// What a start has made.
+pub(super) struct TakenOver {
+    pub(super) control: Control<Steering>,
+    pub(super) workers: Vec<WorkerSide>,
+    pub(super) baseline: Baseline,
+    /// When the workers had the tables.
+    pub(super) at: Now,
+    /// What became of the flows of a former process.
+    pub(super) flows: Adopted,
+}
 
 /// Interfaces of this network namespace, as the configuration check needs them.
 ///
@@ -86,7 +97,7 @@ pub(super) fn adopt(
 }
 
 /// Lets the flows on the fast path that a former process has left go on, as far as their backends are there.
-pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<(), Error> {
+pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<Adopted, Error> {
     let tables = control.tables().load_full();
     let adopted = control.kernel().adopt_flows(|client, answers| {
         let (front, back) = (&client.tuple, &answers.tuple);
@@ -98,9 +109,9 @@ pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<(), Error> {
     })?;
     if adopted != Adopted::default() {
         let Adopted { kept, removed } = adopted;
-        tracing::info!(kept, removed, "entries of flows taken over");
+        tracing::info!(kept, removed, "flows taken over");
     }
-    Ok(())
+    Ok(adopted)
 }
 
 pub(super) async fn workers(

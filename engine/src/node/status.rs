@@ -74,6 +74,7 @@ impl Node {
             restart_needed: self.restart_needed.clone(),
             last_refusal: self.last_refusal.clone(),
             reloads: self.reloads.clone(),
+            upgrade: self.upgraded.clone(),
             workers: (0..self.workers.len())
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
@@ -130,7 +131,7 @@ impl Node {
     }
 
     /// What a worker says of its TCP stack.
-    fn tcp(&self, index: usize) -> Result<Option<Tcp>, Error> {
+    pub(super) fn tcp(&self, index: usize) -> Result<Option<Tcp>, Error> {
         let (side, handle) = (&self.workers[index], &self.control.workers()[index]);
         let (reply, answer) = channel::bounded(1);
         let report = ask(

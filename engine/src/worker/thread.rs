@@ -58,11 +58,16 @@ impl Running {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
+    /// Asks the worker to stop after its current step.
+    pub fn ask_to_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
     /// Asks the worker to stop after its current step and waits for it, but not for ever: a thread
     /// that is stuck ends with the process.
     pub fn stop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.waker.wake();
+        self.ask_to_stop();
         let Some(thread) = self.thread.take() else {
             return;
         };
@@ -97,6 +102,7 @@ where
     let thread = std::thread::Builder::new()
         .name(format!("weft-worker-{}", spawn.index))
         .spawn(move || {
+            let _ = weft_xdp::hold_ends(); // Signals are control's, which waits for them.
             if !core_affinity::set_for_current(core_affinity::CoreId { id: spawn.core }) {
                 tracing::warn!(
                     worker = spawn.index,

@@ -4,8 +4,9 @@
 //! - [`link`]: tcx and native XDP links, and what the kernel says about a link.
 //! - [`memory`]: a BPF array mapped into this process.
 //! - [`packet`]: sockets that send whole frames.
+//! - [`program`]: another program in this process's place, or beside it.
 //! - [`rings`]: AF_XDP rings over xsk-rs, with a ledger that makes its contract checkable.
-//! - [`signals`]: those to be ignored.
+//! - [`signals`]: those to be ignored, or to wait.
 //! - [`sockopt`]: socket options of AF_XDP that xsk-rs and rustix lack.
 //! - [`tap`]: TAP devices, and how large blocks of memory are had.
 #![allow(
@@ -17,6 +18,7 @@ pub(crate) mod batch;
 pub(crate) mod link;
 pub(crate) mod memory;
 pub(crate) mod packet;
+pub(crate) mod program;
 pub(crate) mod rings;
 pub(crate) mod signals;
 pub(crate) mod sockopt;

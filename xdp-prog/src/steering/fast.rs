@@ -38,12 +38,12 @@ pub struct FastFlow {
     pub last_seen: u64,
 }
 
-/// What became of a former process's flows.
+/// What became of a former process's flows, each counted by its client's entry.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// Entries that go on.
+    /// Those that go on.
     pub kept: usize,
-    /// Entries whose backend is none any more.
+    /// Those whose backend is none any more.
     pub removed: usize,
 }
 
@@ -98,9 +98,10 @@ impl Steering {
                 return;
             }
             let back = answer_key(&key, &value);
-            let (client, answers) = match value.tcp_state & abi::FLOW_OPENER == 0 {
-                true => (back, key),
-                false => (key, back),
+            let opener = value.tcp_state & abi::FLOW_OPENER != 0;
+            let (client, answers) = match opener {
+                true => (key, back),
+                false => (back, key),
             };
             let depends = match u32::from(value.mode) == abi::MODE_PLAIN {
                 true => Some((SlotRef::FIXED, 0)),
@@ -114,11 +115,11 @@ impl Steering {
             match place {
                 Some((slot, epoch, service)) => {
                     table.renumber(spot, (slot, epoch), service, instance);
-                    adopted.kept += 1;
+                    adopted.kept += usize::from(opener);
                 }
                 None => {
                     table.remove(spot);
-                    adopted.removed += 1;
+                    adopted.removed += usize::from(opener);
                 }
             }
         });

@@ -27,18 +27,22 @@ mod choice;
 mod counters;
 mod fast;
 mod flow_table;
+mod heartbeat;
 mod pinned;
 mod pins;
 mod pods;
 mod reverse;
 mod sync;
+mod trial;
 
 pub use choice::{Choice, ChoiceBackend};
 pub use counters::Counters;
 pub use fast::{Adopted, FastFlow, FastLookup};
+pub use heartbeat::Heartbeat;
 pub use pins::{Pin, PinOutcome, PinWriter};
 pub use pods::PodEntry;
 pub use sync::{Changes, ServiceKey};
+pub use trial::try_programs;
 
 /// Names of the links, as in their files `link_<name>_<ifindex>`.
 pub(crate) mod link_names {
@@ -374,22 +378,6 @@ impl Steering {
         Ok(())
     }
 
-    /// The heartbeat of a worker, to be taken to its thread.
-    pub fn heartbeat(&self, worker: u16) -> Result<Heartbeat, Error> {
-        if worker >= crate::MAX_WORKERS {
-            let max = u64::from(crate::MAX_WORKERS) - 1;
-            return Err(Error::Range {
-                what: "worker",
-                value: worker.into(),
-                max,
-            });
-        }
-        Ok(Heartbeat {
-            array: Arc::clone(&self.heartbeats),
-            worker: worker.into(),
-        })
-    }
-
     /// What this run directory holds of the kernel.
     pub fn owned(&self) -> Result<Vec<OwnedObject>, OwnedError> {
         crate::owned::owned(&self.config.pin_dir)
@@ -419,35 +407,6 @@ impl Steering {
         };
         typed::<u32, abi::Config>(&self.skel.maps.config)?.insert(&0, &config)?;
         Ok(())
-    }
-}
-
-/// A worker's sign of life in memory shared with the BPF programs.
-#[derive(Clone, Debug)]
-pub struct Heartbeat {
-    array: Arc<MappedArray>,
-    worker: usize,
-}
-
-impl Heartbeat {
-    /// Says that the worker stepped at `now_ns` (`CLOCK_MONOTONIC`, not zero). A plain store.
-    #[inline]
-    pub fn beat(&self, now_ns: u64) {
-        if let Some(word) = self.array.word(self.worker, 0) {
-            word.store(now_ns, std::sync::atomic::Ordering::Relaxed);
-        }
-    }
-
-    /// When the worker last stepped; 0 if it never did, or said that it stopped.
-    pub fn last(&self) -> u64 {
-        self.array
-            .word(self.worker, 0)
-            .map_or(0, |w| w.load(std::sync::atomic::Ordering::Relaxed))
-    }
-
-    /// Says that the worker has stopped: its packets are the kernel's from now on.
-    pub fn stop(&self) {
-        self.beat(0);
     }
 }
 

@@ -14,6 +14,7 @@ mod netlink;
 mod orphans;
 mod packets;
 mod pins;
+mod program;
 mod punt;
 mod sockets;
 mod support;
