@@ -99,6 +99,8 @@ struct Datagrams {
     server: u32,
     answers: usize,
     since: usize,
+    /// The servers it has had, each with the configuration under which it first answered.
+    moves: Vec<(u32, usize)>,
 }
 
 /// A TCP connection.
@@ -173,6 +175,7 @@ impl Crew {
                         server: 0,
                         answers: 0,
                         since: 0,
+                        moves: Vec::new(),
                     });
                 }
             }
@@ -184,8 +187,11 @@ impl Crew {
             }
         }
         let mut tally = Tally::default();
-        self.ask_all(&mut tally);
-        self.ask_all(&mut tally);
+        for at in 0..self.datagrams.len() {
+            // In a row: for its second packet a flow is remembered.
+            self.ask_datagram(at, &mut tally);
+            self.ask_datagram(at, &mut tally);
+        }
         Ok(())
     }
 
@@ -288,10 +294,17 @@ impl Crew {
         tally.times.push(start.elapsed());
         tally.datagrams += 1;
         let known = (flow.answers > 1).then_some((flow.server, flow.since));
-        judge(&self.history, &self.faults, &question, &answer, known);
+        let right = judge(&self.history, &question, &answer, known);
+        if let Err(wrong) = right {
+            self.faults
+                .add(format!("{wrong}; its servers: {:?}", flow.moves));
+        }
         let local = socket.local_addr().map(|local| local.port());
         self.judge_client(&question, &answer, local.unwrap_or(0));
         let flow = &mut self.datagrams[at];
+        if flow.moves.last().is_none_or(|last| last.0 != answer.server) {
+            flow.moves.push((answer.server, question.since));
+        }
         flow.server = answer.server;
         flow.since = question.since;
         flow.answers += 1;
@@ -373,7 +386,9 @@ impl Crew {
         let answer = stream.ask()?;
         stream.server = answer.server;
         let question = stream.question();
-        judge(&self.history, &self.faults, &question, &answer, None);
+        if let Err(wrong) = judge(&self.history, &question, &answer, None) {
+            self.faults.add(wrong);
+        }
         let port = stream.stream.local_addr()?.port();
         self.judge_client(&question, &answer, port);
         Ok(stream)
@@ -397,7 +412,9 @@ impl Crew {
             service: place.service,
         };
         let answer = exchange(&socket, &question, place.at)?;
-        judge(&self.history, &self.faults, &question, &answer, None);
+        if let Err(wrong) = judge(&self.history, &question, &answer, None) {
+            self.faults.add(wrong);
+        }
         self.judge_client(&question, &answer, port);
         Ok(())
     }
@@ -416,11 +433,10 @@ impl Crew {
 /// Whether the flow may be with that server. `known`: which server had it, and since which configuration.
 fn judge(
     history: &History,
-    faults: &Faults,
     question: &Question,
     answer: &Answer,
     known: Option<(u32, usize)>,
-) {
+) -> Result<(), String> {
     let has = |set: u128, server: u32| set >> server & 1 == 1;
     let now = history.any(question.service, question.since);
     let right = match known {
@@ -432,12 +448,21 @@ fn judge(
         Some((server, _)) if answer.server == server => has(now.present, server),
         _ => has(now.ready, answer.server),
     };
-    if !right {
-        faults.add(format!(
-            "{question:?} was answered by {answer:?}; before, and since: {known:?}; since then ready {:x}, present {:x}",
-            now.ready, now.present
-        ));
+    if right {
+        return Ok(());
     }
+    let servers = match known {
+        Some((server, _)) => vec![server, answer.server],
+        None => vec![answer.server],
+    };
+    let lives: Vec<_> = servers
+        .into_iter()
+        .map(|server| history.life(question.service, server))
+        .collect();
+    Err(format!(
+        "{question:?} was answered by {answer:?}; before, and since: {known:?}; {}",
+        lives.join("; ")
+    ))
 }
 
 impl Stream {

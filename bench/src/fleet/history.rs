@@ -71,6 +71,26 @@ impl History {
         })
     }
 
+    /// What became of a backend, for people: from which configuration on it was what.
+    pub fn life(&self, service: usize, backend: u32) -> String {
+        let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+        let mut life = format!("{backend}:");
+        let mut last = "";
+        for (number, sets) in sets.iter().enumerate() {
+            let has = |set: u128| set >> backend & 1 == 1;
+            let now = match (has(sets[service].ready), has(sets[service].present)) {
+                (true, _) => "ready",
+                (false, true) => "there",
+                (false, false) => "gone",
+            };
+            if now != last {
+                life += &format!(" {now} from {number}");
+            }
+            last = now;
+        }
+        life
+    }
+
     fn fold(
         &self,
         service: usize,
@@ -105,6 +125,7 @@ mod tests {
                 present: 8
             }
         );
+        assert_eq!(history.life(0, 1), "1: gone from 0 ready from 1");
         history.finish();
         assert_eq!(history.any(0, history.done()), set(2));
         assert_eq!(history.all(0, history.done()), set(2));

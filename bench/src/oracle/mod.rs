@@ -46,17 +46,17 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Runs the packets of `seed` through both nodes, Weft with this `fast_path`.
+    /// Runs the packets of `seed` through both nodes.
     ///
     /// # Errors
     /// When a lab cannot be made, when something arrives that no packet of a case explains, and when
     /// Weft's ledger does not add up afterwards.
-    pub fn add(&mut self, seed: u64, fast_path: &'static str) -> Result<()> {
+    pub fn add(&mut self, seed: u64) -> Result<()> {
         let mut random = Random::new(seed);
         let services = world::services(&mut random);
         let cases = cases::cases(&mut random, &services);
         let kernel = Node::new(&services, Path::Rules)?;
-        let weft = Node::new(&services, Path::Weft(fast_path))?;
+        let weft = Node::new(&services, Path::Weft(None))?;
         for (number, chunk) in cases.chunks(CHUNK).enumerate() {
             let first = number * CHUNK;
             let by_kernel =

@@ -33,8 +33,8 @@ pub struct Node {
 pub enum Path {
     /// kube-proxy's iptables rules.
     Rules,
-    /// Weft with this `fast_path`, and no rules.
-    Weft(&'static str),
+    /// Weft and no rules, with this `fast_path` where one is named.
+    Weft(Option<&'static str>),
 }
 
 impl Node {

@@ -1,7 +1,7 @@
-//! The same flows through two of Weft's tiers: all by user space, and as many as it can by the kernel.
+//! The same flows through Weft's tiers: all by user space, those that it has opened by the kernel, and as many as it can.
 //!
 //! The flows are drawn from a seed. What arrives has to be what forwarding leaves of what was sent, and the same, byte by byte, on
-//! both nodes: both see the same addresses, and choose by the same tables.
+//! every node: all see the same addresses, and choose by the same tables.
 
 use super::node::{Node, Path};
 use super::outcome;
@@ -20,22 +20,25 @@ const FIRST_PORT: u16 = 20_000;
 /// Longest payload of a packet within the MTU of 1500, by family: with a TCP header of 24 bytes.
 const ROOM: [usize; 2] = [1500 - 20 - 24, 1500 - 40 - 24];
 
+/// Settings of `fast_path`.
+const SETTINGS: [&str; 3] = ["off", "flows", "full"];
+
 /// What runs came to.
 #[derive(Debug, Default)]
 pub struct Tiers {
-    /// Flows that went over both nodes.
+    /// Flows that went over every node.
     pub flows: usize,
     /// Packets that arrived, on each of them.
     pub packets: usize,
-    /// Packets that user space had, on the node where it has all and on the one where the kernel forwards.
-    pub punted: [u64; 2],
+    /// Packets that user space had, with each of [`SETTINGS`].
+    pub punted: [u64; 3],
 }
 
 impl Tiers {
-    /// Runs the flows of `seed` over both nodes.
+    /// Runs the flows of `seed` over a node of each setting.
     ///
     /// # Errors
-    /// When a packet arrives that is not what forwarding leaves, or not the same on both nodes; when one does not
+    /// When a packet arrives that is not what forwarding leaves, or not the same on every node; when one does not
     /// arrive; and when a ledger does not add up.
     pub fn add(&mut self, seed: u64) -> Result<()> {
         let mut random = Random::new(seed);
@@ -43,26 +46,21 @@ impl Tiers {
         let flows: Vec<Flow> = (0..FLOWS)
             .map(|number| Flow::new(&mut random, &services, number as u16))
             .collect();
-        let nodes = [
-            Node::new(&services, Path::Weft("off"))?,
-            Node::new(&services, Path::Weft("full"))?,
-        ];
+        let nodes = SETTINGS
+            .into_iter()
+            .map(|setting| Node::new(&services, Path::Weft(Some(setting))))
+            .collect::<Result<Vec<_>>>()?;
         for chunk in flows.chunks(CHUNK) {
-            let [off, full] = [&nodes[0], &nodes[1]].map(|node| converse(node, chunk));
-            let (off, full) = (off.context("off")?, full.context("full")?);
-            for (number, packets) in off {
-                let other = full.get(&number).map(Vec::as_slice).unwrap_or_default();
-                let flow = &flows[usize::from(number)];
-                for (at, (off, full)) in packets.iter().zip(other).enumerate() {
-                    ensure!(
-                        off == full,
-                        "packet {at} differs:\n off {:?}\nfull {:?}\nof {flow:?}",
-                        (off.0, see(&off.1)),
-                        (full.0, see(&full.1)),
-                    );
+            let mut first: Option<Arrived> = None;
+            for (node, setting) in nodes.iter().zip(SETTINGS) {
+                let arrived = converse(node, chunk).context(setting)?;
+                match &first {
+                    Some(first) => same(&flows, first, &arrived).context(setting)?,
+                    None => {
+                        self.packets += arrived.values().map(Vec::len).sum::<usize>();
+                        first = Some(arrived);
+                    }
                 }
-                ensure!(packets.len() == other.len(), "{flow:?}");
-                self.packets += packets.len();
             }
         }
         self.flows += flows.len();
@@ -73,6 +71,24 @@ impl Tiers {
         }
         Ok(())
     }
+}
+
+/// Whether the same packets came to the same places.
+fn same(flows: &[Flow], one: &Arrived, other: &Arrived) -> Result<()> {
+    for (number, packets) in one {
+        let others = other.get(number).map(Vec::as_slice).unwrap_or_default();
+        let flow = &flows[usize::from(*number)];
+        for (at, (packet, other)) in packets.iter().zip(others).enumerate() {
+            ensure!(
+                packet == other,
+                "packet {at} of {flow:?}:\n{:?}\n{:?}",
+                (packet.0, see(&packet.1)),
+                (other.0, see(&other.1)),
+            );
+        }
+        ensure!(packets.len() == others.len(), "{flow:?}");
+    }
+    Ok(())
 }
 
 /// One packet that an end sends.

@@ -206,9 +206,11 @@ pub fn rules(services: &[Service], pods: &[Pod]) -> Vec<Rule> {
 }
 
 /// The services as Weft's configuration, every pod enrolled but one.
-pub fn config(services: &[Service], pods: &[Pod], fast_path: &str) -> Config {
+pub fn config(services: &[Service], pods: &[Pod], fast_path: Option<&str>) -> Config {
     let mut config = Config::new();
-    config.workers.fast_path = fast_path.into();
+    if let Some(fast_path) = fast_path {
+        config.workers.fast_path = fast_path.into();
+    }
     // No flow is older than the enrolment, and a busy machine is no dead worker.
     config.node.enrolment_grace = Some("0s".into());
     config.workers.heartbeat = Some("10s".into());

@@ -202,9 +202,9 @@ impl World {
         ])
     }
 
+    /// With as much in the kernel as labs have unless they say otherwise.
     pub fn config(&self, states: &States) -> Config {
         let mut config = Config::new();
-        config.workers.fast_path = "full".into();
         // A process that is stopped for a while is not dead.
         config.workers.heartbeat = Some("10s".into());
         for pod in &self.clients {
