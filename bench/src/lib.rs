@@ -34,6 +34,7 @@ pub mod progress;
 pub mod proxy;
 pub mod random;
 pub mod raw;
+pub mod sequence;
 pub mod servers;
 pub mod snapshot;
 pub mod sweep;

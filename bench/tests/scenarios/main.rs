@@ -23,6 +23,7 @@ mod icmp;
 mod isolation;
 mod kernel;
 mod oracle;
+mod order;
 mod ownership;
 mod path_mtu;
 mod reloads;
