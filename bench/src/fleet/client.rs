@@ -95,7 +95,7 @@ struct Datagrams {
     socket: usize,
     place: Place,
     turn: u64,
-    /// Which server answered last, how many did, and since which configuration that one was under way.
+    /// Which server answered last, how often it has in a row, and since which configuration the last one was under way.
     server: u32,
     answers: usize,
     since: usize,
@@ -187,11 +187,7 @@ impl Crew {
             }
         }
         let mut tally = Tally::default();
-        for at in 0..self.datagrams.len() {
-            // In a row: for its second packet a flow is remembered.
-            self.ask_datagram(at, &mut tally);
-            self.ask_datagram(at, &mut tally);
-        }
+        (0..self.datagrams.len()).for_each(|at| self.ask_datagram(at, &mut tally));
         Ok(())
     }
 
@@ -265,6 +261,14 @@ impl Crew {
     }
 
     fn ask_datagram(&mut self, at: usize, tally: &mut Tally) {
+        if self.ask_once(at, tally) {
+            // In a row: for its second packet a flow is remembered.
+            self.ask_once(at, tally);
+        }
+    }
+
+    /// True: the flow is with another server now.
+    fn ask_once(&mut self, at: usize, tally: &mut Tally) -> bool {
         let flow = &mut self.datagrams[at];
         let socket = &self.sockets[flow.socket];
         let (start, may_lose) = (Instant::now(), self.lossy.load(Ordering::SeqCst));
@@ -280,7 +284,7 @@ impl Crew {
             Ok(answer) => answer,
             Err(_) if may_lose || self.lossy.load(Ordering::SeqCst) => {
                 tally.lost += 1;
-                return;
+                return false;
             }
             Err(error) => {
                 let (server, answers) = (flow.server, flow.answers);
@@ -288,7 +292,7 @@ impl Crew {
                     "{question:?} to {}, after {answers} answers, the last of server {server}: {error:#}",
                     flow.place.at
                 ));
-                return;
+                return false;
             }
         };
         tally.times.push(start.elapsed());
@@ -302,12 +306,15 @@ impl Crew {
         let local = socket.local_addr().map(|local| local.port());
         self.judge_client(&question, &answer, local.unwrap_or(0));
         let flow = &mut self.datagrams[at];
-        if flow.moves.last().is_none_or(|last| last.0 != answer.server) {
+        let moved = flow.moves.last().is_none_or(|last| last.0 != answer.server);
+        if moved {
             flow.moves.push((answer.server, question.since));
+            flow.answers = 0;
         }
         flow.server = answer.server;
         flow.since = question.since;
         flow.answers += 1;
+        moved
     }
 
     fn ask_stream(&mut self, at: usize, tally: &mut Tally) {
