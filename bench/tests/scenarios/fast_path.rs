@@ -158,37 +158,6 @@ fn without_user_space_flows_go_on_and_new_ones_begin() -> Result<()> {
 }
 
 #[test]
-fn svc23_svc45_backends_come_and_go_under_live_flows_and_none_moves() -> Result<()> {
-    let changes = if soak() { 1000 } else { 60 };
-    with_weft(|| {
-        let fixture = Fixture::new()?;
-        let all = config(&fixture);
-        let weft = Weft::start(&fixture.lab, &all)?;
-        let mut talks = talks(&fixture, 300)?;
-        let loads = fixture.loads(Duration::from_millis(1));
-        for change in 0..changes {
-            let mut fewer = all.clone();
-            let leaving = fixture.backends[change % fixture.backends.len()].ips;
-            for endpoints in fewer
-                .services
-                .iter_mut()
-                .filter_map(|s| s.endpoints.as_mut())
-            {
-                endpoints.retain(|endpoint| !leaving.contains(&endpoint.address));
-            }
-            weft.reload(if change % 2 == 0 { &fewer } else { &all })?;
-            if change % 10 == 0 {
-                go_on(&mut talks)?;
-            }
-        }
-        weft.reload(&all)?;
-        go_on(&mut talks)?;
-        flawless(loads)?;
-        weft.audit().map(drop)
-    })
-}
-
-#[test]
 fn a_reload_between_a_plain_choice_and_another_leaves_flows_alone() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;

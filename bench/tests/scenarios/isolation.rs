@@ -163,7 +163,7 @@ fn half_open(wire: &Wire, siege: &Siege) -> Result<u64> {
 }
 
 #[test]
-fn amb06_forged_packets_of_every_flow_of_another_pod_reach_none_of_them() -> Result<()> {
+fn amb06_hostile_packets_with_every_tuple_of_another_pod_reach_none_of_its_flows() -> Result<()> {
     with_weft(|| {
         let (mut siege, _servers) = Siege::new(|_| {})?;
         let wire = Wire::open(&siege.attacker.namespace, "eth0")?;
@@ -224,7 +224,8 @@ fn amb06_forged_packets_of_every_flow_of_another_pod_reach_none_of_them() -> Res
 }
 
 #[test]
-fn amb06_a_flood_of_new_flows_evicts_none_of_another_pod_and_hardly_slows_them() -> Result<()> {
+fn amb06_a_hostile_flood_of_new_flows_evicts_none_of_another_pod_and_hardly_slows_them()
+-> Result<()> {
     with_weft(|| {
         // It is the kernel's table that is besieged.
         let (mut siege, _servers) = Siege::new(|config| config.workers.fast_path = "full".into())?;
