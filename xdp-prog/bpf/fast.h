@@ -214,6 +214,8 @@ __noinline int open_flow(const struct packet *packet, const struct weft_pod *pod
 			return NOT_MINE;
 		if (known & FIRST_ANSWERED)
 			states = WEFT_FLOW_ANSWERED;
+		if (known)
+			forget(key, hash, now);
 		if (!to_backend(cfg, new, service, backend))
 			return NOT_MINE;
 		new->back_key = answer_key(key, &new->there);

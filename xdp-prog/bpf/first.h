@@ -92,6 +92,16 @@ static __always_inline __u64 remembered(const struct weft_flow_key *client, __u6
 	return word ? *(volatile __u64 *)word : 0;
 }
 
+/* Entries take over what was remembered, or their flow would go back to its first backend after they are gone. */
+static __always_inline void forget(const struct weft_flow_key *client, __u64 hash, __u64 now)
+{
+	struct weft_firsts *line = line_of(client->ifindex, hash);
+	__u64 *word = line ? word_of(line, hash, now) : NULL;
+
+	if (word)
+		*(volatile __u64 *)word = 0;
+}
+
 /* Whether the answers from the other pod would be those to a first packet to its service port. */
 static __always_inline bool was_asked(const struct weft_flow_key *key, __u64 now)
 {
@@ -218,8 +228,10 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 		return NOT_MINE;
 	word = word_of(line, hash, now);
 	if (word) {
-		if ((*word & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new))
+		if ((*word & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new)) {
+			*(volatile __u64 *)word = 0;
 			return ENTERS;
+		}
 		__sync_fetch_and_or(word, FIRST_ANSWERED);
 	} else if (!(back->flags & WEFT_REVERSE_SOLE) || !crowded(line, now)) {
 		return NOT_MINE;

@@ -158,6 +158,51 @@ fn svc27_a_udp_client_with_a_fixed_port_follows_the_endpoints() -> Result<()> {
     })
 }
 
+/// However short ago it began with it.
+#[test]
+fn svc22_svc27_a_udp_flow_whose_endpoint_goes_does_not_return_to_one_that_is_not_ready()
+-> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let all: Vec<&Pod> = fixture.backends.iter().collect();
+        let client = &fixture.client.namespace;
+        let weft = Weft::start(&fixture.lab, &on(&fixture, &all))?;
+        let without = |name: &str| -> Vec<&Pod> {
+            all.iter().copied().filter(|pod| pod.name != name).collect()
+        };
+        for (family, first_port) in [(Family::V4, 45_000), (Family::V6, 46_000)] {
+            // So many that some go from each endpoint to each other one.
+            for port in first_port..first_port + 12 {
+                let socket =
+                    client.enter(|| Datagrams::open_from(port, web(family, PEER_PORT)))??;
+                // Twice at each: the second packet is that of a flow that is known.
+                let ask = || -> Result<String> {
+                    let name = socket.ask()?.name;
+                    ensure!(socket.ask()?.name == name, "it moved");
+                    Ok(name)
+                };
+                weft.reload(&on(&fixture, &all))?;
+                let first = ask()?;
+                weft.reload(&on(&fixture, &without(&first)))?;
+                let second = ask()?;
+                ensure!(second != first, "{first} was removed");
+                // The first one is there again, but not ready, and the second one goes.
+                let mut left = without(&second);
+                left.sort_by_key(|pod| pod.name != first);
+                let unready = |endpoint: &mut Endpoint| endpoint.ready = Some(false);
+                weft.reload(&with_first(&fixture, &left, unready))?;
+                let third = ask()?;
+                ensure!(
+                    third != first && third != second,
+                    "port {port} over {family:?}: from {first} to {second}, and then to {third}, \
+                     though {first} is not ready and {second} is gone"
+                );
+            }
+        }
+        weft.audit().map(drop)
+    })
+}
+
 #[test]
 fn svc11_with_two_workers_a_client_keeps_its_backend() -> Result<()> {
     with_weft(|| {
