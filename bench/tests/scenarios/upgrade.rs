@@ -165,10 +165,10 @@ fn upgrades_under_load_lose_no_flow_of_the_fast_path() -> Result<()> {
         let new = new.to_string_lossy();
         let connections = if soak() { 1000 } else { 200 };
         let busy = Busy::start(flows(&fixture, connections)?);
-        let loads = fixture.loads(Duration::from_millis(2)); // New connections and datagrams.
         let open = || -> Result<usize> { Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count()) };
         let mut before = None;
         for round in 0..rounds {
+            let loads = fixture.loads(Duration::from_millis(2)); // New connections and datagrams.
             progress(&loads, 50)?;
             busy.progress(1)?;
             // Once by another path, then by that one again, without a word.
@@ -197,9 +197,9 @@ fn upgrades_under_load_lose_no_flow_of_the_fast_path() -> Result<()> {
             );
             progress(&loads, 50).with_context(|| format!("round {round}, after it"))?;
             busy.progress(1)?;
+            unharmed(loads).with_context(|| format!("round {round}"))?;
         }
         let flows = busy.end()?;
-        unharmed(loads)?;
         let listed = weft.json(&["flows"])?;
         let listed = listed["flows"].as_array().context("no flows")?;
         let kept = listed
