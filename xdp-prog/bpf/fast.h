@@ -74,9 +74,6 @@ static __always_inline void keep_alive(const struct packet *packet,
 	note_flow(key, states, deadline);
 }
 
-/* For so long packets of a flow may wait in user space. */
-#define HELD_NS (14ull * 1000 * 1000)
-
 /*
  * Whether the packet has to follow others of its flow to user space, which made the entry, so that it overtakes none:
  * until there was a pause.
@@ -85,7 +82,7 @@ static __always_inline bool held(struct weft_flow_value *flow, __u64 now)
 {
 	if (!(flow->tcp_state & WEFT_FLOW_HELD))
 		return false;
-	if (now <= flow->last_seen || now - flow->last_seen < HELD_NS) {
+	if (now <= flow->last_seen || now - flow->last_seen < WEFT_HELD_MS * 1000000ull) {
 		flow->last_seen = now;
 		return true;
 	}

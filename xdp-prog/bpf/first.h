@@ -15,8 +15,6 @@
  * units of 2^28 ns. */
 #define FIRST_ANSWERED (1ull << 16)
 #define FIRST_TAG (~0ull << 32)
-/* As long as a flow lives that nobody answers: 30 s. */
-#define FIRST_LIFETIME 112
 /* For so long a client's first packet may have lost its place to another one before the answer: 5 s. */
 #define FIRST_CROWDED 19
 
@@ -43,7 +41,7 @@ static __always_inline __u64 *word_of(struct weft_firsts *line, __u64 hash, __u6
 	for (int i = 0; i < WEFT_FIRST_WORDS; i++) {
 		__u64 word = *(volatile __u64 *)&line->words[i];
 
-		if (!((word ^ hash) & FIRST_TAG) && age_of(word, now) <= FIRST_LIFETIME)
+		if (!((word ^ hash) & FIRST_TAG) && age_of(word, now) <= WEFT_FIRST_LIFETIME)
 			return &line->words[i];
 	}
 	return NULL;

@@ -53,6 +53,8 @@ WEFT_CONST(FLOW_WAYS_A_POD, 6)
 WEFT_CONST(FIRST_WORDS, 8)
 WEFT_CONST(FIRST_LINES, 1024)
 WEFT_CONST(FIRST_REGIONS, 128)
+/* For so long, in units of 2^28 ns: as a flow lives that nobody answers, 30 s. */
+WEFT_CONST(FIRST_LIFETIME, 112)
 /* Epochs: of pods' slots, then of backends' places. */
 WEFT_CONST(MAX_POD_SLOTS, 16384)
 WEFT_CONST(MAX_EPOCHS, 147456)
@@ -117,6 +119,8 @@ WEFT_CONST(FLOW_PEER_FIN, 16)
 WEFT_CONST(FLOW_PEER_RST, 32)
 /* User space has made the entry while packets of the flow may be under way there: not followed before a pause. */
 WEFT_CONST(FLOW_HELD, 64)
+/* That pause, which is longer than they may wait there. */
+WEFT_CONST(HELD_MS, 14)
 /* weft_config.fast_path */
 WEFT_CONST(FAST_FLOWS, 1)
 WEFT_CONST(FAST_FULL, 2)

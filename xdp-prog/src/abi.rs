@@ -10,11 +10,13 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 include!(concat!(env!("OUT_DIR"), "/weft_h.rs"));
 
-/// Programs and engine must find the same ports.
+/// Programs and engine must find the same ports, and hold datagrams back equally long.
 const _: () = {
+    use weft_datapath::timeouts;
     use weft_datapath::wire::ipv6;
     assert!(IP6_EXTENSIONS_MAX as usize == ipv6::EXTENSIONS_MAX);
     assert!(IP6_EXTENSION_BYTES_MAX as usize == ipv6::EXTENSION_BYTES_MAX);
+    assert!(HELD_MS as u128 == timeouts::LEAVING.as_millis());
 };
 
 /// `struct weft_config`.

@@ -1,10 +1,10 @@
 //! The fast path: flows that the kernel carries by what user space compiled, with and without user space.
 
-use crate::fixture::{Fixture, flawless, progress, soak, web, with_weft};
+use crate::fixture::{Fixture, flawless, go_on, progress, soak, talks, web, with_weft};
 use anyhow::{Context, Result, ensure};
 use std::thread;
 use std::time::Duration;
-use weft_lab::client::{Datagrams, Talk, ask_tcp, ask_udp};
+use weft_lab::client::{Datagrams, ask_tcp, ask_udp};
 use weft_lab::config::Config;
 use weft_lab::lab::Family;
 use weft_lab::servers::PEER_PORT;
@@ -17,25 +17,6 @@ fn config(fixture: &Fixture) -> Config {
     let mut config = fixture.config_by_address();
     config.workers.fast_path = "full".into();
     config
-}
-
-fn talks(fixture: &Fixture, count: usize) -> Result<Vec<Talk>> {
-    let families = Family::BOTH.into_iter().cycle().take(count);
-    let open = |family| Talk::open(&fixture.client.namespace, web(family, PEER_PORT));
-    families.map(open).collect()
-}
-
-/// Every connection is with the backend that it began with.
-fn go_on(talks: &mut [Talk]) -> Result<()> {
-    for talk in talks {
-        let answer = talk.ask().context("a connection that was there")?;
-        ensure!(
-            answer == talk.greeting,
-            "{answer:?}, not {:?}",
-            talk.greeting
-        );
-    }
-    Ok(())
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What every scenario starts from.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use weft_lab::binaries;
 use weft_lab::capture::Capture;
+use weft_lab::client::Talk;
 use weft_lab::config::Config;
 use weft_lab::kubeproxy::{self, Rule};
 use weft_lab::lab::{self, Family, Lab, Pod, PodOptions, pick, vips};
@@ -144,6 +145,26 @@ const WEB_PORTS: [(&str, u16, u16); 3] = [
 /// The web service's address and a port.
 pub fn web(family: Family, port: u16) -> SocketAddr {
     (pick(&vips(WEB), family), port).into()
+}
+
+/// As many connections to the peer server, over both families.
+pub fn talks(fixture: &Fixture, count: usize) -> Result<Vec<Talk>> {
+    let families = Family::BOTH.into_iter().cycle().take(count);
+    let open = |family| Talk::open(&fixture.client.namespace, web(family, PEER_PORT));
+    families.map(open).collect()
+}
+
+/// Every connection is with the backend that it began with.
+pub fn go_on(talks: &mut [Talk]) -> Result<()> {
+    for talk in talks {
+        let answer = talk.ask().context("a connection that was there")?;
+        ensure!(
+            answer == talk.greeting,
+            "{answer:?}, not {:?}",
+            talk.greeting
+        );
+    }
+    Ok(())
 }
 
 /// Waits until every load has been answered `more` times from now on.

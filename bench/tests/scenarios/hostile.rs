@@ -1,6 +1,6 @@
 //! Hostile pods: broken frames, forged tuples, floods. Others' flows go on, and every frame is counted.
 
-use crate::fixture::{Fixture, REAL_TIME, WEB, flawless, progress, soak, web, with_weft};
+use crate::fixture::{Fixture, REAL_TIME, WEB, flawless, progress, soak, talks, web, with_weft};
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,21 +124,13 @@ impl Siege {
         change(&mut config);
         let weft = Weft::start(&fixture.lab, &config)?;
         Ok(Self {
-            talks: talks(&fixture)?,
+            talks: talks(&fixture, Family::BOTH.len())?,
             wire: Wire::open(&attacker.namespace, "eth0")?,
             attacker,
             weft,
             fixture,
         })
     }
-}
-
-/// Connections of the well-behaved pod to the web service, one a family.
-fn talks(fixture: &Fixture) -> Result<Vec<Talk>> {
-    Family::BOTH
-        .into_iter()
-        .map(|family| Talk::open(&fixture.client.namespace, web(family, PEER_PORT)))
-        .collect()
 }
 
 /// Asks on every connection; the servers must see the client as before.
@@ -160,7 +152,7 @@ fn hostile_random_and_mutated_frames_neither_stop_the_node_nor_escape_the_ledger
             config.enrol(pod, "attacker");
         }
         let weft = Weft::start_under(&fixture.lab, &config, &REAL_TIME)?;
-        let mut talks = talks(&fixture)?;
+        let mut talks = talks(&fixture, Family::BOTH.len())?;
         let loads = fixture.loads(Duration::from_millis(5));
         let targets = targets(&fixture);
         let stop = AtomicBool::new(false);

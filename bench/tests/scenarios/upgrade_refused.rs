@@ -1,17 +1,14 @@
 //! `weft upgrade` that comes to nothing: nothing changes, or as little as can be.
 
-use crate::fixture::{Fixture, REAL_TIME, progress, web, with_weft};
+use crate::fixture::{Fixture, REAL_TIME, go_on, progress, talks, with_weft};
 use crate::upgrade::{config, copy, unharmed, upgrade};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
-use weft_lab::client::Talk;
-use weft_lab::lab::Family;
-use weft_lab::servers::PEER_PORT;
 use weft_lab::wait::wait_until;
 use weft_lab::weft::{Weft, exit};
 
@@ -23,30 +20,12 @@ fn program(weft: &Weft, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn talks(fixture: &Fixture) -> Result<Vec<Talk>> {
-    let families = Family::BOTH.into_iter().cycle().take(20);
-    let open = |family| Talk::open(&fixture.client.namespace, web(family, PEER_PORT));
-    families.map(open).collect()
-}
-
-fn go_on(talks: &mut [Talk]) -> Result<()> {
-    for talk in talks {
-        let answer = talk.ask().context("a connection that was there")?;
-        ensure!(
-            answer == talk.greeting,
-            "{answer:?}, not {:?}",
-            talk.greeting
-        );
-    }
-    Ok(())
-}
-
 #[test]
 fn a_refused_upgrade_changes_nothing() -> Result<()> {
     with_weft(|| {
         let fixture = Fixture::new()?;
         let weft = Weft::start_under(&fixture.lab, &config(&fixture, "off"), &REAL_TIME)?;
-        let mut talks = talks(&fixture)?;
+        let mut talks = talks(&fixture, 20)?;
         let loads = fixture.loads(Duration::from_millis(2));
         let started = weft.log().matches("ready").count();
         let other = r#"{"accepted":{"pods":1,"services":1},"version":"9.9.9","map_layout":9999}"#;
@@ -123,7 +102,7 @@ fn a_program_that_cannot_be_executed_leaves_the_old_one_at_work() -> Result<()> 
         let fixture = Fixture::new()?;
         let weft = Weft::start(&fixture.lab, &config(&fixture, "full"))?;
         let pid = weft.pid()?;
-        let mut talks = talks(&fixture)?;
+        let mut talks = talks(&fixture, 20)?;
         let loads = fixture.loads(Duration::from_millis(2));
         progress(&loads, 20)?;
         // What interprets it goes with its check.
@@ -173,7 +152,7 @@ fn a_program_that_ends_leaves_flows_to_the_next_start() -> Result<()> {
         let fixture = Fixture::new()?;
         let config = config(&fixture, "full");
         let mut weft = Weft::start(&fixture.lab, &config)?;
-        let mut talks = talks(&fixture)?;
+        let mut talks = talks(&fixture, 20)?;
         let loads = fixture.loads(Duration::from_millis(2));
         let real = weft.program().display().to_string();
         // Without the files, the program itself is refused its start.
@@ -209,7 +188,7 @@ fn upgrades_come_one_after_another_and_do_not_need_their_client() -> Result<()> 
         let fixture = Fixture::new()?;
         let weft = Weft::start(&fixture.lab, &config(&fixture, "full"))?;
         let pid = weft.pid()?;
-        let mut talks = talks(&fixture)?;
+        let mut talks = talks(&fixture, 20)?;
         let new = copy(&weft)?;
         let text = format!(
             "#!/bin/sh\n[ \"$1\" = check ] && sleep 1.5\nexec {} \"$@\"\n",

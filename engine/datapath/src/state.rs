@@ -214,13 +214,14 @@ impl State {
 
     /// Leaves the flow to the hooks, if it is one for them.
     pub(crate) fn leave(&mut self, id: FlowId) {
+        if !self.leaves() {
+            return;
+        }
         let Some(flow) = self.flows.at(id).filter(|flow| flow.leaves()) else {
             return;
         };
         let [client, answers] = [Direction::Forward, Direction::Reply].map(|way| flow.key(way));
-        if let Some((client, answers)) = client.zip(answers)
-            && self.leaves()
-        {
+        if let Some((client, answers)) = client.zip(answers) {
             let service = flow.kind().serves().then(|| flow.service());
             let (ends, slot) = (FastEnds { client, answers }, flow.server_slot());
             self.pin_ops.push(PinOp::Leave {

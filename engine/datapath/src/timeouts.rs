@@ -26,7 +26,7 @@ pub const TCP_CLOSED: Duration = Duration::from_secs(10);
 pub const UDP_ONE_WAY: Duration = Duration::from_secs(30);
 /// UDP, packets in both directions (120 s; RFC 4787 section 4.3 asks at least that).
 pub const UDP_TWO_WAY: Duration = Duration::from_secs(180);
-/// UDP, left to the hooks: the pause that they wait for (`HELD_NS` of `bpf/fast.h`).
+/// UDP, left to the hooks: the pause that they wait for (`HELD_MS` of `bpf/weft.h`).
 pub const LEAVING: Duration = Duration::from_millis(14);
 /// A packet in fragments: how long fragments wait for the first one, and how long the others may then
 /// take, each after the one before.

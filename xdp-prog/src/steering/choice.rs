@@ -187,14 +187,10 @@ impl Steering {
             Some(choice) => self.place(key, choice)?,
             None => None,
         };
-        let answerers = |port: &Option<Port>| {
-            let ends = port.as_ref().map(|port| port.answerers.clone());
-            ends.unwrap_or_default()
-        };
         // A backend that gets a second port is no port's own before the choice says so, and one that has lost its
         // second port is the first one's own only then.
-        let (old, new) = (answerers(&before), answerers(&placed));
-        self.ask(key, new.iter().filter(|end| !old.contains(end)))?;
+        let [old, new] = [&before, &placed].map(answerers_of);
+        self.ask(key, new.iter().filter(|end| !among(end, old)))?;
         let service = placed
             .as_ref()
             .zip(choice)
@@ -211,7 +207,7 @@ impl Steering {
             let value = service.unwrap_or_else(abi::Service::new_zeroed);
             self.services.insert(&key.to_abi(), &value)?;
         }
-        self.ask_no_more(key, old.iter().filter(|end| !new.contains(end)))?;
+        self.ask_no_more(key, old.iter().filter(|end| !among(end, new)))?;
         if let Some(before) = before {
             self.release(&before);
         }
@@ -349,7 +345,20 @@ impl Steering {
     }
 }
 
-/// The backends of a choice for datagrams, as their answers come.
+fn answerers_of(port: &Option<Port>) -> &[abi::ServiceKey] {
+    port.as_ref().map_or(&[], |port| &port.answerers)
+}
+
+fn among(end: &abi::ServiceKey, ends: &[abi::ServiceKey]) -> bool {
+    ends.binary_search_by_key(&place_of(end), place_of).is_ok()
+}
+
+/// What such ends are sorted by.
+fn place_of(end: &abi::ServiceKey) -> ([u8; 16], u16) {
+    (end.vip, end.port.get())
+}
+
+/// The backends of a choice for datagrams, as their answers come, sorted.
 fn answerers(key: ServiceKey, choice: &Choice) -> Vec<abi::ServiceKey> {
     let Some((_, Protocol::Udp)) = key.port else {
         return Vec::new();
@@ -361,7 +370,7 @@ fn answerers(key: ServiceKey, choice: &Choice) -> Vec<abi::ServiceKey> {
     let mut ends: Vec<_> = pods
         .map(|backend| ServiceKey::port(backend.end.0, backend.end.1, Protocol::Udp).to_abi())
         .collect();
-    ends.sort_by_key(|end| (end.vip, end.port.get()));
+    ends.sort_by_key(place_of);
     ends.dedup();
     ends
 }

@@ -14,8 +14,6 @@ use crate::abi::{self, FLOW_WAYS, FlowSet};
 use crate::edge::memory::MappedArray;
 
 const WAYS: usize = FLOW_WAYS as usize;
-/// A flow in words.
-const WORDS: usize = size_of::<abi::Flow>() / size_of::<u64>();
 const COOKIE: usize = offset_of!(abi::Flow, value) + offset_of!(abi::FlowValue, cookie);
 
 /// The sets, their ways and the first packets without entries.
@@ -42,13 +40,13 @@ impl FlowTable {
         let now = clock();
         for set in 0..self.sets.count() {
             for way in 0..WAYS {
-                let Some((spot, flow)) = self.tag(set, way).and_then(|tag| {
-                    let spot = Spot { set, way, tag };
-                    self.live(spot, now).then(|| self.read(spot))?
-                }) else {
+                let Some(tag) = self.tag(set, way) else {
                     continue;
                 };
-                entry(spot, flow);
+                let spot = Spot { set, way, tag };
+                if let Some(flow) = self.read(spot, now) {
+                    entry(spot, flow);
+                }
             }
         }
     }
@@ -65,7 +63,7 @@ impl FlowTable {
             way,
             tag: wanted,
         };
-        let (spot, flow) = self.live(spot, clock()).then(|| self.read(spot))??;
+        let flow = self.read(spot, clock())?;
         (flow.key == *key).then_some((spot, flow))
     }
 
@@ -113,21 +111,19 @@ impl FlowTable {
         spot.way * self.sets.count() + spot.set
     }
 
-    /// The entry, if it was one flow's all the while.
-    fn read(&self, spot: Spot) -> Option<(Spot, abi::Flow)> {
+    /// The entry, if it has not run out and was one flow's all the while.
+    fn read(&self, spot: Spot, now: u64) -> Option<abi::Flow> {
+        if !self.live(spot, now) {
+            return None;
+        }
         let index = self.index(spot);
         let cookie = || Some(self.flows.word(index, COOKIE)?.load(Acquire));
         let before = cookie()?;
-        let mut words = [0_u64; WORDS];
-        for (n, word) in words.iter_mut().enumerate() {
-            *word = self.flows.word(index, n * size_of::<u64>())?.load(Acquire);
-        }
-        let mut flow = abi::Flow::new_zeroed();
-        flow.as_mut_bytes().copy_from_slice(words.as_bytes());
+        let flow = copied(&self.flows, index)?;
         let same = before != 0
             && cookie() == Some(before)
             && self.tag(spot.set, spot.way) == Some(spot.tag);
-        same.then_some((spot, flow))
+        same.then_some(flow)
     }
 
     /// What is remembered of a flow that had its first packet alone, by its hash: its backend's print.
@@ -139,24 +135,30 @@ impl FlowTable {
             .step_by(size_of::<u64>())
             .filter_map(|offset| Some(self.firsts.word(line as usize, offset)?.load(Relaxed)));
         let ours = |word: &u64| {
-            (word ^ hash) >> 32 == 0 && now.wrapping_sub(*word as u16) <= FIRST_LIFETIME
+            (word ^ hash) >> 32 == 0 && now.wrapping_sub(*word as u16) <= abi::FIRST_LIFETIME as u16
         };
         Some((words.find(ours)? >> 17) as u16 & 0x7fff)
     }
 
     /// A backend of the compiled choices.
     pub(crate) fn backend(&self, place: u32) -> Option<abi::Backend> {
-        let mut words = [0_u64; size_of::<abi::Backend>() / size_of::<u64>()];
-        for (n, word) in words.iter_mut().enumerate() {
-            let part = self.backends.word(place as usize, n * size_of::<u64>())?;
-            *word = part.load(Relaxed);
-        }
-        abi::Backend::read_from_bytes(words.as_bytes()).ok()
+        copied(&self.backends, place as usize)
     }
 }
 
-/// As `FIRST_LIFETIME` of `bpf/first.h`.
-const FIRST_LIFETIME: u16 = 112;
+/// A value of the array, word by word: another may be there before the last one.
+fn copied<T: FromZeros + FromBytes + IntoBytes>(array: &MappedArray, index: usize) -> Option<T> {
+    let mut value = T::new_zeroed();
+    for (n, word) in value
+        .as_mut_bytes()
+        .chunks_mut(size_of::<u64>())
+        .enumerate()
+    {
+        let read = array.word(index, n * size_of::<u64>())?.load(Acquire);
+        word.copy_from_slice(&read.to_ne_bytes());
+    }
+    Some(value)
+}
 
 const fn tag_offset(way: usize) -> usize {
     offset_of!(FlowSet, tags) + way * size_of::<u32>()
@@ -168,4 +170,8 @@ fn clock() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
-const _: () = assert!(size_of::<abi::Flow>().is_multiple_of(size_of::<u64>()));
+/// Values that are copied are whole words.
+const _: () = {
+    assert!(size_of::<abi::Flow>().is_multiple_of(size_of::<u64>()));
+    assert!(size_of::<abi::Backend>().is_multiple_of(size_of::<u64>()));
+};

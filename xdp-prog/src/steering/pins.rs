@@ -70,16 +70,6 @@ impl PinWriter {
     pub fn apply<'a>(&mut self, ops: impl IntoIterator<Item = &'a PinOp>) -> PinOutcome {
         self.outcome = PinOutcome::default();
         for op in ops {
-            if let PinOp::Leave {
-                ends,
-                slot,
-                service,
-            } = op
-            {
-                self.write();
-                self.enter(ends, *slot, *service);
-                continue;
-            }
             let inserting = matches!(op, PinOp::Insert { .. });
             // The order between an insert and a removal of one key matters, so a batch is of one kind.
             if self.used == BATCH || inserting != self.inserting {
@@ -107,7 +97,15 @@ impl PinWriter {
                     }
                     self.keys[self.used] = key;
                 }
-                PinOp::Leave { .. } => {}
+                PinOp::Leave {
+                    ends,
+                    slot,
+                    service,
+                } => {
+                    self.write();
+                    self.enter(ends, *slot, *service);
+                    continue;
+                }
             }
             self.used += 1;
         }
