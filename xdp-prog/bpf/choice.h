@@ -108,11 +108,6 @@ static __always_inline bool to_backend(const struct weft_config *cfg, struct wef
 	return true;
 }
 
-static __always_inline bool is_pinned(const struct weft_flow_key *key)
-{
-	return bpf_map_lookup_elem(&pins, key);
-}
-
 static __always_inline struct weft_opening *begin(void)
 {
 	__u32 zero = 0;
@@ -126,6 +121,7 @@ static __always_inline struct weft_opening *begin(void)
 /* What becomes of a packet for which there is no entry. */
 enum verdict {
 	NOT_MINE, /* left to the steering table */
+	NO_SERVICE, /* not to a service port: perhaps to another pod */
 	PASSES, /* goes without entries */
 	ENTERS, /* goes once `opening` is in the table */
 };

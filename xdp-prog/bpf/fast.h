@@ -153,10 +153,10 @@ static __always_inline bool to_pod(const struct weft_config *cfg, struct weft_op
 }
 
 /* Whether the answers' key is that of another flow that goes on, and not of an earlier one between these two. */
-static __always_inline bool taken(const struct weft_config *cfg, const struct weft_opening *new,
-				  __u64 now)
+static __always_inline bool taken(const struct weft_config *cfg, const struct spot *spot,
+				  const struct weft_opening *new, __u64 now)
 {
-	struct weft_flow *other = find_flow(cfg, &new->back_key, now);
+	struct weft_flow *other = flow_at(spot, &new->back_key, now);
 	bool plain = new->there.mode == WEFT_MODE_PLAIN;
 
 	if (!other || !holds(cfg, &other->value) || is_over(other->value.tcp_state))
@@ -167,76 +167,103 @@ static __always_inline bool taken(const struct weft_config *cfg, const struct we
 	       !same_addr(&other->value.rewrite_addr, &new->key.dst);
 }
 
-/* The packet opens a flow that is the fast path's: where it goes. */
-__noinline int open_flow(const struct packet *packet, const struct weft_pod *pod,
-			 const struct weft_flow_key *key, __u32 packets, struct way *way)
+/* A flow whose far end is known gets entries, unless user space has it, or its pod opens too many. */
+static __always_inline int admit(const struct weft_config *cfg, const struct packet *packet,
+				 const struct weft_pod *pod, struct weft_opening *new,
+				 __u32 packets, __u64 now, struct way *way)
 {
-	const struct weft_config *cfg = configured();
-	struct weft_service_key wanted = {};
 	struct weft_pod_state *state;
-	struct weft_service *service;
-	struct weft_opening *new;
-	__u32 states = 0;
-	bool draining;
-	__u64 now;
+	struct spot spot;
 
-	if (!packet || !pod || !key || !way || !cfg)
+	if (has_pin(cfg, &new->key) || !spot_of(cfg, &new->back_key, &spot) ||
+	    is_pinned(&spot, &new->back_key) || taken(cfg, &spot, new, now))
 		return NOT_MINE;
-	draining = pod->flags & WEFT_POD_DRAINING;
-	now = bpf_ktime_get_coarse_ns();
-	if (packet->proto == IPPROTO_TCP &&
-	    (!packet->opens || (packet->control & (TCP_FIN | TCP_RST)) || draining))
-		return NOT_MINE;
-	new = begin();
-	if (!new)
-		return NOT_MINE;
-	new->key = *key;
-	wanted.vip = key->dst;
-	wanted.port = key->dport;
-	wanted.proto = key->proto;
-	service = bpf_map_lookup_elem(&services, &wanted);
-	if (service) {
-		__u64 hash = tuple_hash(FLOW_HASH_START, key), known = 0;
-		bool udp = packet->proto == IPPROTO_UDP;
-		struct weft_backend *backend;
-
-		if (!(service->flags & WEFT_SERVICE_COMPILED))
-			return NOT_MINE;
-		backend = choose(service, hash);
-		if (udp)
-			known = remembered(key, hash, now);
-		if (known)
-			backend = first_backend(service, backend, known);
-		else if (draining)
-			return NOT_MINE;
-		if (known & FIRST_ANSWERED)
-			states = WEFT_FLOW_ANSWERED;
-		if (known)
-			forget(key, hash, now);
-		if (!to_backend(cfg, new, service, backend))
-			return NOT_MINE;
-		new->back_key = answer_key(key, &new->there);
-		if (udp && !known && packets == 1 && is_first(cfg, new, hash, now)) {
-			*way = way_of(&new->there);
-			count(WEFT_COUNT_FROM_POD_FIRST, 1);
-			return PASSES;
-		}
-	} else {
-		if (draining || !to_pod(cfg, new, pod, now))
-			return NOT_MINE;
-		new->back_key = answer_key(key, &new->there);
-	}
-	if (is_pinned(key) || is_pinned(&new->back_key) || taken(cfg, new, now))
-		return NOT_MINE;
-	state = bpf_map_lookup_elem(&pod_state, &key->ifindex);
+	state = bpf_map_lookup_elem(&pod_state, &new->key.ifindex);
 	/* The bucket is shared with punt(), by whose clock it may run ahead for less than the coarse one lags behind. */
 	if (!state || !conforms(pod, state, 1, false, bpf_ktime_get_ns()))
 		return NOT_MINE;
 	new->there.packets = packets;
 	new->there.bytes = wire_bytes(packet, packets);
-	new->there.tcp_state = states;
 	*way = way_of(&new->there);
 	return ENTERS;
+}
+
+/* Whether a packet without an entry may open a flow, for all that it says of itself. */
+static __always_inline bool may_open(const struct packet *packet)
+{
+	return packet->proto == IPPROTO_UDP ||
+	       (packet->opens && !(packet->control & (TCP_FIN | TCP_RST)));
+}
+
+/* The packet opens a flow to a service port that is the fast path's: where it goes. */
+__noinline int open_service(const struct packet *packet, const struct weft_pod *pod,
+			    const struct weft_flow_key *key, __u32 packets, struct way *way)
+{
+	const struct weft_config *cfg = configured();
+	struct weft_service_key wanted = {};
+	struct weft_backend *backend;
+	struct weft_service *service;
+	struct weft_opening *new;
+	__u64 now, hash, known = 0;
+	bool draining, udp;
+	struct spot spot;
+
+	if (!packet || !pod || !key || !way || !cfg)
+		return NOT_MINE;
+	wanted.vip = key->dst;
+	wanted.port = key->dport;
+	wanted.proto = key->proto;
+	service = bpf_map_lookup_elem(&services, &wanted);
+	if (!service)
+		return NO_SERVICE;
+	new = begin();
+	udp = packet->proto == IPPROTO_UDP;
+	draining = pod->flags & WEFT_POD_DRAINING;
+	if (!new || !may_open(packet) || (draining && !udp) ||
+	    !(service->flags & WEFT_SERVICE_COMPILED))
+		return NOT_MINE;
+	new->key = *key;
+	now = bpf_ktime_get_coarse_ns();
+	hash = tuple_hash(key);
+	backend = choose(service, hash);
+	if (udp)
+		known = remembered(key, hash, now);
+	if (known)
+		backend = first_backend(service, backend, known);
+	else if (draining)
+		return NOT_MINE;
+	if (known)
+		forget(key, hash, now);
+	if (!to_backend(cfg, new, service, backend))
+		return NOT_MINE;
+	new->back_key = answer_key(key, &new->there);
+	if (udp && !known && packets == 1 && spot_of(cfg, key, &spot) &&
+	    is_first(cfg, new, &spot, hash, now)) {
+		*way = way_of(&new->there);
+		count(WEFT_COUNT_FROM_POD_FIRST, 1);
+		return PASSES;
+	}
+	if (known & FIRST_ANSWERED)
+		new->there.tcp_state = WEFT_FLOW_ANSWERED;
+	return admit(cfg, packet, pod, new, packets, now, way);
+}
+
+/* The packet opens a flow to another pod that is the fast path's: where it goes. */
+__noinline int open_direct(const struct packet *packet, const struct weft_pod *pod,
+			   const struct weft_flow_key *key, __u32 packets, struct way *way)
+{
+	const struct weft_config *cfg = configured();
+	struct weft_opening *new = begin();
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (!packet || !pod || !key || !way || !cfg || !new || !may_open(packet) ||
+	    (pod->flags & WEFT_POD_DRAINING))
+		return NOT_MINE;
+	new->key = *key;
+	if (!to_pod(cfg, new, pod, now))
+		return NOT_MINE;
+	new->back_key = answer_key(key, &new->there);
+	return admit(cfg, packet, pod, new, packets, now, way);
 }
 
 /*
@@ -264,19 +291,16 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 
 		if (cfg->fast_path != WEFT_FAST_FULL || !new)
 			return false;
-		verdict = first_answer(packet, pod, &key, &way);
-		if (verdict == NOT_MINE)
-			verdict = open_flow(packet, pod, &key, packets, &way);
+		verdict = open_service(packet, pod, &key, packets, &way);
+		if (verdict == NO_SERVICE)
+			verdict = first_answer(packet, pod, &key, &way);
+		if (verdict == NO_SERVICE)
+			verdict = open_direct(packet, pod, &key, packets, &way);
 		if (verdict == NOT_MINE || (verdict == ENTERS && enter(new, now)))
 			return false;
 	}
 	count(WEFT_COUNT_FROM_POD_FORWARDED, packets);
-	*action = TCX_DROP;
-	if (way.mode != WEFT_MODE_PLAIN && !rewrite_l4(skb, packet, &way))
-		return true;
-	if (packet->v6 ? !rewrite_ip6(skb, packet, &way) : !rewrite_ip4(skb, &way))
-		return true;
-	*action = into_pod(skb, way.egress_ifindex);
+	*action = rewrite(skb, packet, &way) ? into_pod(skb, way.egress_ifindex) : TCX_DROP;
 	return true;
 }
 

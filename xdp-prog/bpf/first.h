@@ -110,7 +110,7 @@ static __always_inline bool was_asked(const struct weft_flow_key *key, __u64 now
 		return false;
 	client.dst = back->vip;
 	client.dport = back->port;
-	return remembered(&client, tuple_hash(FLOW_HASH_START, &client), now);
+	return remembered(&client, tuple_hash(&client), now);
 }
 
 /* The backend that the flow's first packet went to, as long as the service port has it. */
@@ -130,12 +130,32 @@ static __always_inline struct weft_backend *first_backend(const struct weft_serv
 	return bpf_map_lookup_elem(&backends, &at);
 }
 
+#define SEEN_BITS 16
+
+/*
+ * Whether the flow is among the latest of its set that had a first packet; it is from now on. A client of more flows than
+ * its words remember gets entries by that.
+ */
+static __always_inline bool was_seen(const struct spot *spot)
+{
+	__u64 seen = *(volatile __u64 *)&spot->set->seen;
+	__u16 print = spot->tag >> 16;
+
+#pragma unroll
+	for (int i = 0; i < 64; i += SEEN_BITS)
+		if ((__u16)(seen >> i) == print)
+			return true;
+	*(volatile __u64 *)&spot->set->seen = seen << SEEN_BITS | print;
+	return false;
+}
+
 /* Whether the client's packet, a flow's first, may go without entries; then it is remembered. */
 static __always_inline bool is_first(const struct weft_config *cfg, const struct weft_opening *new,
-				     __u64 hash, __u64 now)
+				     const struct spot *spot, __u64 hash, __u64 now)
 {
 	struct weft_reverse *back;
 	struct weft_firsts *line;
+	struct spot back_spot;
 	__u64 print;
 
 	back = reverse_of(&new->there.rewrite_addr, new->there.rewrite_port, new->key.proto);
@@ -143,8 +163,9 @@ static __always_inline bool is_first(const struct weft_config *cfg, const struct
 	    !same_addr(&back->vip, &new->key.dst))
 		return false;
 	line = line_of(new->key.ifindex, hash);
-	if (!line || is_pinned(&new->key) || is_pinned(&new->back_key) ||
-	    find_flow(cfg, &new->back_key, now))
+	if (!line || is_pinned(spot, &new->key) || !spot_of(cfg, &new->back_key, &back_spot) ||
+	    is_pinned(&back_spot, &new->back_key) || flow_at(&back_spot, &new->back_key, now) ||
+	    was_seen(spot))
 		return false;
 	print = print_of(&new->there.rewrite_addr, new->there.rewrite_port);
 	*(volatile __u64 *)free_word(line, hash, now) = (hash & FIRST_TAG) | print << 17 |
@@ -178,7 +199,7 @@ static __always_inline bool is_second(const struct weft_config *cfg,
 	if (found < 0 || !to_backend(cfg, new, service, bpf_map_lookup_elem(&backends, &at)))
 		return false;
 	new->back_key = answer_key(&new->key, &new->there);
-	if (!same_key(&new->back_key, key) || is_pinned(&new->key))
+	if (!same_key(&new->back_key, key) || has_pin(cfg, &new->key))
 		return false;
 	state = bpf_map_lookup_elem(&pod_state, &key->ifindex);
 	if (!state || !conforms(pod, state, 1, false, bpf_ktime_get_ns()))
@@ -189,7 +210,7 @@ static __always_inline bool is_second(const struct weft_config *cfg,
 	return true;
 }
 
-/* The packet answers a client's first one, of whose flow there is no entry: where it goes. */
+/* Whether the packet answers a client's first one, of whose flow there is no entry, and where it goes; else NO_SERVICE. */
 __noinline int first_answer(const struct packet *packet, const struct weft_pod *pod,
 			    const struct weft_flow_key *key, struct way *way)
 {
@@ -201,15 +222,15 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 	struct weft_endpoint *end;
 
 	if (!packet || !pod || !key || !way || !cfg || packet->proto != IPPROTO_UDP)
-		return NOT_MINE;
+		return NO_SERVICE;
 	now = bpf_ktime_get_coarse_ns();
 	back = reverse_of(&key->src, key->sport, key->proto);
 	if (!back)
-		return NOT_MINE;
+		return NO_SERVICE;
 	end = bpf_map_lookup_elem(&endpoints, &key->dst);
 	new = begin();
-	if (!end || !end->ifindex || !new || is_pinned(key))
-		return NOT_MINE;
+	if (!end || !end->ifindex || !new || has_pin(cfg, key))
+		return NO_SERVICE;
 	new->key.src = key->dst;
 	new->key.sport = key->dport;
 	new->key.proto = key->proto;
@@ -220,10 +241,10 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 	way->port = back->port;
 	way->mode = WEFT_MODE_FROM_BACKEND;
 	way->egress_ifindex = end->ifindex;
-	hash = tuple_hash(FLOW_HASH_START, &new->key);
+	hash = tuple_hash(&new->key);
 	line = line_of(end->ifindex, hash);
 	if (!line)
-		return NOT_MINE;
+		return NO_SERVICE;
 	word = word_of(line, hash, now);
 	if (word) {
 		if ((*word & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new)) {
@@ -232,7 +253,7 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 		}
 		__sync_fetch_and_or(word, FIRST_ANSWERED);
 	} else if (!(back->flags & WEFT_REVERSE_SOLE) || !crowded(line, now)) {
-		return NOT_MINE;
+		return NO_SERVICE;
 	}
 	count(WEFT_COUNT_FROM_POD_FIRST, 1);
 	return PASSES;

@@ -76,9 +76,11 @@ static __always_inline __u64 half(const struct weft_addr *addr, int at)
 	return (__u64)bpf_ntohl(addr->words[at]) << 32 | bpf_ntohl(addr->words[at + 1]);
 }
 
-/* The tuple's part of a key. From `start` 0x9e3779b97f4a7c15 it is weft_datapath::flow_hash: the tests compare the two. */
-static __always_inline __u64 tuple_hash(__u64 hash, const struct weft_flow_key *key)
+/* weft_datapath::flow_hash, which chooses backends: the tests compare the two. */
+static __always_inline __u64 tuple_hash(const struct weft_flow_key *key)
 {
+	__u64 hash = 0x9e3779b97f4a7c15ull;
+
 	hash = hash_mix(hash, half(&key->src, 0));
 	hash = hash_mix(hash, half(&key->src, 2));
 	hash = hash_mix(hash, half(&key->dst, 0));
@@ -89,7 +91,31 @@ static __always_inline __u64 tuple_hash(__u64 hash, const struct weft_flow_key *
 	return hash ^ hash >> 33;
 }
 
-#define FLOW_HASH_START 0x9e3779b97f4a7c15ull
+static __always_inline __u64 product(__u32 a, __u32 b)
+{
+	return (__u64)a * b;
+}
+
+/*
+ * Where a key belongs: NH (Black et al., UMAC, CRYPTO 1999, 4.2) over its eleven words, of which none waits for another,
+ * spread over all bits.
+ */
+static __always_inline __u64 place_hash(const struct weft_config *cfg,
+					const struct weft_flow_key *key)
+{
+	const __be32 *src = key->src.words, *dst = key->dst.words;
+	const __u32 *secret = cfg->flow_secret;
+	__u32 ports = (__u32)key->dport << 16 | key->sport;
+	__u64 hash;
+
+	hash = product(src[0] + secret[0], src[1] + secret[1]) +
+	       product(src[2] + secret[2], src[3] + secret[3]) +
+	       product(dst[0] + secret[4], dst[1] + secret[5]) +
+	       product(dst[2] + secret[6], dst[3] + secret[7]) +
+	       product(ports + secret[8], (key->ifindex ^ (__u32)key->proto << 24) + secret[9]);
+	hash *= 0x9e3779b97f4a7c15ull;
+	return hash ^ hash >> 32;
+}
 
 /* The key of the packets that come back. */
 static __always_inline struct weft_flow_key answer_key(const struct weft_flow_key *key,
@@ -132,7 +158,7 @@ static __always_inline const struct weft_config *configured(void)
 static __always_inline bool spot_of(const struct weft_config *cfg, const struct weft_flow_key *key,
 				    struct spot *spot)
 {
-	__u64 hash = tuple_hash(cfg->flow_seed ^ key->ifindex, key);
+	__u64 hash = place_hash(cfg, key);
 	__u32 at = hash & (WEFT_MAX_FLOW_SETS - 1);
 
 	spot->set = bpf_map_lookup_elem(&flow_sets, &at);
@@ -167,20 +193,50 @@ static __always_inline __u32 tagged(const struct spot *spot)
 }
 
 /* The key's entry, if it has not run out. */
+static __always_inline struct weft_flow *flow_at(const struct spot *spot,
+						 const struct weft_flow_key *key, __u64 now)
+{
+	struct weft_flow *flow;
+	__u32 way = tagged(spot);
+
+	if (way >= WEFT_FLOW_WAYS || past(spot->set->deadlines[way], now))
+		return NULL;
+	flow = way_at(spot, way);
+	return flow && same_key(&flow->key, key) ? flow : NULL;
+}
+
 static __always_inline struct weft_flow *find_flow(const struct weft_config *cfg,
 						   const struct weft_flow_key *key, __u64 now)
 {
-	struct weft_flow *flow;
 	struct spot spot;
-	__u32 way;
 
-	if (!spot_of(cfg, key, &spot))
-		return NULL;
-	way = tagged(&spot);
-	if (way >= WEFT_FLOW_WAYS || past(spot.set->deadlines[way], now))
-		return NULL;
-	flow = way_at(&spot, way);
-	return flow && same_key(&flow->key, key) ? flow : NULL;
+	return spot_of(cfg, key, &spot) ? flow_at(&spot, key, now) : NULL;
+}
+
+/* Whether a worker owns the flow. `pins` is large and cold: most keys' sets say that nothing of theirs is there. */
+static __always_inline bool is_pinned(const struct spot *spot, const struct weft_flow_key *key)
+{
+	return *(volatile __u32 *)&spot->set->pins && bpf_map_lookup_elem(&pins, key);
+}
+
+static __always_inline bool has_pin(const struct weft_config *cfg, const struct weft_flow_key *key)
+{
+	struct spot spot;
+
+	return spot_of(cfg, key, &spot) && is_pinned(&spot, key);
+}
+
+/* Takes an owner entry out. */
+__noinline int unpin(const struct weft_flow_key *key)
+{
+	const struct weft_config *cfg = configured();
+	struct spot spot;
+
+	if (!key || !cfg || bpf_map_delete_elem(&pins, key))
+		return -1;
+	if (spot_of(cfg, key, &spot))
+		__sync_fetch_and_add(&spot.set->pins, -1);
+	return 0;
 }
 
 /* Adds to the states of the key's entry, and gives it another deadline. */

@@ -57,7 +57,8 @@ static __always_inline int reingress(struct __sk_buff *skb, __u32 ifindex)
 /* Across the veth, past its egress hook. The destination MAC need not be the pod's. */
 static __always_inline int into_pod(struct __sk_buff *skb, __u32 ifindex)
 {
-	bpf_skb_change_type(skb, PACKET_HOST);
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(ifindex, 0);
 }
 

@@ -6,6 +6,7 @@
 #ifndef WEFT_RESET_H
 #define WEFT_RESET_H
 
+#include "flows.h"
 #include "pair.h"
 #include "punt.h"
 #include "steer.h"
@@ -149,7 +150,7 @@ static __noinline bool orphaned(struct __sk_buff *skb, const struct packet *pack
 	if (!cfg || !cfg->workers || !dead(cfg, flow->owner % cfg->workers, bpf_ktime_get_ns()))
 		return true;
 	if (packet->opens) { /* The former connection is over for its peer: a new one, and the kernel's. */
-		bpf_map_delete_elem(&pins, &key);
+		unpin(&key);
 		return false;
 	}
 	inject = flow->rewrite;
@@ -157,7 +158,7 @@ static __noinline bool orphaned(struct __sk_buff *skb, const struct packet *pack
 		return true;
 	/* A reset is never answered; its sender knows of no connection. And one that was being opened is not tried twice. */
 	if (got.rst || got.syn)
-		bpf_map_delete_elem(&pins, &key);
+		unpin(&key);
 	if (got.rst || !turn_around(skb, packet, &got))
 		return true;
 	if (inject == WEFT_INJECT_PEER)

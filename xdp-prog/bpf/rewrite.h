@@ -6,27 +6,15 @@
 #include "choice.h"
 #include "parse.h"
 
-/* RFC 1624, equation 3, for the header's words from TTL on. */
-static __always_inline __sum16 header_sum(__sum16 sum, const __be32 *old, const __be32 *new, int words)
-{
-	__s64 diff = bpf_csum_diff((__be32 *)old, words * 4, (__be32 *)new, words * 4,
-				   ~(__u32)sum & 0xffff);
-	__u32 folded = (__u32)diff;
-
-	folded = (folded & 0xffff) + (folded >> 16);
-	folded = (folded & 0xffff) + (folded >> 16);
-	return ~folded;
-}
-
 static __always_inline __u32 sum_at(const struct packet *packet)
 {
 	return packet->l4 + (packet->proto == IPPROTO_TCP ? __builtin_offsetof(struct tcphdr, check) :
 							   __builtin_offsetof(struct udphdr, check));
 }
 
-/* Everything but the address and TTL: ports and the transport checksum. */
-static __always_inline bool rewrite_l4(struct __sk_buff *skb, const struct packet *packet,
-				       const struct way *way)
+/* The transport checksum, for another address and port. Whether it is a whole one is the helper's to know. */
+static __always_inline bool rewrite_sum(struct __sk_buff *skb, const struct packet *packet,
+					const struct way *way)
 {
 	bool to = way->mode == WEFT_MODE_TO_BACKEND;
 	const struct weft_addr *old = to ? &packet->dst : &packet->src;
@@ -43,60 +31,73 @@ static __always_inline bool rewrite_l4(struct __sk_buff *skb, const struct packe
 				       BPF_F_PSEUDO_HDR | udp | 4)) {
 		return false;
 	}
-	if (port == way->port)
-		return true;
-	return !bpf_l4_csum_replace(skb, at, port, way->port, udp | 2) &&
-	       !bpf_skb_store_bytes(skb, packet->l4 + (to ? 2 : 0), &way->port, sizeof(way->port), 0);
+	return port == way->port || !bpf_l4_csum_replace(skb, at, port, way->port, udp | 2);
 }
 
-/* Bytes 8 to 19 of an IPv4 header: TTL, protocol, checksum, source, destination. */
-struct ip4_tail {
-	__u8 ttl;
-	__u8 protocol;
-	__sum16 check;
-	__be32 saddr;
-	__be32 daddr;
-};
+/* The 16-bit ones' complement sum of two halves' difference (RFC 1624, equation 3). */
+static __always_inline __u32 difference(__be32 old, __be32 new)
+{
+	return (~old & 0xffff) + (~old >> 16) + (new & 0xffff) + (new >> 16);
+}
 
+static __always_inline void rewrite_ports(__be16 *ports, const struct way *way)
+{
+	if (way->mode == WEFT_MODE_TO_BACKEND)
+		ports[1] = way->port;
+	else if (way->mode == WEFT_MODE_FROM_BACKEND)
+		ports[0] = way->port;
+}
+
+/* Hops, address and ports. */
 static __always_inline bool rewrite_ip4(struct __sk_buff *skb, const struct way *way)
 {
-	const __u32 at = ETH_HLEN + 8;
-	union {
-		struct ip4_tail fields;
-		__be32 words[3];
-	} old, new;
+	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__be16 *ports = (void *)(ip + 1), *hops, before;
+	__u32 sum;
 
-	if (bpf_skb_load_bytes(skb, at, &old, sizeof(old)))
+	if ((void *)(ports + 2) > (void *)(long)skb->data_end)
 		return false;
-	new = old;
-	new.fields.ttl--;
-	if (way->mode == WEFT_MODE_TO_BACKEND)
-		new.fields.daddr = way->addr.words[3];
-	else if (way->mode == WEFT_MODE_FROM_BACKEND)
-		new.fields.saddr = way->addr.words[3];
-	/* The sum itself is no part of what is summed up. */
-	old.fields.check = 0;
-	__sum16 sum = new.fields.check;
-	new.fields.check = 0;
-	new.fields.check = header_sum(sum, old.words, new.words, 3);
-	return !bpf_skb_store_bytes(skb, at, &new, sizeof(new), 0);
+	hops = (__be16 *)&ip->ttl; /* and the protocol */
+	before = *hops;
+	ip->ttl--;
+	sum = (__u16)~ip->check + (__u16)~before + *hops;
+	if (way->mode == WEFT_MODE_TO_BACKEND) {
+		sum += difference(ip->daddr, way->addr.words[3]);
+		ip->daddr = way->addr.words[3];
+	} else if (way->mode == WEFT_MODE_FROM_BACKEND) {
+		sum += difference(ip->saddr, way->addr.words[3]);
+		ip->saddr = way->addr.words[3];
+	}
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum += sum >> 16;
+	ip->check = ~sum;
+	rewrite_ports(ports, way);
+	return true;
 }
 
-static __always_inline bool rewrite_ip6(struct __sk_buff *skb, const struct packet *packet,
-					const struct way *way)
+static __always_inline bool rewrite_ip6(struct __sk_buff *skb, const struct way *way)
 {
-	const __u32 hops = ETH_HLEN + __builtin_offsetof(struct ipv6hdr, hop_limit);
-	__u8 left = packet->hops - 1;
+	struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__be16 *ports = (void *)(ip + 1);
 
-	if (bpf_skb_store_bytes(skb, hops, &left, 1, 0))
+	if ((void *)(ports + 2) > (void *)(long)skb->data_end)
 		return false;
+	ip->hop_limit--;
 	if (way->mode == WEFT_MODE_TO_BACKEND)
-		return !bpf_skb_store_bytes(skb, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, daddr),
-					    &way->addr, 16, 0);
-	if (way->mode == WEFT_MODE_FROM_BACKEND)
-		return !bpf_skb_store_bytes(skb, ETH_HLEN + __builtin_offsetof(struct ipv6hdr, saddr),
-					    &way->addr, 16, 0);
+		__builtin_memcpy(&ip->daddr, &way->addr, sizeof(ip->daddr));
+	else if (way->mode == WEFT_MODE_FROM_BACKEND)
+		__builtin_memcpy(&ip->saddr, &way->addr, sizeof(ip->saddr));
+	rewrite_ports(ports, way);
 	return true;
+}
+
+/* Everything that the way says of the packet, whose headers are plain ones. */
+static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet,
+				    const struct way *way)
+{
+	if (way->mode != WEFT_MODE_PLAIN && !rewrite_sum(skb, packet, way))
+		return false;
+	return packet->v6 ? rewrite_ip6(skb, way) : rewrite_ip4(skb, way);
 }
 
 #endif /* WEFT_REWRITE_H */

@@ -26,7 +26,7 @@
 #define WEFT_CONST(name, value) enum { WEFT_##name = value };
 
 /* Layout version of every pinned map. A different one is refused, never converted. */
-WEFT_CONST(ABI, 4)
+WEFT_CONST(ABI, 5)
 /* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
 WEFT_CONST(MARK, 0x77656674)
 /* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
@@ -46,6 +46,8 @@ WEFT_CONST(MAX_PINS, 524288)
 WEFT_CONST(MAX_FLOW_SETS, 65536)
 WEFT_CONST(FLOW_WAYS, 8)
 WEFT_CONST(FLOW_WAYS_A_POD, 6)
+/* 32-bit words of the secret behind their places. */
+WEFT_CONST(FLOW_SECRET, 10)
 /*
  * First packets that nobody has made entries for: words a line, lines a region, and regions, of which pods have one each
  * unless there are more.
@@ -147,7 +149,7 @@ struct weft_config {
 	__u64 heartbeat_limit_ns; /* 0: user space is never taken for dead (tests) */
 	__u32 fast_path; /* 0, or what is done without user space: entries followed, and flows opened */
 	__u32 instance; /* of user space: tells what an earlier one has left */
-	__u64 flow_seed; /* of the places in `flows`: a secret, kept as long as the maps are */
+	__u32 flow_secret[WEFT_FLOW_SECRET]; /* of the places in `flows`, kept as long as the maps are */
 };
 
 /* heartbeat[worker], a cache line each: CLOCK_MONOTONIC of the worker's last step. */
@@ -284,21 +286,22 @@ struct weft_flow_set {
 	__u32 lock;
 	__u32 tags[WEFT_FLOW_WAYS]; /* of the hash; 0: nothing is there */
 	__u16 deadlines[WEFT_FLOW_WAYS]; /* in units of 2^32 ns of CLOCK_MONOTONIC; past: as good as nothing */
-	__u8 pad[12];
+	__u32 pins; /* owner entries whose keys belong here, or more */
+	__u64 seen; /* 16 bits each of the latest first packets' hashes (first.h) */
 };
 
 #define WEFT_SIZE(type, size) _Static_assert(sizeof(struct weft_##type) == (size), #type);
 #define WEFT_OFFSET(type, field, offset) \
 	_Static_assert(__builtin_offsetof(struct weft_##type, field) == (offset), #type "." #field);
 
-WEFT_SIZE(config, 40)
+WEFT_SIZE(config, 72)
 WEFT_OFFSET(config, workers, 4)
 WEFT_OFFSET(config, weft0_ifindex, 8)
 WEFT_OFFSET(config, lanes, 12)
 WEFT_OFFSET(config, heartbeat_limit_ns, 16)
 WEFT_OFFSET(config, fast_path, 24)
 WEFT_OFFSET(config, instance, 28)
-WEFT_OFFSET(config, flow_seed, 32)
+WEFT_OFFSET(config, flow_secret, 32)
 WEFT_SIZE(heartbeat, 64)
 WEFT_OFFSET(heartbeat, last_ns, 0)
 WEFT_SIZE(pod, 48)
@@ -369,6 +372,8 @@ WEFT_SIZE(flow_set, 64)
 WEFT_OFFSET(flow_set, lock, 0)
 WEFT_OFFSET(flow_set, tags, 4)
 WEFT_OFFSET(flow_set, deadlines, 36)
+WEFT_OFFSET(flow_set, pins, 52)
+WEFT_OFFSET(flow_set, seen, 56)
 WEFT_SIZE(firsts, 64)
 WEFT_SIZE(reverse, 20)
 WEFT_OFFSET(reverse, vip, 0)

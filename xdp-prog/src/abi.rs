@@ -30,7 +30,7 @@ pub(crate) struct Config {
     pub(crate) heartbeat_limit_ns: u64,
     pub(crate) fast_path: u32,
     pub(crate) instance: u32,
-    pub(crate) flow_seed: u64,
+    pub(crate) flow_secret: crate::FlowSecret,
 }
 
 /// `struct weft_heartbeat`.
@@ -175,7 +175,8 @@ pub(crate) struct FlowSet {
     pub(crate) lock: u32,
     pub(crate) tags: [u32; FLOW_WAYS as usize],
     pub(crate) deadlines: [u16; FLOW_WAYS as usize],
-    pub(crate) pad: [u8; 12],
+    pub(crate) pins: u32,
+    pub(crate) seen: u64,
 }
 
 /// `struct weft_firsts`.

@@ -56,3 +56,6 @@ pub const MAX_PODS: usize = abi::MAX_PODS as usize;
 pub const MAX_SERVICES: usize = abi::MAX_SERVICES as usize;
 /// Workers, and so queues of the punt pair, that the BPF maps have room for.
 pub const MAX_WORKERS: u16 = abi::MAX_WORKERS as u16;
+
+/// The secret behind the places of flows in their table, whoever makes it.
+pub type FlowSecret = [u8; abi::FLOW_SECRET as usize * size_of::<u32>()];

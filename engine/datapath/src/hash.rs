@@ -19,18 +19,12 @@ const FINISH: u64 = 0xc4ce_b9fe_1a85_ec53;
 /// has a keyed hash of its own.
 #[inline]
 pub fn flow_hash(tuple: &Tuple) -> u64 {
-    seeded_flow_hash(SEED, tuple)
-}
-
-/// As [`flow_hash`] from another start, for places that nobody else shall know.
-#[inline]
-pub fn seeded_flow_hash(start: u64, tuple: &Tuple) -> u64 {
     let [s0, s1] = tuple.src.words();
     let [d0, d1] = tuple.dst.words();
     let rest = u64::from(tuple.sport) << 32
         | u64::from(tuple.dport) << 16
         | u64::from(tuple.proto.number());
-    finish([s0, s1, d0, d1, rest].into_iter().fold(start, mix))
+    finish([s0, s1, d0, d1, rest].into_iter().fold(SEED, mix))
 }
 
 /// As [`flow_hash`], of the client and the VIP alone: the ports and the protocol count as 0.

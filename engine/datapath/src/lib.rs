@@ -51,7 +51,7 @@ pub use flow::{
 };
 pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
-pub use hash::{flow_hash, seeded_flow_hash, source_hash};
+pub use hash::{flow_hash, source_hash};
 pub use icmp::IcmpMessage;
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};

@@ -153,7 +153,7 @@ impl Node {
                 .saturating_mul(u32::from(count)),
             fast_path: config.workers.fast_path,
             instance: start::instance(),
-            flow_seed: start::seed(),
+            flow_secret: start::secret().map_err(system("cannot get random numbers"))?,
         })?;
         let taken = match Self::take_over(steering, &config, &interfaces, &pair).await {
             Ok(taken) => taken,

@@ -224,9 +224,10 @@ pub(super) async fn workers(
     Ok(sides)
 }
 
-/// What only this process knows, for sequence numbers and cookies that nobody can guess.
-fn secret() -> std::io::Result<[u8; 32]> {
-    let mut secret = [0; 32];
+/// What only this process knows, for sequence numbers, cookies and places that nobody can guess.
+pub(super) fn secret<const LENGTH: usize>() -> std::io::Result<[u8; LENGTH]> {
+    const { assert!(LENGTH <= 256) };
+    let mut secret = [0; LENGTH];
     // Up to 256 bytes come whole or not at all (getrandom(2)).
     rustix::rand::getrandom(&mut secret[..], rustix::rand::GetRandomFlags::empty())?;
     Ok(secret)

@@ -3,13 +3,13 @@
 //! Programs put entries in. Here they are read as the programs read them, without a lock, and taken out by their tag.
 
 use std::mem::offset_of;
-use std::sync::atomic::AtomicU16;
+use std::sync::atomic::{AtomicU16, AtomicU32};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use rustix::time::{ClockId, clock_gettime};
-use weft_datapath::seeded_flow_hash;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use crate::FlowSecret;
 use crate::abi::{self, FLOW_WAYS, FlowSet};
 use crate::edge::memory::MappedArray;
 
@@ -23,7 +23,7 @@ pub(crate) struct FlowTable {
     pub(crate) flows: MappedArray,
     pub(crate) firsts: MappedArray,
     pub(crate) backends: MappedArray,
-    pub(crate) seed: u64,
+    pub(crate) secret: FlowSecret,
 }
 
 /// Where an entry was found. Another flow may be there by now, but not under the same tag.
@@ -53,9 +53,8 @@ impl FlowTable {
 
     /// The entry of a key, if it has not run out. Some cache misses.
     pub(crate) fn find(&self, key: &abi::FlowKey) -> Option<(Spot, abi::Flow)> {
-        let tuple = key.to_datapath()?.tuple;
-        let hash = seeded_flow_hash(self.seed ^ u64::from(key.ifindex), &tuple);
-        let set = hash as usize & (self.sets.count() - 1);
+        let hash = place_hash(&self.secret, key);
+        let set = self.set_of(hash);
         let wanted = (hash >> 32) as u32 | 1;
         let way = (0..WAYS).find(|way| self.tag(set, *way) == Some(wanted))?;
         let spot = Spot {
@@ -65,6 +64,26 @@ impl FlowTable {
         };
         let flow = self.read(spot, clock())?;
         (flow.key == *key).then_some((spot, flow))
+    }
+
+    fn set_of(&self, hash: u64) -> usize {
+        hash as usize & (self.sets.count() - 1)
+    }
+
+    /// How many owner entries have keys that belong into the key's set, or more than there are: programs look for none
+    /// where it is 0. Raised before one is made, and lowered after one is taken out.
+    pub(crate) fn pins(&self, key: &abi::FlowKey) -> Option<&AtomicU32> {
+        let set = self.set_of(place_hash(&self.secret, key));
+        self.sets.half(set, offset_of!(FlowSet, pins))
+    }
+
+    /// There are no owner entries at all.
+    pub(crate) fn forget_pins(&self) {
+        for set in 0..self.sets.count() {
+            if let Some(pins) = self.sets.half(set, offset_of!(FlowSet, pins)) {
+                pins.store(0, Release);
+            }
+        }
     }
 
     /// Takes an entry out, unless another flow has its place by now.
@@ -144,6 +163,20 @@ impl FlowTable {
     pub(crate) fn backend(&self, place: u32) -> Option<abi::Backend> {
         copied(&self.backends, place as usize)
     }
+}
+
+/// Where a key belongs: `place_hash` of `bpf/flows.h`.
+pub(crate) fn place_hash(secret: &FlowSecret, key: &abi::FlowKey) -> u64 {
+    let mut words = [0_u32; size_of::<abi::FlowKey>() / size_of::<u32>()];
+    words.as_mut_bytes().copy_from_slice(key.as_bytes());
+    words[9] ^= words[10] << 24; // The protocol to the interface.
+    let (secret, _) = secret.as_chunks();
+    let sum = |at: usize| u64::from(words[at].wrapping_add(u32::from_ne_bytes(secret[at])));
+    let hash = (0..secret.len()).step_by(2).fold(0_u64, |hash, at| {
+        hash.wrapping_add(sum(at).wrapping_mul(sum(at + 1)))
+    });
+    let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ hash >> 32
 }
 
 /// A value of the array, word by word: another may be there before the last one.

@@ -16,6 +16,7 @@ use crate::edge::memory::MappedArray;
 use crate::links::{
     Attach, LinkError, attach_pinned, attach_tcx_unpinned, detach_pinned, parse_link_file,
 };
+use crate::FlowSecret;
 use crate::maps::{MapError, TypedMap, into_io};
 use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
@@ -26,7 +27,7 @@ use pinned::{check_abi, check_size, prepare_pin_dir};
 mod choice;
 mod counters;
 mod fast;
-mod flow_table;
+pub(crate) mod flow_table;
 mod heartbeat;
 mod pinned;
 mod pins;
@@ -72,7 +73,7 @@ pub struct SteeringConfig {
     /// Tells this process's entries from those of the one before; random.
     pub instance: u32,
     /// Where flows are in the table, if there is none yet: a secret; random.
-    pub flow_seed: u64,
+    pub flow_secret: FlowSecret,
 }
 
 /// How much the hooks do without the engine.
@@ -264,16 +265,16 @@ impl Steering {
 
         let heartbeats = mapped::<abi::Heartbeat>(&skel.maps.heartbeat)?;
         let kept = typed::<u32, abi::Config>(&skel.maps.config)?.lookup(&0)?;
-        let seed = kept
-            .map(|config| config.flow_seed)
-            .filter(|seed| *seed != 0)
-            .unwrap_or(config.flow_seed);
+        let secret = kept
+            .map(|config| config.flow_secret)
+            .filter(|secret| secret.iter().any(|byte| *byte != 0))
+            .unwrap_or(config.flow_secret);
         let table = FlowTable {
             sets: mapped::<abi::FlowSet>(&skel.maps.flow_sets)?,
             flows: mapped::<abi::Flow>(&skel.maps.flows)?,
             firsts: mapped::<abi::Firsts>(&skel.maps.firsts)?,
             backends: mapped::<abi::Backend>(&skel.maps.backends)?,
-            seed,
+            secret,
         };
         let steering = Self {
             pods: typed(&skel.maps.pods)?,
@@ -401,7 +402,7 @@ impl Steering {
                 FastPath::Full => abi::FAST_FULL,
             },
             instance: self.instance,
-            flow_seed: self.table.seed,
+            flow_secret: self.table.secret,
             heartbeat_limit_ns: u64::try_from(self.config.heartbeat_limit.as_nanos())
                 .unwrap_or(u64::MAX),
         };

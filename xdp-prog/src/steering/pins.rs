@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::AcqRel;
 
 use weft_datapath::{FastEnds, FlowKey, PinOp, Protocol, SlotRef};
 use zerocopy::FromZeros;
@@ -12,6 +14,7 @@ use crate::edge::batch::run_syscall;
 use crate::maps::{MapError, TypedMap};
 
 use super::choice::epoch_place;
+use super::flow_table::FlowTable;
 use super::{Error, Steering};
 
 /// Entries of one call: 0.56 us each in batches of 256, 1.2 us alone.
@@ -50,6 +53,8 @@ pub struct PinOutcome {
 /// Writes owner entries from a worker's thread: batches, own buffers, no allocation a call.
 pub struct PinWriter {
     map: TypedMap<abi::FlowKey, abi::FlowValue>,
+    /// Where programs see whose keys they need not look for.
+    table: Arc<FlowTable>,
     keys: Box<[abi::FlowKey; BATCH]>,
     values: Box<[abi::FlowValue; BATCH]>,
     used: usize,
@@ -184,12 +189,21 @@ impl PinWriter {
         false
     }
 
+    fn lower(&self, gone: &[abi::FlowKey]) {
+        for key in gone {
+            self.table.pins(key).map(|pins| pins.fetch_sub(1, AcqRel));
+        }
+    }
+
     fn write(&mut self) {
         let mut from = 0;
         // Bounded by the batch: every round takes at least one operation.
         while from < self.used {
             let keys = &self.keys[from..self.used];
             let (done, result) = if self.inserting {
+                for key in keys {
+                    self.table.pins(key).map(|pins| pins.fetch_add(1, AcqRel));
+                }
                 self.map.sized().update(keys, &self.values[from..self.used])
             } else {
                 self.map.sized().delete(keys)
@@ -197,8 +211,10 @@ impl PinWriter {
             let count = done as u64;
             if self.inserting {
                 self.outcome.inserted += count;
+                self.lower(&keys[done..]);
             } else {
                 self.outcome.removed += count;
+                self.lower(&keys[..done]);
             }
             from += done;
             if let Err(error) = result {
@@ -224,6 +240,7 @@ impl Steering {
     pub fn pin_writer(&self, lane: Option<&BulkLane>) -> Result<PinWriter, Error> {
         Ok(PinWriter {
             map: self.pins.duplicate()?,
+            table: Arc::clone(&self.table),
             keys: Box::new([abi::FlowKey::new_zeroed(); BATCH]),
             values: Box::new([abi::FlowValue::owner(0, 0, None); BATCH]),
             used: 0,
@@ -283,6 +300,7 @@ impl Steering {
             };
             left = &left[done + skip..];
         }
+        self.table.forget_pins();
         Ok(removed)
     }
 }

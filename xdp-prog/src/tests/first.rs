@@ -7,7 +7,7 @@ use weft_datapath::{FastFlows, FlowKey, Protocol, Tuple};
 use crate::{Choice, Counter, ServiceKey};
 
 use super::hooks::at;
-use super::packets::{L4, frame};
+use super::packets::{Context, L4, REDIRECT, frame, run};
 use super::support::node;
 use super::world::{CLIENT, PORT, SERVERS, TARGET, World, pod, to, vip};
 
@@ -63,6 +63,27 @@ fn svc_27_a_second_answer_makes_entries() {
             let flows = world.steering.fast_flows();
             assert_eq!(flows.len(), usize::from(answers > 1));
         }
+    });
+}
+
+/// More flows in turn than a client's words remember are known to be no first packets all the same.
+#[test]
+fn svc_27_many_live_flows_of_one_client_get_entries() {
+    node(|node| {
+        let world = World::new(node);
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let flows = 12_000;
+        let turn = || {
+            for port in 20_000..20_000 + flows {
+                let packet = frame(pod(CLIENT, false), vip(false), L4::Udp(port, PORT));
+                assert_eq!(run(program, &packet, Context::at(CLIENT)).action, REDIRECT);
+            }
+            world.steering.fast_flows().len()
+        };
+        assert_eq!(turn(), 0);
+        let entered = turn();
+        // What one set is asked to remember beyond four flows it forgets.
+        assert!(entered > usize::from(flows) * 99 / 100, "{entered}");
     });
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use weft_datapath::{FlowKey, Protocol, Tuple, seeded_flow_hash};
+use weft_datapath::{FlowKey, Protocol, Tuple};
 
+use crate::steering::flow_table::place_hash;
 use crate::{Counter, abi};
 
 use super::packets::{Context, L4, REDIRECT, frame, run};
@@ -31,11 +32,11 @@ fn ports_of_set(
     (from, to): (u32, u32),
     set: u64,
 ) -> impl Iterator<Item = (u16, u16)> {
-    let seed = world.steering.table_seed();
+    let table = &world.steering.table;
     let all = (1000..u16::MAX).flat_map(|sport| (1000..1100).map(move |dport| (sport, dport)));
     all.filter(move |ports| {
         let key = of(from, to, *ports);
-        let hash = seeded_flow_hash(seed ^ u64::from(key.ifindex), &key.tuple);
+        let hash = place_hash(&table.secret, &(&key).into());
         hash % u64::from(abi::MAX_FLOW_SETS) == set
     })
 }
@@ -214,10 +215,6 @@ fn svc_19_a_port_is_used_again_after_the_end() {
 }
 
 impl crate::Steering {
-    fn table_seed(&self) -> u64 {
-        self.table.seed
-    }
-
     fn table_has(&self, key: &FlowKey) -> bool {
         self.table.find(&key.into()).is_some()
     }

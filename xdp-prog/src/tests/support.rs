@@ -63,7 +63,7 @@ impl Node {
             heartbeat_limit: Duration::from_secs(60),
             max_pins: 4096,
             fast_path: FastPath::Off,
-            flow_seed: 11,
+            flow_secret: std::array::from_fn(|n| (n * 101 + 7) as u8),
             instance: 1,
         }
     }
