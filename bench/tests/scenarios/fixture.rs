@@ -125,11 +125,6 @@ impl Fixture {
         Capture::start(&self.lab.outside, "eth0", filter, &directory, "outside")
     }
 
-    /// Packets that have left the node for the outside, where nothing of a lab belongs.
-    pub fn escaped(&self) -> Result<u64> {
-        Ok(self.lab.outside.packets("eth0")?.received)
-    }
-
     /// The node process on [`Fixture::config`].
     pub fn weft(&self) -> Result<Weft> {
         Weft::start(&self.lab, &self.config())

@@ -3,8 +3,8 @@
 //! Programs put entries in. Here they are read as the programs read them, without a lock, and taken out by their tag.
 
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicU16, AtomicU32};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use rustix::time::{ClockId, clock_gettime};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};

@@ -11,12 +11,12 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, OpenMapMut, PrintLevel};
 use weft_datapath::Address;
 
+use crate::FlowSecret;
 use crate::abi;
 use crate::edge::memory::MappedArray;
 use crate::links::{
     Attach, LinkError, attach_pinned, attach_tcx_unpinned, detach_pinned, parse_link_file,
 };
-use crate::FlowSecret;
 use crate::maps::{MapError, TypedMap, into_io};
 use crate::netlink::PairInfo;
 use crate::owned::{OwnedError, OwnedObject};
