@@ -8,11 +8,13 @@ mod client;
 mod history;
 mod message;
 mod servers;
+mod tally;
 
-pub use client::{Crew, Plan, Tally, Tuple};
+pub use client::{Crew, Plan, Tuple};
 pub use history::{History, Set};
 pub use message::Place;
 pub use servers::Servers;
+pub use tally::Tally;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
