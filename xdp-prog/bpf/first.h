@@ -130,22 +130,23 @@ static __always_inline struct weft_backend *first_backend(const struct weft_serv
 	return bpf_map_lookup_elem(&backends, &at);
 }
 
-#define SEEN_BITS 16
+/* A set forgets whom it has seen when nobody has come for so long, 2 s: the next one to use a tuple is another flow. */
+#define SEEN_LIFETIME 8
 
 /*
- * Whether the flow is among the latest of its set that had a first packet; it is from now on. A client of more flows than
- * its words remember gets entries by that.
+ * Whether the flow is among the latest three of its set that had a first packet; it is from now on. A client of more flows
+ * than its words remember gets entries by that.
  */
-static __always_inline bool was_seen(const struct spot *spot)
+static __always_inline bool was_seen(const struct spot *spot, __u64 now)
 {
-	__u64 seen = *(volatile __u64 *)&spot->set->seen;
-	__u16 print = spot->tag >> 16;
+	__u64 seen = *(volatile __u64 *)&spot->set->seen, prints = seen >> 16;
+	__u16 print = spot->tag >> 16 | 1;
 
-#pragma unroll
-	for (int i = 0; i < 64; i += SEEN_BITS)
-		if ((__u16)(seen >> i) == print)
-			return true;
-	*(volatile __u64 *)&spot->set->seen = seen << SEEN_BITS | print;
+	if (age_of(seen, now) > SEEN_LIFETIME)
+		prints = 0;
+	if ((__u16)prints == print || (__u16)(prints >> 16) == print || prints >> 32 == print)
+		return true;
+	*(volatile __u64 *)&spot->set->seen = prints << 32 | (__u64)print << 16 | first_clock(now);
 	return false;
 }
 
@@ -165,7 +166,7 @@ static __always_inline bool is_first(const struct weft_config *cfg, const struct
 	line = line_of(new->key.ifindex, hash);
 	if (!line || is_pinned(spot, &new->key) || !spot_of(cfg, &new->back_key, &back_spot) ||
 	    is_pinned(&back_spot, &new->back_key) || flow_at(&back_spot, &new->back_key, now) ||
-	    was_seen(spot))
+	    was_seen(spot, now))
 		return false;
 	print = print_of(&new->there.rewrite_addr, new->there.rewrite_port);
 	*(volatile __u64 *)free_word(line, hash, now) = (hash & FIRST_TAG) | print << 17 |

@@ -175,7 +175,8 @@ pub(crate) fn place_hash(secret: &FlowSecret, key: &abi::FlowKey) -> u64 {
     let hash = (0..secret.len()).step_by(2).fold(0_u64, |hash, at| {
         hash.wrapping_add(sum(at).wrapping_mul(sum(at + 1)))
     });
-    let hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let hash = (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let hash = (hash ^ hash >> 29).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^ hash >> 32
 }
 

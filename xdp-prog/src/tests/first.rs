@@ -82,7 +82,7 @@ fn svc_27_many_live_flows_of_one_client_get_entries() {
         };
         assert_eq!(turn(), 0);
         let entered = turn();
-        // What one set is asked to remember beyond four flows it forgets.
+        // What one set is asked to remember beyond three flows it forgets.
         assert!(entered > usize::from(flows) * 99 / 100, "{entered}");
     });
 }
