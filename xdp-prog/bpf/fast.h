@@ -90,10 +90,28 @@ static __always_inline bool held(struct weft_flow_value *flow, __u64 now)
 	return false;
 }
 
-/* Goes by the entry of a known flow, and counts. False: there is none that holds. */
-static __always_inline bool follow(const struct weft_config *cfg, const struct packet *packet,
-				   const struct weft_flow_key *key, __u32 packets, __u64 now,
-				   struct way *way)
+/* Bytes of an IP packet that fits into every pod: the least MTU of IPv6 (RFC 8200, 5). */
+#define FITS_ANYWHERE 1280
+
+/*
+ * Whether the packet, or each segment that it is to be cut into, fits through the veth of the pod, which
+ * bpf_redirect_peer() does not ask. A pod whose MTU is below FITS_ANYWHERE gets what is no longer than that.
+ */
+static __always_inline bool fits(struct __sk_buff *skb, __u32 ifindex)
+{
+	__u32 mtu = 0; /* In: the packet's own length. */
+
+	return skb->len <= ETH_HLEN + FITS_ANYWHERE ||
+	       !bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+}
+
+/*
+ * Goes by the entry of a known flow, and counts. False: there is none that holds, or, with a mode in `way`, user space is to
+ * see the packet.
+ */
+static __always_inline bool follow(struct __sk_buff *skb, const struct weft_config *cfg,
+				   const struct packet *packet, const struct weft_flow_key *key,
+				   __u32 packets, __u64 now, struct way *way)
 {
 	struct weft_flow *flow = find_flow(cfg, key, now);
 	__u64 cookie;
@@ -106,9 +124,11 @@ static __always_inline bool follow(const struct weft_config *cfg, const struct p
 	*way = way_of(&flow->value);
 	barrier();
 	/* Another flow may have been given the entry meanwhile. */
-	if (*(volatile __u64 *)&flow->value.cookie != cookie || !same_key(&flow->key, key))
+	if (*(volatile __u64 *)&flow->value.cookie != cookie || !same_key(&flow->key, key)) {
+		way->mode = WEFT_MODE_OWNER;
 		return false;
-	if (held(&flow->value, now))
+	}
+	if (!fits(skb, way->egress_ifindex) || held(&flow->value, now))
 		return false;
 	flow->value.last_seen = now;
 	__sync_fetch_and_add(&flow->value.packets, packets);
@@ -240,7 +260,6 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 	if (udp && !known && packets == 1 && spot_of(cfg, key, &spot) &&
 	    is_first(cfg, new, &spot, hash, now)) {
 		*way = way_of(&new->there);
-		count(WEFT_COUNT_FROM_POD_FIRST, 1);
 		return PASSES;
 	}
 	if (known & FIRST_ANSWERED)
@@ -285,19 +304,30 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 	    packet->l4 != (packet->v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4))
 		return false;
 	now = bpf_ktime_get_coarse_ns(); /* A few milliseconds old at most. */
-	if (!follow(cfg, packet, &key, packets, now, &way)) {
+	if (!follow(skb, cfg, packet, &key, packets, now, &way)) {
 		struct weft_opening *new = bpf_map_lookup_elem(&opening, &zero);
+		bool fitting;
 		int verdict;
 
-		if (cfg->fast_path != WEFT_FAST_FULL || !new)
+		if (cfg->fast_path != WEFT_FAST_FULL || !new || way.mode != WEFT_MODE_OWNER)
 			return false;
 		verdict = open_service(packet, pod, &key, packets, &way);
 		if (verdict == NO_SERVICE)
 			verdict = first_answer(packet, pod, &key, &way);
 		if (verdict == NO_SERVICE)
 			verdict = open_direct(packet, pod, &key, packets, &way);
-		if (verdict == NOT_MINE || (verdict == ENTERS && enter(new, now)))
+		if (verdict == NOT_MINE)
 			return false;
+		fitting = fits(skb, way.egress_ifindex);
+		if (!fitting) {
+			/* Its flow enters all the same, since `firsts` has forgotten it; this is no packet of it. */
+			new->there.packets = new->there.bytes = 0;
+			new->back.packets = new->back.bytes = 0;
+		}
+		if ((verdict == ENTERS && enter(new, now)) || !fitting)
+			return false;
+		if (verdict == PASSES)
+			count(WEFT_COUNT_FROM_POD_FIRST, 1);
 	}
 	count(WEFT_COUNT_FROM_POD_FORWARDED, packets);
 	*action = rewrite(skb, packet, &way) ? into_pod(skb, way.egress_ifindex) : TCX_DROP;

@@ -256,7 +256,6 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 	} else if (!(back->flags & WEFT_REVERSE_SOLE) || !crowded(line, now)) {
 		return NO_SERVICE;
 	}
-	count(WEFT_COUNT_FROM_POD_FIRST, 1);
 	return PASSES;
 }
 

@@ -166,6 +166,7 @@ fn tables(services: usize) -> Result<Tables> {
             state: PodState::Enrolled {
                 grace_until: Now::default(),
             },
+            mtu: 1500,
         });
     }
     Ok(builder.build(1)?)

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, NewFlow};
 use crate::icmp::Quoted;
 use crate::parse::{Parsed, parse};
-use crate::wire::ethernet;
+use crate::process::Part;
+use crate::wire::{ethernet, ipv6};
 use crate::{FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables};
 
 /// The ends of a flow on the fast path: the client's packets, and the answers to them.
@@ -26,7 +27,8 @@ pub trait FastFlows: fmt::Debug + Send {
 
 impl State {
     /// Takes in the flow that a frame belongs to or speaks of, if it is one of the fast path and the frame is what that
-    /// leaves to the engine: an ICMP error, a first fragment, a segment with options or at its last hop.
+    /// leaves to the engine: an ICMP error, a first fragment, a segment with options or at its last hop, a packet that may
+    /// be too long for its pod.
     pub(crate) fn look_up(&mut self, frame: &[u8], now: Now, tables: &Tables) {
         let Some(fast) = &self.fast else { return };
         let found = self.odd(frame).and_then(|key| fast.find(&key));
@@ -46,7 +48,8 @@ impl State {
             }
             Ok(Parsed::Fragment(part)) if part.is_first() => *part.head(frame).ok()?.tuple(),
             Ok(Parsed::Flow(packet))
-                if packet.tuple().proto == Protocol::Tcp && !packet.opens() =>
+                if packet.tuple().proto == Protocol::Tcp && !packet.opens()
+                    || Part::of(&packet).length() > ipv6::MTU_LEAST.into() =>
             {
                 *packet.tuple()
             }

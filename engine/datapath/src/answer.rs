@@ -23,6 +23,8 @@ pub(crate) enum ErrorKind {
     ProtocolUnreachable,
     /// The hop count is used up (RFC 1812 section 5.2.7.3, RFC 4443 section 3.3).
     TimeExceeded,
+    /// The packet is longer than the next hop takes, which is so many bytes (RFC 1191 section 4, RFC 4443 section 3.2).
+    TooLong(u16),
 }
 
 impl ErrorKind {
@@ -34,6 +36,8 @@ impl ErrorKind {
             (Self::ProtocolUnreachable, Family::V6) => icmp::V6_NEXT_HEADER,
             (Self::TimeExceeded, Family::V4) => icmp::V4_TIME_EXCEEDED,
             (Self::TimeExceeded, Family::V6) => icmp::V6_TIME_EXCEEDED,
+            (Self::TooLong(_), Family::V4) => icmp::V4_FRAGMENTATION_NEEDED,
+            (Self::TooLong(_), Family::V6) => icmp::V6_TOO_BIG,
         }
     }
 }
@@ -58,10 +62,11 @@ pub(crate) fn error(
         Family::V4 => (ICMPV4_MAX, icmp::V4),
         Family::V6 => (ICMPV6_MAX, icmp::V6),
     };
-    let pointer = match (kind, family) {
+    let rest = match (kind, family) {
         (ErrorKind::ProtocolUnreachable, Family::V6) => {
             crate::extension::walk(&frame.bytes()[L3..end])?.named_at as u32
         }
+        (ErrorKind::TooLong(mtu), _) => u32::from(mtu),
         _ => 0,
     };
     let quoted = (end - L3).min(longest - ip - icmp::LEN);
@@ -81,7 +86,7 @@ pub(crate) fn error(
     message[icmp::TYPE] = number;
     message[icmp::CODE] = code;
     message[icmp::CHECKSUM].fill(0);
-    message[icmp::REST].copy_from_slice(&pointer.to_be_bytes());
+    message[icmp::REST].copy_from_slice(&rest.to_be_bytes());
     let sum = match family {
         Family::V4 => Checksum::default(),
         Family::V6 => Checksum::default().pseudo_header(src, dst, protocol, message.len()),

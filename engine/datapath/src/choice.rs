@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
+use crate::process::Part;
 use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, Stage, UpstreamSource};
 use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash, source_hash};
 
@@ -25,7 +26,7 @@ pub(crate) fn open_service(
     (service, stage): (&ServicePort, Stage),
     key: FlowKey,
     client: &Pod,
-    hops: u8,
+    part: &Part,
     now: Now,
     tables: &Tables,
     state: &mut State,
@@ -64,9 +65,9 @@ pub(crate) fn open_service(
         else {
             continue;
         };
-        // Weft forwards, so it must be able to count the hop; all checks come before the flow.
-        if matches!(backend.path, BackendPath::Pod { .. }) && hops <= 1 {
-            return Err(DropReason::TtlExpired);
+        // Weft is the router there; all checks come before the flow.
+        if let BackendPath::Pod { ifindex } = backend.path {
+            part.routable(ifindex, tables, &mut state.narrow)?;
         }
         let Some(flow) = service_flow((service, stage), backend, key, client, now, tables, state)
         else {

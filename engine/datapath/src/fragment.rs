@@ -208,7 +208,7 @@ fn whole(
     }
     let key = key(packet, ingress);
     match state.known(&key, ingress.hook, now, tables) {
-        Some((id, direction)) => known_flow(frame, packet, id, direction, now, state),
+        Some((id, direction)) => known_flow(frame, packet, (id, direction), now, tables, state),
         // Nobody but Weft knows where that leads.
         None if to == Receiver::Hairpin => Verdict::Drop(DropReason::UnknownFlow),
         None if left_behind(&key, ingress, now, tables, state) => {
@@ -301,6 +301,7 @@ fn follow(
         seen,
         (id, direction),
         now,
+        tables,
         state,
         |bytes, flow, hop| {
             translate_later_fragment(bytes, family, flow, direction, hop);

@@ -62,17 +62,17 @@ impl IcmpMessage {
     /// Old routers say 0 (RFC 1191 section 5): the least that every IPv4 host takes stands for that.
     pub(crate) fn longest(&self, frame: &[u8]) -> Option<u16> {
         let header = &frame[self.l4..self.l4 + icmp::LEN];
-        let code = header[icmp::CODE];
-        match (self.family, self.number, code) {
-            (Family::V4, icmp::V4_UNREACHABLE, icmp::V4_FRAGMENTATION_NEEDED) => {
+        let (v4, v6) = (icmp::V4_FRAGMENTATION_NEEDED, icmp::V6_TOO_BIG);
+        match self.family {
+            Family::V4 if (self.number, header[icmp::CODE]) == v4 => {
                 Some(be16(header, icmp::V4_MTU).max(ipv4::MTU_LEAST))
             }
-            (Family::V6, icmp::V6_TOO_BIG, _) => {
+            Family::V6 if self.number == v6.0 => {
                 let high = be16(header, icmp::V6_MTU_HIGH);
                 let low = be16(header, icmp::V6_MTU_LOW);
                 Some(if high == 0 { low } else { u16::MAX }.max(ipv6::MTU_LEAST))
             }
-            _ => None,
+            Family::V4 | Family::V6 => None,
         }
     }
 

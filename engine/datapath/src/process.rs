@@ -89,6 +89,7 @@ pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut 
     match decide(frame, now, tables, state) {
         // A drop leaves the frame as it came, so it can still be answered.
         Verdict::Drop(DropReason::TtlExpired) => icmp::time_exceeded(frame, now, tables, state),
+        Verdict::Drop(DropReason::PodMtu) => icmp::too_long(frame, now, tables, state),
         verdict => verdict,
     }
 }
@@ -147,7 +148,7 @@ pub(crate) fn with_ports(
         if state.leaves() && flow.pauses(now) && state.room() > 0 {
             state.leave(id); // Once more: the hooks had no room, or their entry has run out.
         }
-        return known_flow(frame, packet, id, direction, now, state);
+        return known_flow(frame, packet, (id, direction), now, tables, state);
     }
     if state.room() < PIN_OPS_PER_FRAME {
         return Verdict::Drop(DropReason::PinRoom);
@@ -187,21 +188,17 @@ fn ingress(frame: &[u8]) -> Result<Ingress, DropReason> {
 pub(crate) fn known_flow(
     frame: &mut FrameBuf<'_>,
     packet: &Packet,
-    id: FlowId,
-    direction: Direction,
+    (id, direction): (FlowId, Direction),
     now: Now,
+    tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    let part = Part {
-        flags: packet.flags(),
-        hops: packet.hops(),
-        end: packet.end(),
-    };
     pass(
         frame,
-        part,
+        Part::of(packet),
         (id, direction),
         now,
+        tables,
         state,
         |bytes, flow, hop| {
             translate(bytes, packet, flow, direction, hop);
@@ -209,11 +206,49 @@ pub(crate) fn known_flow(
     )
 }
 
-/// What a flow's bookkeeping wants to know of a packet or fragment.
+/// What a router and a flow's bookkeeping want to know of a packet or fragment.
 pub(crate) struct Part {
     pub(crate) flags: TcpFlags,
     pub(crate) hops: u8,
     pub(crate) end: usize,
+}
+
+impl Part {
+    #[inline]
+    pub(crate) fn of(packet: &Packet) -> Self {
+        Self {
+            flags: packet.flags(),
+            hops: packet.hops(),
+            end: packet.end(),
+        }
+    }
+
+    /// Bytes of the IP packet.
+    #[inline]
+    pub(crate) fn length(&self) -> usize {
+        self.end - ethernet::LEN
+    }
+
+    /// What a router checks before it passes something on, into the pod behind that veth: that a hop is left, and that
+    /// the packet is not too long (RFC 1812 section 5.2.1.2). What it is too long for is left in `narrow`.
+    #[inline]
+    pub(crate) fn routable(
+        &self,
+        ifindex: u32,
+        tables: &Tables,
+        narrow: &mut u16,
+    ) -> Result<(), DropReason> {
+        if self.hops <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        match tables.narrower(ifindex, self.length()) {
+            Some(mtu) => {
+                *narrow = mtu;
+                Err(DropReason::PodMtu)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Passes on a packet or fragment of a flow as `translate` leaves it; its last argument says whether Weft
@@ -224,6 +259,7 @@ pub(crate) fn pass(
     part: Part,
     (id, direction): (FlowId, Direction),
     now: Now,
+    tables: &Tables,
     state: &mut State,
     translate: impl FnOnce(&mut [u8], &Flow, bool),
 ) -> Verdict {
@@ -231,7 +267,7 @@ pub(crate) fn pass(
     let Some(flow) = state.flows.at_mut(id) else {
         return Verdict::Drop(DropReason::UnknownFlow);
     };
-    let bytes = part.end - ethernet::LEN;
+    let bytes = part.length();
     let (egress, hop) = match way_on(flow, direction) {
         Way::Ours { egress, hop } => (egress, hop),
         Way::Here => {
@@ -244,8 +280,8 @@ pub(crate) fn pass(
             return Verdict::Kernel(KernelReason::OlderThanEnrolment);
         }
     };
-    if hop && part.hops <= 1 {
-        return Verdict::Drop(DropReason::TtlExpired);
+    if hop && let Err(reason) = part.routable(egress.ifindex, tables, &mut state.narrow) {
+        return Verdict::Drop(reason);
     }
     let ended = flow.seen(direction, part.flags, bytes, now);
     translate(frame.bytes_mut(), flow, hop);
@@ -305,9 +341,14 @@ fn removed(
         return None;
     }
     match direction {
-        Direction::Reply if flow.serves_still(tables) => {
-            Some(known_flow(frame, packet, id, direction, now, state))
-        }
+        Direction::Reply if flow.serves_still(tables) => Some(known_flow(
+            frame,
+            packet,
+            (id, direction),
+            now,
+            tables,
+            state,
+        )),
         Direction::Reply if !packet.flags().opens() => Some(Verdict::Drop(DropReason::UnknownFlow)),
         Direction::Forward if flow.resets() && !packet.opens() => {
             let rejected = reject(frame, packet, state.icmp_errors.about(key.ifindex, now));

@@ -94,6 +94,8 @@ reasons! {
         VipProtocol = "vip_protocol",
         /// TTL or hop limit used up where Weft forwards, and nobody to tell or no address to tell it from.
         TtlExpired = "ttl_expired",
+        /// Longer than the MTU of the pod that it goes to, and nobody to tell: a later fragment of IPv4.
+        PodMtu = "pod_mtu",
         /// The source address is none of the sending pod's.
         SrcSpoof = "src_spoof",
         /// Opens nothing and belongs to no known flow; forwarding it untranslated would mislead it.

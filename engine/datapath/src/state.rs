@@ -146,6 +146,8 @@ pub struct State {
     pub severed: Vec<Severed>,
     /// What the last [`Claim::TooLong`](crate::Claim::TooLong) was about.
     pub too_long: Option<TooLong>,
+    /// The MTU that the last packet dropped as [`PodMtu`](crate::DropReason::PodMtu) was longer than.
+    pub(crate) narrow: u16,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -184,6 +186,7 @@ impl State {
             affinity,
             severed: Vec::with_capacity(PIN_OPS_MAX),
             too_long: None,
+            narrow: 0,
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,

@@ -296,6 +296,8 @@ pub struct Pod {
     pub slot: SlotRef,
     /// Where it stands.
     pub state: PodState,
+    /// MTU of its veth, in bytes: the longest IP packet that goes into it.
+    pub mtu: u16,
 }
 
 impl Pod {
@@ -319,6 +321,8 @@ struct Pods {
     list: Vec<Pod>,
     by_ifindex: FxHashMap<u32, u32>,
     by_address: FxHashMap<Address, u32>,
+    /// What fits into every pod.
+    mtu_least: u16,
 }
 
 /// An immutable snapshot, built off the data core by a [`TablesBuilder`] and read by every worker.
@@ -390,6 +394,22 @@ impl Tables {
     pub fn pod_by_ifindex(&self, ifindex: u32) -> Option<&Pod> {
         let index = *self.pods.by_ifindex.get(&ifindex)?;
         self.pods.list.get(index as usize)
+    }
+
+    /// Bytes of the longest IP packet that fits into every enrolled pod.
+    #[inline]
+    pub(crate) fn mtu_least(&self) -> usize {
+        usize::from(self.pods.mtu_least)
+    }
+
+    /// The MTU of the pod behind this veth, if an IP packet of `length` bytes is longer.
+    #[inline]
+    pub(crate) fn narrower(&self, ifindex: u32, length: usize) -> Option<u16> {
+        if length <= self.mtu_least() {
+            return None;
+        }
+        let mtu = self.pod_by_ifindex(ifindex)?.mtu;
+        (length > usize::from(mtu)).then_some(mtu)
     }
 
     /// The epoch of a slot now; 0 for a slot that was never set.

@@ -186,14 +186,12 @@ pub mod icmp {
     pub const REST: Range<usize> = 4..8;
     /// Length before the packet in error.
     pub const LEN: usize = 8;
-    /// Type of destination unreachable.
-    pub const V4_UNREACHABLE: u8 = 3;
-    /// Its code for a packet that is too long and must not be fragmented.
-    pub const V4_FRAGMENTATION_NEEDED: u8 = 4;
+    /// Type of destination unreachable, and its code for a packet that is too long and is not fragmented.
+    pub const V4_FRAGMENTATION_NEEDED: (u8, u8) = (3, 4);
     /// The MTU of the next hop there (RFC 1191 section 4).
     pub const V4_MTU: Range<usize> = 6..8;
-    /// ICMPv6's type for that.
-    pub const V6_TOO_BIG: u8 = 2;
+    /// ICMPv6's type and code for that.
+    pub const V6_TOO_BIG: (u8, u8) = (2, 0);
     /// Upper half of its MTU.
     pub const V6_MTU_HIGH: Range<usize> = 4..6;
     /// Lower half of its MTU.

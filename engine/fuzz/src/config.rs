@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft::config::{self, Config, Errors, Source};
-use weft::control::{Compiled, Names, Patience, Registry, Slots, Sources};
+use weft::control::{Compiled, Link, Names, Patience, Registry, Slots, Sources};
 use weft_datapath::{Address, Now, ServicePort};
 
 /// A line of this divides the text into files.
@@ -95,14 +95,15 @@ fn enrol(config: &Config, registry: &Registry) -> Registry {
         let mut services = config.services.iter();
         services.any(|service| service.cluster_ips.contains(address))
     };
-    let index = |name: &str| {
+    let link = |name: &str| {
         let configured = config.pods.iter().map(|pod| pod.interface.as_str());
         let mut names = ["veth0", "veth1"].into_iter().chain(configured);
-        names
-            .position(|known| known == name)
-            .map(|at| at as u32 + 1)
+        names.position(|known| known == name).map(|at| Link {
+            ifindex: at as u32 + 1,
+            mtu: 1500,
+        })
     };
-    registry.with_pods(&config.pods, is_vip, index, patience, Now::from_nanos(1))
+    registry.with_pods(&config.pods, is_vip, link, patience, Now::from_nanos(1))
 }
 
 fn compile(

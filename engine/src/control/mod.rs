@@ -24,7 +24,7 @@ use weft_datapath::{BuildError, Now, Tables};
 pub use compile::{Compiled, Names};
 pub use kernel::KernelSide;
 pub use pods::PodSet;
-pub use registry::{Patience, Pod, Registry};
+pub use registry::{Link, Patience, Pod, Registry};
 pub use slots::{Member, Slots};
 pub use sources::{Place, Sources};
 
@@ -166,7 +166,7 @@ impl<K: KernelSide> Control<K> {
         let registry = self.registry.with_pods(
             &config.pods,
             |address| vips.get_or_init(|| config.vips()).contains(address),
-            indices(interfaces),
+            links(interfaces),
             Self::patience(&config),
             now,
         );
@@ -199,7 +199,7 @@ impl<K: KernelSide> Control<K> {
         }
     }
 
-    /// Follows interfaces that came, went or were replaced.
+    /// Follows interfaces that came, went, were replaced, or have another MTU.
     ///
     /// # Errors
     /// When the kernel refuses a step; what was there before is in force again.
@@ -209,8 +209,8 @@ impl<K: KernelSide> Control<K> {
         now: Now,
     ) -> Result<bool, Error> {
         let config = &self.compiled.config;
-        let (index, patience) = (indices(interfaces), Self::patience(config));
-        match self.registry.with_interfaces(index, patience, now) {
+        let (links, patience) = (links(interfaces), Self::patience(config));
+        match self.registry.with_interfaces(links, patience, now) {
             Some(registry) => {
                 let config = Arc::clone(config);
                 self.switch(config, registry).map(|()| true)
@@ -385,16 +385,22 @@ impl<K: KernelSide> Control<K> {
     }
 }
 
-/// The indices of pods' interfaces by name. One that became something the pair cannot serve (its MTU was
+/// The interfaces of pods by name. One that became something the pair cannot serve (its MTU was
 /// raised, another kind of device took its name) counts as gone, so its packets are the kernel's.
-fn indices(interfaces: &[InterfaceInfo]) -> impl Fn(&str) -> Option<u32> {
+fn links(interfaces: &[InterfaceInfo]) -> impl Fn(&str) -> Option<Link> {
     let usable = interfaces
         .iter()
         .filter(|found| found.is_veth && found.mtu <= netlink::PAIR_MTU);
-    let indices: HashMap<&str, u32> = usable
-        .map(|found| (found.name.as_str(), found.index))
+    let links: HashMap<&str, Link> = usable
+        .map(|found| {
+            let link = Link {
+                ifindex: found.index,
+                mtu: found.mtu.try_into().unwrap_or(u16::MAX), // At most the pair's.
+            };
+            (found.name.as_str(), link)
+        })
         .collect();
-    move |name| indices.get(name).copied()
+    move |name| links.get(name).copied()
 }
 
 /// Reads a configuration and checks it against the machine, as `weft check`, `weft run` and a reload do. It

@@ -65,6 +65,7 @@ impl PodSet {
                         grace_until: pod.grace_until,
                     }
                 },
+                mtu: pod.mtu,
             });
             set.entries.push(PodEntry {
                 ifindex,

@@ -11,6 +11,15 @@ use crate::config;
 /// Slot 0 never moves: it stands for what needs no validity check.
 const FIRST_SLOT: u32 = 1;
 
+/// The host side of a pod's veth.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+}
+
 /// One pod as the node process knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -18,6 +27,8 @@ pub struct Pod {
     pub config: config::Pod,
     /// Index of the host side of its veth, none while the interface does not exist.
     pub ifindex: Option<u32>,
+    /// Its MTU in bytes, the last known one while the interface does not exist.
+    pub mtu: u16,
     /// Validity of the flows that depend on it.
     pub slot: SlotRef,
     /// When it joined.
@@ -86,7 +97,7 @@ impl Registry {
         &self,
         pods: &[config::Pod],
         is_vip: impl Fn(&IpAddr) -> bool,
-        ifindex_of: impl Fn(&str) -> Option<u32>,
+        link_of: impl Fn(&str) -> Option<Link>,
         patience: Patience,
         now: Now,
     ) -> Self {
@@ -102,17 +113,21 @@ impl Registry {
             .map(|(index, pod)| ((pod.ifindex, &pod.config.addresses), index))
             .collect();
         for pod in pods {
-            let ifindex = ifindex_of(&pod.interface);
+            let link = link_of(&pod.interface);
+            let ifindex = link.map(|link| link.ifindex);
+            let mtu = link.map_or(0, |link| link.mtu);
             let same = known.get(&(ifindex, &pod.addresses));
             let entry = match same.and_then(|&index| old[index].take()) {
                 Some(known) if known.draining_until.is_none() => Pod {
                     config: pod.clone(),
+                    mtu,
                     ..known
                 },
                 // It left and came back before its flows had ended: they go on, and what it opened
                 // through the kernel meanwhile is older than this enrolment.
                 Some(known) => Pod {
                     config: pod.clone(),
+                    mtu,
                     enrolled_at: now,
                     grace_until: now + patience.grace,
                     draining_until: None,
@@ -123,6 +138,7 @@ impl Registry {
                     Pod {
                         config: pod.clone(),
                         ifindex,
+                        mtu,
                         slot,
                         enrolled_at: now,
                         grace_until: now + patience.grace,
@@ -172,13 +188,13 @@ impl Registry {
         Some(next)
     }
 
-    /// The registry after interfaces came or went, or itself if that changes nothing.
+    /// The registry after interfaces came, changed or went, or itself if that changes nothing.
     ///
     /// A pod whose interface is gone, or was replaced by another of the same name, loses its flows
     /// at once. It is enrolled anew when its interface is back.
     pub fn with_interfaces(
         &self,
-        ifindex_of: impl Fn(&str) -> Option<u32>,
+        link_of: impl Fn(&str) -> Option<Link>,
         patience: Patience,
         now: Now,
     ) -> Option<Self> {
@@ -187,7 +203,11 @@ impl Registry {
         let mut changed = false;
         let mut pods = std::mem::take(&mut next.pods);
         pods.retain_mut(|pod| {
-            let ifindex = ifindex_of(&pod.config.interface);
+            let link = link_of(&pod.config.interface);
+            let ifindex = link.map(|link| link.ifindex);
+            let mtu = link.map_or(pod.mtu, |link| link.mtu);
+            changed |= mtu != pod.mtu;
+            pod.mtu = mtu;
             if ifindex == pod.ifindex {
                 return true;
             }

@@ -13,6 +13,7 @@ use super::*;
 use crate::config::{Source, parse};
 
 mod endpoints;
+mod mtu;
 mod scale;
 mod sources;
 
@@ -350,19 +351,6 @@ fn a_deleted_interface_ends_its_pod_and_its_return_enrols_it_anew() {
 }
 
 #[test]
-fn a_pod_whose_mtu_outgrows_the_pair_is_the_kernels() {
-    let mut control = control(&config(&[("a", "10.0.0.1", "v1")], SERVICE));
-    let jumbo = InterfaceInfo {
-        mtu: 9000,
-        ..veth("v1", 1)
-    };
-    assert!(control.follow_interfaces(&[jumbo], at(1)).unwrap());
-    assert!(control.kernel.attached.is_empty());
-    assert!(control.follow_interfaces(&[veth("v1", 1)], at(2)).unwrap());
-    assert_eq!(control.kernel.attached, BTreeSet::from([1]));
-}
-
-#[test]
 fn slots_are_reused_under_a_new_epoch() {
     let mut control = control(&config(&[("a", "10.0.0.1", "v1")], ""));
     let old = control.registry.pods()[0].slot;
@@ -412,7 +400,7 @@ fn a_change_that_was_put_back_leaves_no_epoch_to_be_given_again() {
         control.registry.with_pods(
             &two.pods,
             |_| false,
-            indices(&interfaces()),
+            links(&interfaces()),
             Control::<FakeKernel>::patience(&two),
             at(seconds),
         )

@@ -79,6 +79,7 @@ pub fn builder() -> TablesBuilder {
             state: PodState::Enrolled {
                 grace_until: Now::default(),
             },
+            mtu: 1500,
         });
     }
     builder.add_service_port(ServicePortSpec {

@@ -14,6 +14,7 @@ mod netlink;
 mod orphans;
 mod packets;
 mod pins;
+mod pod_mtu;
 mod program;
 mod punt;
 mod sockets;

@@ -165,6 +165,7 @@ pub(super) fn tables(epochs: &[u32; 3], generation: u64) -> Tables {
             state: PodState::Enrolled {
                 grace_until: Now::default(),
             },
+            mtu: 1500,
         })
         .collect(),
     );

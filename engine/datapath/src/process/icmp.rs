@@ -181,17 +181,43 @@ pub(super) fn time_exceeded(
     else {
         return UNANSWERED;
     };
-    let client = packet.tuple().src;
     let Some(node) = tables.node_address(ingress.ifindex, packet.family()) else {
         return UNANSWERED;
     };
+    let ends = (&node, &packet.tuple().src);
+    let (kind, end) = (ErrorKind::TimeExceeded, packet.end());
     let limit = state.icmp_errors.about(ingress.ifindex, now);
-    let answered = answer::error(
-        frame,
-        ErrorKind::TimeExceeded,
-        (&node, &client),
-        packet.end(),
-        limit,
-    );
+    let answered = answer::error(frame, kind, ends, end, limit);
+    replied(frame, answered, ingress.ifindex, state)
+}
+
+/// A packet or fragment that is longer than the pod that it goes to takes ([`State::narrow`]): its sender hears of it
+/// (RFC 1191 section 3, RFC 8201 section 3), also where it may be fragmented, which Weft does not do. It hears from the
+/// node, or, since nothing gets through before it has heard, from where it sent to.
+///
+/// `frame` is untouched since it came. Of the fragments of an IPv4 packet only the first one is spoken of (RFC 1122
+/// section 3.2.2).
+#[cold]
+pub(super) fn too_long(
+    frame: &mut FrameBuf<'_>,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    const UNANSWERED: Verdict = Verdict::Drop(DropReason::PodMtu);
+    let (src, dst, end) = match parse(frame.bytes()) {
+        Ok(Parsed::Flow(packet)) => (packet.tuple().src, packet.tuple().dst, packet.end()),
+        Ok(Parsed::Fragment(part)) if part.is_first() || part.family() == Family::V6 => {
+            (part.src(), part.dst(), part.end())
+        }
+        _ => return UNANSWERED,
+    };
+    let Ok(ingress) = ingress(frame.bytes()) else {
+        return UNANSWERED;
+    };
+    let node = tables.node_address(ingress.ifindex, src.family());
+    let ends = (&node.unwrap_or(dst), &src);
+    let limit = state.icmp_errors.about(ingress.ifindex, now);
+    let answered = answer::error(frame, ErrorKind::TooLong(state.narrow), ends, end, limit);
     replied(frame, answered, ingress.ifindex, state)
 }

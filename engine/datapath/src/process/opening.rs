@@ -1,6 +1,6 @@
 //! What becomes of a packet of no flow: it opens one, is the kernel's, or is refused. The slow way.
 
-use super::{Claim, ingress, known_flow, replied, sender, to_kernel};
+use super::{Claim, Part, ingress, known_flow, replied, sender, to_kernel};
 use crate::choice::{add, open_service, refusal, with_other_port};
 use crate::flow::{Direction, FlowEnd, FlowKind, InsertError, NewFlow};
 use crate::parse::{Packet, Parsed, parse};
@@ -80,12 +80,12 @@ fn to_vip(
         (service, Stage::L4),
         key,
         pod,
-        packet.hops(),
+        &Part::of(packet),
         now,
         tables,
         state,
     ) {
-        Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+        Ok(id) => known_flow(frame, packet, (id, Direction::Forward), now, tables, state),
         Err(reason) => Verdict::Drop(reason),
     }
 }
@@ -165,8 +165,9 @@ fn to_pod(
         ),
         (Protocol::Tcp, false) => Verdict::Drop(DropReason::UnknownFlow),
         (Protocol::Tcp, true) | (Protocol::Udp, _) => {
-            if packet.hops() <= 1 {
-                return Verdict::Drop(DropReason::TtlExpired);
+            let routable = Part::of(packet).routable(peer.ifindex, tables, &mut state.narrow);
+            if let Err(reason) = routable {
+                return Verdict::Drop(reason);
             }
             let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
             let added = match add(flow.clone(), now, tables, state) {
@@ -176,7 +177,7 @@ fn to_pod(
                 added => added,
             };
             match added {
-                Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+                Ok(id) => known_flow(frame, packet, (id, Direction::Forward), now, tables, state),
                 Err(error) => Verdict::Drop(refusal(error)),
             }
         }
@@ -205,7 +206,7 @@ fn older_flow(
         added => added,
     };
     match added {
-        Ok(id) => known_flow(frame, packet, id, Direction::Forward, now, state),
+        Ok(id) => known_flow(frame, packet, (id, Direction::Forward), now, tables, state),
         Err(_) => to_kernel(
             frame,
             Egress::reingress(key.ifindex),

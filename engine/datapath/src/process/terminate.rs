@@ -1,12 +1,19 @@
 //! Flows that end here: what the TCP stack and the flow table tell each other of their connections.
 
+use super::Part;
 use crate::choice::open_service;
 use crate::flow::{Direction, FlowId};
+use crate::parse::TcpFlags;
 use crate::tables::Stage;
+use crate::wire::ethernet;
 use crate::{DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, Protocol, State, Tables};
 
-/// Hops of a packet that comes from here.
-const HOPS: u8 = 64;
+/// What comes from here: it has hops, and no length yet.
+const FROM_HERE: Part = Part {
+    flags: TcpFlags(0),
+    hops: 64,
+    end: ethernet::LEN,
+};
 
 impl State {
     /// A client's connection has been accepted: chooses a backend and adds the flow, which says between which ends
@@ -37,7 +44,7 @@ impl State {
         if let Some((before, Direction::Forward)) = self.flows.find(&key) {
             self.begun_anew(before, now);
         }
-        open_service((service, stage), key, pod, HOPS, now, tables, self)
+        open_service((service, stage), key, pod, &FROM_HERE, now, tables, self)
     }
 
     /// The client has begun another connection from the same port, so its old one is over. That to the backend may still

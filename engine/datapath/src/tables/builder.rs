@@ -363,6 +363,8 @@ fn index(mut pods: Vec<Pod>) -> Result<Pods, BuildError> {
             }
         }
     }
+    let mtus = pods.iter().map(|pod| pod.mtu);
+    indexed.mtu_least = mtus.min().unwrap_or_default();
     indexed.list = pods;
     Ok(indexed)
 }

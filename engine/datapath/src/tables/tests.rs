@@ -39,6 +39,7 @@ fn pod(ifindex: u32, last: u8) -> Pod {
         addresses: [address(last)].into_iter().collect(),
         slot: SlotRef::FIXED,
         state,
+        mtu: 1500,
     }
 }
 

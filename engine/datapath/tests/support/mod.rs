@@ -117,6 +117,7 @@ pub fn pod(ifindex: u32, stage: Standing) -> Pod {
             epoch: 1,
         },
         state: stage.state(),
+        mtu: 9000, // Longer than anything that a test sends.
     }
 }
 

@@ -11,7 +11,7 @@ use weft_datapath::{Address, Now, Tables};
 use super::super::testing::Coin;
 use super::wire::v4;
 use crate::config::{self, Config, Source};
-use crate::control::{Compiled, Names, Patience, Registry, Slots, Sources};
+use crate::control::{Compiled, Link, Names, Patience, Registry, Slots, Sources};
 
 pub const PODS: u32 = 100;
 /// The first pods serve; the others ask, and those whose label a service selects serve too.
@@ -74,11 +74,14 @@ impl Configured {
             grace: self.config.node.enrolment_grace,
             drain: self.config.node.drain,
         };
-        let index = |name: &str| name.strip_prefix("veth")?.parse().ok().map(ifindex);
+        let link = |name: &str| {
+            let ifindex = name.strip_prefix("veth")?.parse().ok().map(ifindex)?;
+            Some(Link { ifindex, mtu: 1500 })
+        };
         let is_vip = |address: &IpAddr| (0..SERVICES).any(|service| vip(service) == *address);
         self.registry = self
             .registry
-            .with_pods(&self.config.pods, is_vip, index, patience, now);
+            .with_pods(&self.config.pods, is_vip, link, patience, now);
         self.compile()
     }
 

@@ -51,6 +51,7 @@ fn tables() -> Tables {
             state: PodState::Enrolled {
                 grace_until: Now::default(),
             },
+            mtu: 1500,
         });
     }
     for (id, proto) in [(0, Protocol::Tcp), (1, Protocol::Udp)] {

@@ -168,6 +168,7 @@ impl Service {
             state: weft_datapath::PodState::Enrolled {
                 grace_until: self.grace_until,
             },
+            mtu: 1500,
         });
         builder.set_pods(pods.to_vec());
         builder.set_epochs(self.epochs.clone());
