@@ -9,6 +9,7 @@
 #include "flows.h"
 #include "pair.h"
 #include "punt.h"
+#include "rewrite.h"
 #include "steer.h"
 
 #define IP4_TOTAL (ETH_HLEN + 2) /* RFC 791, 3.1 */
@@ -19,15 +20,6 @@
 #define IP6_HOPS (ETH_HLEN + 7)
 #define IP6_ADDRESSES (ETH_HLEN + 8)
 #define RESET_HOPS 64
-
-/* Ones' complement sum in 16 bits (RFC 1071). */
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
 
 /*
  * The reset that answers `got` (RFC 9293, 3.10.7.1).

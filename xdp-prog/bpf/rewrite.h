@@ -3,64 +3,104 @@
 #ifndef WEFT_REWRITE_H
 #define WEFT_REWRITE_H
 
+#include <bpf/bpf_core_read.h>
+
 #include "choice.h"
 #include "parse.h"
 
-static __always_inline __u32 sum_at(const struct packet *packet)
+/* What this needs of the kernel's own. */
+struct sk_buff {
+	__u8 ip_summed : 2;
+} __attribute__((preserve_access_index));
+
+void *bpf_cast_to_kern_ctx(void *skb) __ksym;
+
+/*
+ * CHECKSUM_PARTIAL of ip_summed (include/linux/skbuff.h). What a pod sends has nothing but this and whole sums: that a device
+ * has summed up what it forwards is forgotten on the way (skb_forward_csum()).
+ */
+#define SUM_TO_DO 3
+
+/* The ones' complement difference of two words, to be added to a sum (RFC 1624, equation 3). */
+static __always_inline __u64 difference(__u32 old, __u32 new)
 {
-	return packet->l4 + (packet->proto == IPPROTO_TCP ? __builtin_offsetof(struct tcphdr, check) :
-							   __builtin_offsetof(struct udphdr, check));
+	return (__u64)(__u32)~old + new;
 }
 
-/* The transport checksum, for another address and port. Whether it is a whole one is the helper's to know. */
-static __always_inline bool rewrite_sum(struct __sk_buff *skb, const struct packet *packet,
-					const struct way *way)
+/* Ones' complement sum in 16 bits (RFC 1071). */
+static __always_inline __u16 folded(__u64 sum)
 {
-	bool to = way->mode == WEFT_MODE_TO_BACKEND;
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/*
+ * The transport checksum after another address and port: of the pseudo header alone where the rest is left to whoever sends it
+ * on. A datagram without one stays so (RFC 768).
+ */
+static __always_inline void rewrite_sum(struct __sk_buff *skb, const struct packet *packet,
+					const struct way *way, __sum16 *check)
+{
+	const struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+	bool to = way->mode == WEFT_MODE_TO_BACKEND, udp = packet->proto == IPPROTO_UDP;
 	const struct weft_addr *old = to ? &packet->dst : &packet->src;
-	__be16 port = to ? packet->dport : packet->sport;
-	__u64 udp = packet->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-	__u32 at = sum_at(packet);
+	__u64 sum = difference(old->words[3], way->addr.words[3]);
 
-	if (packet->v6) {
-		__s64 diff = bpf_csum_diff((__be32 *)old->words, 16, (__be32 *)way->addr.words, 16, 0);
-
-		if (bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | udp))
-			return false;
-	} else if (bpf_l4_csum_replace(skb, at, old->words[3], way->addr.words[3],
-				       BPF_F_PSEUDO_HDR | udp | 4)) {
-		return false;
+	if (packet->v6)
+		sum += difference(old->words[0], way->addr.words[0]) +
+		       difference(old->words[1], way->addr.words[1]) +
+		       difference(old->words[2], way->addr.words[2]);
+	if (BPF_CORE_READ_BITFIELD(kernel, ip_summed) == SUM_TO_DO) {
+		*check = folded(sum + *check);
+		return;
 	}
-	return port == way->port || !bpf_l4_csum_replace(skb, at, port, way->port, udp | 2);
+	if (udp && !*check)
+		return;
+	sum += difference(to ? packet->dport : packet->sport, way->port);
+	*check = ~folded(sum + (__u16)~*check);
+	if (udp && !*check)
+		*check = 0xffff;
 }
 
-/* The 16-bit ones' complement sum of two halves' difference (RFC 1624, equation 3). */
-static __always_inline __u32 difference(__be32 old, __be32 new)
+/* What stands behind the IP header: ports first, in TCP and in UDP. */
+static __always_inline bool rewrite_l4(struct __sk_buff *skb, const struct packet *packet,
+				       const struct way *way, void *l4)
 {
-	return (~old & 0xffff) + (~old >> 16) + (new & 0xffff) + (new >> 16);
-}
+	void *end = (void *)(long)skb->data_end;
+	struct tcphdr *tcp = l4;
+	struct udphdr *udp = l4;
+	__be16 *ports = l4;
 
-static __always_inline void rewrite_ports(__be16 *ports, const struct way *way)
-{
-	if (way->mode == WEFT_MODE_TO_BACKEND)
-		ports[1] = way->port;
-	else if (way->mode == WEFT_MODE_FROM_BACKEND)
-		ports[0] = way->port;
+	if ((void *)(udp + 1) > end)
+		return false;
+	if (way->mode == WEFT_MODE_PLAIN)
+		return true;
+	if (packet->proto == IPPROTO_UDP)
+		rewrite_sum(skb, packet, way, &udp->check);
+	else if ((void *)(tcp + 1) > end)
+		return false;
+	else
+		rewrite_sum(skb, packet, way, &tcp->check);
+	ports[way->mode == WEFT_MODE_TO_BACKEND] = way->port;
+	return true;
 }
 
 /* Hops, address and ports. */
-static __always_inline bool rewrite_ip4(struct __sk_buff *skb, const struct way *way)
+static __always_inline bool rewrite_ip4(struct __sk_buff *skb, const struct packet *packet,
+					const struct way *way)
 {
 	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
-	__be16 *ports = (void *)(ip + 1), *hops, before;
-	__u32 sum;
+	__be16 *hops, before;
+	__u64 sum;
 
-	if ((void *)(ports + 2) > (void *)(long)skb->data_end)
+	if (!rewrite_l4(skb, packet, way, ip + 1))
 		return false;
 	hops = (__be16 *)&ip->ttl; /* and the protocol */
 	before = *hops;
 	ip->ttl--;
-	sum = (__u16)~ip->check + (__u16)~before + *hops;
+	sum = (__u16)~ip->check + difference(before, *hops);
 	if (way->mode == WEFT_MODE_TO_BACKEND) {
 		sum += difference(ip->daddr, way->addr.words[3]);
 		ip->daddr = way->addr.words[3];
@@ -68,26 +108,22 @@ static __always_inline bool rewrite_ip4(struct __sk_buff *skb, const struct way 
 		sum += difference(ip->saddr, way->addr.words[3]);
 		ip->saddr = way->addr.words[3];
 	}
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum += sum >> 16;
-	ip->check = ~sum;
-	rewrite_ports(ports, way);
+	ip->check = ~folded(sum);
 	return true;
 }
 
-static __always_inline bool rewrite_ip6(struct __sk_buff *skb, const struct way *way)
+static __always_inline bool rewrite_ip6(struct __sk_buff *skb, const struct packet *packet,
+					const struct way *way)
 {
 	struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
-	__be16 *ports = (void *)(ip + 1);
 
-	if ((void *)(ports + 2) > (void *)(long)skb->data_end)
+	if (!rewrite_l4(skb, packet, way, ip + 1))
 		return false;
 	ip->hop_limit--;
 	if (way->mode == WEFT_MODE_TO_BACKEND)
 		__builtin_memcpy(&ip->daddr, &way->addr, sizeof(ip->daddr));
 	else if (way->mode == WEFT_MODE_FROM_BACKEND)
 		__builtin_memcpy(&ip->saddr, &way->addr, sizeof(ip->saddr));
-	rewrite_ports(ports, way);
 	return true;
 }
 
@@ -95,9 +131,7 @@ static __always_inline bool rewrite_ip6(struct __sk_buff *skb, const struct way 
 static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet,
 				    const struct way *way)
 {
-	if (way->mode != WEFT_MODE_PLAIN && !rewrite_sum(skb, packet, way))
-		return false;
-	return packet->v6 ? rewrite_ip6(skb, way) : rewrite_ip4(skb, way);
+	return packet->v6 ? rewrite_ip6(skb, packet, way) : rewrite_ip4(skb, packet, way);
 }
 
 #endif /* WEFT_REWRITE_H */

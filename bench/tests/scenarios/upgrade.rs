@@ -157,7 +157,7 @@ impl Busy {
 
 #[test]
 fn upgrades_under_load_lose_no_flow_of_the_fast_path() -> Result<()> {
-    let rounds = if soak() { 10 } else { 3 };
+    let rounds = if soak() { 50 } else { 3 };
     with_weft(|| {
         let fixture = Fixture::new()?;
         let weft = Weft::start(&fixture.lab, &config(&fixture, "full"))?;
