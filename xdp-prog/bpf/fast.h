@@ -207,6 +207,7 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 	__u64 now, hash, known = 0;
 	bool draining, udp;
 	struct spot spot;
+	int verdict;
 
 	if (!packet || !pod || !key || !way || !cfg)
 		return NOT_MINE;
@@ -232,8 +233,6 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 		backend = first_backend(service, backend, known);
 	else if (draining)
 		return NOT_MINE;
-	if (known)
-		forget(key, hash, now);
 	if (!to_backend(cfg, new, service, backend))
 		return NOT_MINE;
 	new->back_key = answer_key(key, &new->there);
@@ -245,7 +244,8 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 	}
 	if (known & FIRST_ANSWERED)
 		new->there.tcp_state = WEFT_FLOW_ANSWERED;
-	return admit(cfg, packet, pod, new, packets, now, way);
+	verdict = admit(cfg, packet, pod, new, packets, now, way);
+	return verdict == ENTERS && known ? ENTERS_SECOND : verdict;
 }
 
 /* The packet opens a flow to another pod that is the fast path's: where it goes. */
@@ -264,6 +264,19 @@ __noinline int open_direct(const struct packet *packet, const struct weft_pod *p
 		return NOT_MINE;
 	new->back_key = answer_key(key, &new->there);
 	return admit(cfg, packet, pod, new, packets, now, way);
+}
+
+/* Makes the entries of a flow. False: there is no room, and its packet cannot go without. */
+static __always_inline bool entered(struct weft_opening *new, int verdict, __u64 now)
+{
+	if (enter(new, now)) {
+		if (verdict != ENTERS_ANSWER)
+			return false;
+		count(WEFT_COUNT_FROM_POD_FIRST, 1);
+	} else if (verdict != ENTERS) {
+		forget(&new->key, now);
+	}
+	return true;
 }
 
 /*
@@ -296,7 +309,7 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 			verdict = first_answer(packet, pod, &key, &way);
 		if (verdict == NO_SERVICE)
 			verdict = open_direct(packet, pod, &key, packets, &way);
-		if (verdict == NOT_MINE || (verdict == ENTERS && enter(new, now)))
+		if (verdict == NOT_MINE || (verdict != PASSES && !entered(new, verdict, now)))
 			return false;
 	}
 	count(WEFT_COUNT_FROM_POD_FORWARDED, packets);

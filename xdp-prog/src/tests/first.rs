@@ -6,6 +6,7 @@ use weft_datapath::{FastFlows, FlowKey, Protocol, Tuple};
 
 use crate::{Choice, Counter, ServiceKey};
 
+use super::flow_table::fill_set_of;
 use super::hooks::at;
 use super::packets::{Context, L4, REDIRECT, frame, run};
 use super::support::node;
@@ -63,6 +64,64 @@ fn svc_27_a_second_answer_makes_entries() {
             let flows = world.steering.fast_flows();
             assert_eq!(flows.len(), usize::from(answers > 1));
         }
+    });
+}
+
+fn question(port: u16) -> FlowKey {
+    FlowKey {
+        tuple: Tuple {
+            src: pod(CLIENT, false).into(),
+            dst: vip(false).into(),
+            sport: port,
+            dport: PORT,
+            proto: Protocol::Udp,
+        },
+        ifindex: CLIENT,
+    }
+}
+
+/// The same where the flow's entries have no room: the answers go by what is remembered.
+#[test]
+fn svc_27_further_answers_arrive_without_room_for_entries() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        fill_set_of(&world, &question(4000));
+        for _ in 0..4 {
+            assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+        }
+        let counters = world.steering.counters().unwrap();
+        assert_eq!(counters[Counter::FlowsNoRoom], 3);
+        // The second question is the engine's, which finds out as before whose answers those are.
+        let packet = frame(pod(CLIENT, false), vip(false), L4::Udp(4000, PORT));
+        world.punts(CLIENT, &packet);
+        let found = world.steering.fast_lookup().unwrap().find(&question(4000));
+        assert_eq!(found.unwrap().answers.ifindex, server);
+    });
+}
+
+/// AMB-08: a backend that knows the client's port cannot take over what another one was asked.
+#[test]
+fn svc_32_another_backend_of_the_service_was_not_asked() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        let other = SERVERS.into_iter().find(|other| *other != server).unwrap();
+        let mut answers = question(4000);
+        (answers.tuple.src, answers.tuple.sport) = (pod(other, false).into(), TARGET);
+        (answers.tuple.dst, answers.tuple.dport) = (pod(CLIENT, false).into(), 4000);
+        answers.ifindex = other;
+        let fast = world.steering.fast_lookup().unwrap();
+        assert_eq!(fast.find(&answers), None);
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let packet = frame(pod(other, false), pod(CLIENT, false), L4::Udp(TARGET, 4000));
+        for _ in 0..2 {
+            let outcome = run(program, &packet, Context::at(other));
+            assert_eq!(outcome.action, REDIRECT);
+            assert_eq!(source(&outcome.data[14..]), pod(other, false));
+        }
+        assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+        assert_eq!(ask(&mut world, false, 4000), server);
     });
 }
 

@@ -53,6 +53,26 @@ fn opens(world: &World, from: u32, to: u32, ports: (u16, u16)) -> bool {
         && world.steering.table_has(&key(from, to, ports))
 }
 
+/// Fills the set of a key with connections that go on, of two other pods, so that no entry of the key's flow has room.
+pub(super) fn fill_set_of(world: &World, key_there: &FlowKey) {
+    let hash = place_hash(&world.steering.table.secret, &key_there.into());
+    let set = hash % u64::from(abi::MAX_FLOW_SETS);
+    let (ways, most) = (abi::FLOW_WAYS as usize, abi::FLOW_WAYS_A_POD as usize);
+    for (ends, flows) in [
+        ((SERVERS[0], SERVERS[1]), most),
+        ((SERVERS[1], SERVERS[2]), ways - most),
+    ] {
+        for ports in ports_of_set(world, key, ends, set).take(flows) {
+            assert!(opens(world, ends.0, ends.1, ports));
+            // What nobody has answered for a second would make room.
+            let (from, to) = (pod(ends.0, false), pod(ends.1, false));
+            let data = frame(from, to, L4::Ack(ports.0, ports.1));
+            let program = &world.steering.skel.progs.weft_from_pod;
+            assert_eq!(run(program, &data, Context::at(ends.0)).action, REDIRECT);
+        }
+    }
+}
+
 /// A pod that knew where its entries go could not push out another's, nor keep it from any place.
 #[test]
 fn a_pod_takes_its_share_of_a_set_and_nobody_takes_anothers() {
