@@ -142,18 +142,21 @@ static __always_inline struct weft_backend *first_backend(const struct weft_serv
 
 /*
  * Whether the flow is among the latest of its set that had a first packet; it is from now on. A client of more flows than
- * its words remember gets entries by that.
+ * its words remember gets entries by that. As long as a word at most, or a client's port would be known for ever: the
+ * lowest bits say since when.
  */
-static __always_inline bool was_seen(const struct spot *spot)
+static __always_inline bool was_seen(const struct spot *spot, __u64 now)
 {
-	__u64 seen = *(volatile __u64 *)&spot->set->seen;
-	__u16 print = spot->tag >> 16;
+	__u64 seen = *(volatile __u64 *)&spot->set->seen, print = spot->tag >> 16;
 
+	if (age_of(seen, now) > WEFT_FIRST_LIFETIME)
+		seen = first_clock(now);
 #pragma unroll
-	for (int i = 0; i < 64; i += SEEN_BITS)
+	for (int i = SEEN_BITS; i < 64; i += SEEN_BITS)
 		if ((__u16)(seen >> i) == print)
 			return true;
-	*(volatile __u64 *)&spot->set->seen = seen << SEEN_BITS | print;
+	seen = seen >> SEEN_BITS << 2 * SEEN_BITS | print << SEEN_BITS | (__u16)seen;
+	*(volatile __u64 *)&spot->set->seen = seen;
 	return false;
 }
 
@@ -173,7 +176,7 @@ static __always_inline bool is_first(const struct weft_config *cfg, const struct
 	line = line_of(new->key.ifindex, hash);
 	if (!line || is_pinned(spot, &new->key) || !spot_of(cfg, &new->back_key, &back_spot) ||
 	    is_pinned(&back_spot, &new->back_key) || flow_at(&back_spot, &new->back_key, now) ||
-	    was_seen(spot))
+	    was_seen(spot, now))
 		return false;
 	print = print_of(&new->there.rewrite_addr, new->there.rewrite_port);
 	*(volatile __u64 *)free_word(line, hash, now) = (hash & FIRST_TAG) | print << 17 |

@@ -287,7 +287,7 @@ struct weft_flow_set {
 	__u32 tags[WEFT_FLOW_WAYS]; /* of the hash; 0: nothing is there */
 	__u16 deadlines[WEFT_FLOW_WAYS]; /* in units of 2^32 ns of CLOCK_MONOTONIC; past: as good as nothing */
 	__u32 pins; /* owner entries whose keys belong here, or more */
-	__u64 seen; /* 16 bits each of the latest first packets' hashes (first.h) */
+	__u64 seen; /* 16 bits each of the latest first packets' hashes, and since when (first.h) */
 };
 
 #define WEFT_SIZE(type, size) _Static_assert(sizeof(struct weft_##type) == (size), #type);

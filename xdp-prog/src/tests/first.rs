@@ -1,10 +1,11 @@
 //! First datagrams: no entry is made for them, and they are answered all the same.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use weft_datapath::{FastFlows, FlowKey, Protocol, Tuple};
 
-use crate::{Choice, Counter, ServiceKey};
+use crate::{Choice, Counter, ServiceKey, abi};
 
 use super::flow_table::fill_set_of;
 use super::hooks::at;
@@ -125,6 +126,22 @@ fn svc_32_another_backend_of_the_service_was_not_asked() {
     });
 }
 
+/// A client that uses its ports again, as a resolver does, opens flows by that, and leaves nothing behind all the same.
+#[test]
+fn dns_02_a_port_that_is_used_again_later_leaves_nothing_behind() {
+    node(|node| {
+        let mut world = World::new(node);
+        for _ in 0..2 {
+            for port in 20_000..20_100 {
+                let server = ask(&mut world, false, port);
+                assert_eq!(answer(&mut world, server, false, port), vip(false));
+            }
+            assert_eq!(world.steering.fast_flows(), []);
+            world.steering.let_first_packets_age();
+        }
+    });
+}
+
 /// More flows in turn than a client's words remember are known to be no first packets all the same.
 #[test]
 fn svc_27_many_live_flows_of_one_client_get_entries() {
@@ -223,4 +240,28 @@ fn amb_08_a_backend_that_was_asked_by_its_service_is_not_asked_directly_by_the_s
         let there = world.forwards(CLIENT, &other);
         assert_eq!(source(&there), client);
     });
+}
+
+impl crate::Steering {
+    /// As if a first packet's time had passed since.
+    fn let_first_packets_age(&self) {
+        let older = |word: u64| {
+            let clock = (word as u16).wrapping_sub(abi::FIRST_LIFETIME as u16 + 1);
+            word >> 16 << 16 | u64::from(clock)
+        };
+        let table = &self.table;
+        for set in 0..table.sets.count() {
+            let seen = std::mem::offset_of!(abi::FlowSet, seen);
+            let word = table.sets.word(set, seen).unwrap();
+            word.store(older(word.load(Relaxed)), Relaxed);
+        }
+        for line in 0..table.firsts.count() {
+            for at in (0..size_of::<abi::Firsts>()).step_by(size_of::<u64>()) {
+                let word = table.firsts.word(line, at).unwrap();
+                if word.load(Relaxed) != 0 {
+                    word.store(older(word.load(Relaxed)), Relaxed);
+                }
+            }
+        }
+    }
 }
