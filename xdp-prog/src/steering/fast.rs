@@ -127,6 +127,12 @@ impl Steering {
         Ok(adopted)
     }
 
+    /// To be called every hour at least, or what ran out long ago counts as a flow again. Some milliseconds: for the control
+    /// thread.
+    pub fn keep_past(&self) {
+        self.table.keep_past();
+    }
+
     /// What a worker asks about flows of the fast path.
     ///
     /// # Errors

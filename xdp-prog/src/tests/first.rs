@@ -13,6 +13,9 @@ use super::packets::{Context, L4, REDIRECT, frame, run};
 use super::support::node;
 use super::world::{CLIENT, PORT, SERVERS, TARGET, World, pod, to, vip};
 
+/// When a first packet is remembered no more.
+const LATER: u16 = abi::FIRST_LIFETIME as u16 + 1;
+
 fn source(ip: &[u8]) -> IpAddr {
     match ip[0] >> 4 {
         4 => IpAddr::from(<[u8; 4]>::try_from(&ip[12..16]).unwrap()),
@@ -137,7 +140,7 @@ fn dns_02_a_port_that_is_used_again_later_leaves_nothing_behind() {
                 assert_eq!(answer(&mut world, server, false, port), vip(false));
             }
             assert_eq!(world.steering.fast_flows(), []);
-            world.steering.let_first_packets_age();
+            world.steering.let_first_packets_age(LATER);
         }
     });
 }
@@ -204,6 +207,28 @@ fn svc_32_a_backend_that_speaks_of_itself_keeps_its_address() {
     });
 }
 
+/// Nor is a question of five hours ago one of now, by a clock that has come round.
+#[test]
+fn svc_32_a_question_is_not_asked_again_by_the_clock() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        world.steering.table.keep_past();
+        assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+        world.steering.let_first_packets_age(LATER);
+        world.steering.table.keep_past();
+        world.steering.let_first_packets_age(LATER.wrapping_neg());
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let packet = frame(
+            pod(server, false),
+            pod(CLIENT, false),
+            L4::Udp(TARGET, 4000),
+        );
+        let outcome = run(program, &packet, Context::at(server));
+        assert_eq!(source(&outcome.data[14..]), pod(server, false));
+    });
+}
+
 /// With two ports for one backend nobody could tell whose answers its packets are: entries from the first packet on.
 #[test]
 fn amb_08_a_backend_of_two_services_gets_entries_at_once() {
@@ -243,10 +268,10 @@ fn amb_08_a_backend_that_was_asked_by_its_service_is_not_asked_directly_by_the_s
 }
 
 impl crate::Steering {
-    /// As if a first packet's time had passed since.
-    fn let_first_packets_age(&self) {
+    /// As if that time had passed since.
+    fn let_first_packets_age(&self, by: u16) {
         let older = |word: u64| {
-            let clock = (word as u16).wrapping_sub(abi::FIRST_LIFETIME as u16 + 1);
+            let clock = (word as u16).wrapping_sub(by);
             word >> 16 << 16 | u64::from(clock)
         };
         let table = &self.table;

@@ -177,6 +177,29 @@ fn what_has_run_out_makes_room_and_is_no_flow_any_more() {
     });
 }
 
+/// Deadlines come round: what has run out does not begin to live again after half of that.
+#[test]
+fn what_has_run_out_long_ago_is_no_flow_either() {
+    node(|node| {
+        let world = World::new(node);
+        let ports = (4000, 5000);
+        assert!(opens(&world, CLIENT, SERVERS[2], ports));
+        let flow = key(CLIENT, SERVERS[2], ports);
+        let (spot, _) = world.steering.table.find(&(&flow).into()).unwrap();
+        world.steering.table.keep_past();
+        assert!(world.steering.table_has(&flow));
+        for _ in 0..2 {
+            // 35 hours.
+            let deadline = world.steering.table.deadline(spot).unwrap();
+            deadline.fetch_sub(30_000, Relaxed);
+            assert!(!world.steering.table_has(&flow));
+            world.steering.table.keep_past();
+        }
+        let (from, to) = (pod(CLIENT, false), pod(SERVERS[2], false));
+        world.punts(CLIENT, &frame(from, to, L4::Ack(ports.0, ports.1)));
+    });
+}
+
 /// A SYN opens another connection once both sides have closed the former one, or one has reset it.
 #[test]
 fn svc_19_a_port_is_used_again_after_the_end() {
