@@ -17,6 +17,7 @@ mod pins;
 mod program;
 mod punt;
 mod sockets;
+mod sums;
 mod support;
 mod table;
 mod targets;
