@@ -124,6 +124,8 @@ enum verdict {
 	NO_SERVICE, /* not to a service port: perhaps to another pod */
 	PASSES, /* goes without entries */
 	ENTERS, /* goes once `opening` is in the table */
+	ENTERS_SECOND, /* the same, and the client's first packet is remembered till then */
+	ENTERS_ANSWER, /* the same, and without room it goes by what is remembered, as the first answer did */
 };
 
 /* Makes both entries, the answers' first; 0, or -1 without room. The states are in the client's. */

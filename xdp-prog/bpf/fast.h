@@ -51,7 +51,12 @@ static __always_inline __u32 states_after(const struct packet *packet, __u32 sta
 		states |= WEFT_FLOW_FIN;
 	if (packet->control & TCP_RST)
 		states |= WEFT_FLOW_RST;
-	if (!(packet->control & (TCP_SYN | TCP_RST)))
+	if (packet->control & TCP_RST)
+		return states;
+	/* The handshake takes both ends: a client's ACK alone proves nothing. */
+	if (packet->control & TCP_SYN)
+		return states & WEFT_FLOW_OPENER ? states : states | WEFT_FLOW_ACCEPTED;
+	if (states & WEFT_FLOW_ACCEPTED || !(states & WEFT_FLOW_OPENER))
 		states |= WEFT_FLOW_ANSWERED;
 	return states;
 }
@@ -227,6 +232,7 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 	__u64 now, hash, known = 0;
 	bool draining, udp;
 	struct spot spot;
+	int verdict;
 
 	if (!packet || !pod || !key || !way || !cfg)
 		return NOT_MINE;
@@ -252,8 +258,6 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 		backend = first_backend(service, backend, known);
 	else if (draining)
 		return NOT_MINE;
-	if (known)
-		forget(key, hash, now);
 	if (!to_backend(cfg, new, service, backend))
 		return NOT_MINE;
 	new->back_key = answer_key(key, &new->there);
@@ -264,7 +268,8 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 	}
 	if (known & FIRST_ANSWERED)
 		new->there.tcp_state = WEFT_FLOW_ANSWERED;
-	return admit(cfg, packet, pod, new, packets, now, way);
+	verdict = admit(cfg, packet, pod, new, packets, now, way);
+	return verdict == ENTERS && known ? ENTERS_SECOND : verdict;
 }
 
 /* The packet opens a flow to another pod that is the fast path's: where it goes. */
@@ -283,6 +288,19 @@ __noinline int open_direct(const struct packet *packet, const struct weft_pod *p
 		return NOT_MINE;
 	new->back_key = answer_key(key, &new->there);
 	return admit(cfg, packet, pod, new, packets, now, way);
+}
+
+/* Makes the entries of a flow. False: there is no room, and its packet cannot go without. */
+static __always_inline bool entered(struct weft_opening *new, int verdict, __u64 now)
+{
+	if (enter(new, now)) {
+		if (verdict != ENTERS_ANSWER)
+			return false;
+		count(WEFT_COUNT_FROM_POD_FIRST, 1);
+	} else if (verdict != ENTERS) {
+		forget(&new->key, now);
+	}
+	return true;
 }
 
 /*
@@ -306,7 +324,6 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 	now = bpf_ktime_get_coarse_ns(); /* A few milliseconds old at most. */
 	if (!follow(skb, cfg, packet, &key, packets, now, &way)) {
 		struct weft_opening *new = bpf_map_lookup_elem(&opening, &zero);
-		bool fitting;
 		int verdict;
 
 		if (cfg->fast_path != WEFT_FAST_FULL || !new || way.mode != WEFT_MODE_OWNER)
@@ -316,15 +333,8 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 			verdict = first_answer(packet, pod, &key, &way);
 		if (verdict == NO_SERVICE)
 			verdict = open_direct(packet, pod, &key, packets, &way);
-		if (verdict == NOT_MINE)
-			return false;
-		fitting = fits(skb, way.egress_ifindex);
-		if (!fitting) {
-			/* Its flow enters all the same, since `firsts` has forgotten it; this is no packet of it. */
-			new->there.packets = new->there.bytes = 0;
-			new->back.packets = new->back.bytes = 0;
-		}
-		if ((verdict == ENTERS && enter(new, now)) || !fitting)
+		if (verdict == NOT_MINE || !fits(skb, way.egress_ifindex) ||
+		    (verdict != PASSES && !entered(new, verdict, now)))
 			return false;
 		if (verdict == PASSES)
 			count(WEFT_COUNT_FROM_POD_FIRST, 1);

@@ -86,18 +86,26 @@ static __always_inline __u64 remembered(const struct weft_flow_key *client, __u6
 {
 	struct weft_firsts *line = line_of(client->ifindex, hash);
 	__u64 *word = line ? word_of(line, hash, now) : NULL;
+	__u64 known = word ? *(volatile __u64 *)word : 0;
 
-	return word ? *(volatile __u64 *)word : 0;
+	return (known ^ hash) & FIRST_TAG ? 0 : known; /* It may be another flow's by now. */
 }
 
 /* Entries take over what was remembered, or their flow would go back to its first backend after they are gone. */
-static __always_inline void forget(const struct weft_flow_key *client, __u64 hash, __u64 now)
+static __always_inline void forget(const struct weft_flow_key *client, __u64 now)
 {
+	__u64 hash = tuple_hash(client);
 	struct weft_firsts *line = line_of(client->ifindex, hash);
 	__u64 *word = line ? word_of(line, hash, now) : NULL;
 
 	if (word)
 		*(volatile __u64 *)word = 0;
+}
+
+/* Of the backend that a word is about. */
+static __always_inline __u16 print_in(__u64 word)
+{
+	return word >> 17 & 0x7fff;
 }
 
 /* Whether the answers from the other pod would be those to a first packet to its service port. */
@@ -117,7 +125,7 @@ static __always_inline bool was_asked(const struct weft_flow_key *key, __u64 now
 static __always_inline struct weft_backend *first_backend(const struct weft_service *service,
 							   struct weft_backend *chosen, __u64 word)
 {
-	__u16 print = word >> 17 & 0x7fff;
+	__u16 print = print_in(word);
 	__u32 at;
 	int found;
 
@@ -130,23 +138,25 @@ static __always_inline struct weft_backend *first_backend(const struct weft_serv
 	return bpf_map_lookup_elem(&backends, &at);
 }
 
-/* A set forgets whom it has seen when nobody has come for so long, 2 s: the next one to use a tuple is another flow. */
-#define SEEN_LIFETIME 8
+/* For so long a set knows whom it has seen, 4 s: who uses a tuple later is another flow. */
+#define SEEN_LIFETIME 16
 
 /*
  * Whether the flow is among the latest three of its set that had a first packet; it is from now on. A client of more flows
- * than its words remember gets entries by that.
+ * than its words remember gets entries by that. The lowest bits say since when.
  */
 static __always_inline bool was_seen(const struct spot *spot, __u64 now)
 {
 	__u64 seen = *(volatile __u64 *)&spot->set->seen, prints = seen >> 16;
 	__u16 print = spot->tag >> 16 | 1;
 
-	if (age_of(seen, now) > SEEN_LIFETIME)
+	if (age_of(seen, now) > SEEN_LIFETIME) {
+		seen = first_clock(now);
 		prints = 0;
+	}
 	if ((__u16)prints == print || (__u16)(prints >> 16) == print || prints >> 32 == print)
 		return true;
-	*(volatile __u64 *)&spot->set->seen = prints << 32 | (__u64)print << 16 | first_clock(now);
+	*(volatile __u64 *)&spot->set->seen = prints << 32 | (__u64)print << 16 | (__u16)seen;
 	return false;
 }
 
@@ -217,7 +227,7 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 {
 	const struct weft_config *cfg = configured();
 	struct weft_firsts *line;
-	__u64 *word, hash, now;
+	__u64 *word, known, hash, now;
 	struct weft_reverse *back;
 	struct weft_opening *new;
 	struct weft_endpoint *end;
@@ -248,10 +258,12 @@ __noinline int first_answer(const struct packet *packet, const struct weft_pod *
 		return NO_SERVICE;
 	word = word_of(line, hash, now);
 	if (word) {
-		if ((*word & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new)) {
-			*(volatile __u64 *)word = 0;
-			return ENTERS;
-		}
+		known = *(volatile __u64 *)word;
+		/* Another backend of the service was not asked. */
+		if (print_in(known) != print_of(&key->src, key->sport))
+			return NO_SERVICE;
+		if ((known & FIRST_ANSWERED) && is_second(cfg, packet, pod, key, new))
+			return ENTERS_ANSWER;
 		__sync_fetch_and_or(word, FIRST_ANSWERED);
 	} else if (!(back->flags & WEFT_REVERSE_SOLE) || !crowded(line, now)) {
 		return NO_SERVICE;

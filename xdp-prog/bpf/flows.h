@@ -270,7 +270,7 @@ __noinline int note_flow(const struct weft_flow_key *key, __u32 states, __u16 de
 	const struct weft_config *cfg = configured();
 	struct weft_flow_key back;
 	struct weft_flow *flow;
-	__u32 peer = states & WEFT_FLOW_ANSWERED;
+	__u32 peer = states & (WEFT_FLOW_ANSWERED | WEFT_FLOW_ACCEPTED);
 
 	if (!key || !cfg)
 		return -1;
@@ -311,7 +311,8 @@ static __always_inline bool spare(const struct weft_flow_value *value, __u64 now
 {
 	if (is_over(value->tcp_state))
 		return true;
-	return !(value->tcp_state & WEFT_FLOW_ANSWERED) && value->last_seen < now &&
+	return !(value->tcp_state & (WEFT_FLOW_ANSWERED | WEFT_FLOW_ACCEPTED)) &&
+	       value->last_seen < now &&
 	       now - value->last_seen > UNANSWERED_NS;
 }
 

@@ -121,6 +121,8 @@ WEFT_CONST(FLOW_PEER_FIN, 16)
 WEFT_CONST(FLOW_PEER_RST, 32)
 /* User space has made the entry while packets of the flow may be under way there: not followed before a pause. */
 WEFT_CONST(FLOW_HELD, 64)
+/* TCP: the server has answered the SYN. */
+WEFT_CONST(FLOW_ACCEPTED, 128)
 /* That pause, which is longer than they may wait there. */
 WEFT_CONST(HELD_MS, 14)
 /* weft_config.fast_path */
@@ -287,7 +289,7 @@ struct weft_flow_set {
 	__u32 tags[WEFT_FLOW_WAYS]; /* of the hash; 0: nothing is there */
 	__u16 deadlines[WEFT_FLOW_WAYS]; /* in units of 2^32 ns of CLOCK_MONOTONIC; past: as good as nothing */
 	__u32 pins; /* owner entries whose keys belong here, or more */
-	__u64 seen; /* when the latest first packet came, and 16 bits each of three of them (first.h) */
+	__u64 seen; /* 16 bits each of the latest first packets' hashes, and since when (first.h) */
 };
 
 #define WEFT_SIZE(type, size) _Static_assert(sizeof(struct weft_##type) == (size), #type);

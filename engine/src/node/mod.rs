@@ -36,6 +36,8 @@ pub use status::owned;
 
 /// How often control looks after draining pods, retired tables and the workers' health.
 const TICK: Duration = Duration::from_millis(100);
+/// How often flows that have run out are kept in the past: clocks of the fast path come round after hours.
+const PAST: Duration = Duration::from_mins(10);
 /// Questions to control that may wait.
 const CALLS: usize = 16;
 
@@ -115,6 +117,8 @@ struct Node {
     /// None once it has failed, which costs no packet anything.
     routes: Option<netlink::Monitor>,
     started: Instant,
+    /// When flows that had run out were last looked at.
+    past: Instant,
     /// What the workers were started with; a reload cannot change it.
     launched: Config,
     restart_needed: Vec<String>,
@@ -181,6 +185,7 @@ impl Node {
             links,
             routes: Some(routes),
             started: Instant::now(),
+            past: Instant::now(),
             launched: config,
             restart_needed: Vec::new(),
             last_refusal: Vec::new(),
@@ -404,6 +409,10 @@ impl Node {
             tracing::error!(error = chain(&error), "cannot follow the node's addresses");
         }
         self.control.collect_retired();
+        if self.past.elapsed() >= PAST {
+            self.past = Instant::now();
+            self.control.kernel().keep_past();
+        }
         if !self.dir.pins().join("config").exists() {
             return Err(Error::PinsGone(self.dir.pins().to_path_buf()));
         }

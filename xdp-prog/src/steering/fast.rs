@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_datapath::{Address, FastEnds, FastFlows, FlowKey, Protocol, SlotRef, Tuple, flow_hash};
 use zerocopy::FromZeros;
+use zerocopy::byteorder::big_endian::U16;
 
 use crate::abi;
 use crate::maps::TypedMap;
@@ -126,6 +127,12 @@ impl Steering {
         Ok(adopted)
     }
 
+    /// To be called every hour at least, or what ran out long ago counts as a flow again. Some milliseconds: for the control
+    /// thread.
+    pub fn keep_past(&self) {
+        self.table.keep_past();
+    }
+
     /// What a worker asks about flows of the fast path.
     ///
     /// # Errors
@@ -184,7 +191,7 @@ impl FastLookup {
         let places = service.backends_offset..service.backends_offset + service.backends;
         let backend = places
             .filter_map(|place| self.table.backend(place))
-            .find(|backend| print_of(backend) == print)?;
+            .find(|backend| print_of(&backend.addr, backend.port) == print)?;
         let answers = FlowKey {
             tuple: Tuple {
                 src: Address(backend.addr),
@@ -220,8 +227,9 @@ impl FastLookup {
             },
             ifindex: end.ifindex,
         };
-        self.table.first(client.ifindex, flow_hash(&client.tuple))?;
-        Some(FastEnds {
+        let print = self.table.first(client.ifindex, flow_hash(&client.tuple))?;
+        // Another backend of the service was not asked.
+        (print == print_of(&tuple.src.0, from.port)).then_some(FastEnds {
             client,
             answers: *answers,
         })
@@ -229,9 +237,9 @@ impl FastLookup {
 }
 
 /// As `print_of` of `bpf/choice.h`.
-fn print_of(backend: &abi::Backend) -> u16 {
-    let words = backend.addr.as_chunks::<4>().0;
-    let port = u32::from(u16::from_ne_bytes(backend.port.to_bytes()));
+fn print_of(address: &[u8; 16], port: U16) -> u16 {
+    let words = address.as_chunks::<4>().0;
+    let port = u32::from(u16::from_ne_bytes(port.to_bytes()));
     let words = words
         .iter()
         .fold(port, |mixed, word| mixed ^ u32::from_ne_bytes(*word));

@@ -159,6 +159,39 @@ impl FlowTable {
         Some((words.find(ours)? >> 17) as u16 & 0x7fff)
     }
 
+    /// Their clocks have 16 bits, by which what ran out long ago would be to come: an entry after 39 hours, a first packet
+    /// after 4.9. Keeps the one in the past and takes the other out. Some milliseconds.
+    pub(crate) fn keep_past(&self) {
+        let now = (clock() >> 32) as u16;
+        for set in 0..self.sets.count() {
+            for way in 0..WAYS {
+                let offset = offset_of!(FlowSet, deadlines) + way * size_of::<u16>();
+                let Some(deadline) = self.sets.quarter(set, offset) else {
+                    continue;
+                };
+                let end = deadline.load(Relaxed);
+                if end.wrapping_sub(now).cast_signed() < -1 {
+                    // Unless another flow has the way by now.
+                    _ = deadline.compare_exchange(end, now.wrapping_sub(1), AcqRel, Relaxed);
+                }
+            }
+        }
+        for line in 0..self.firsts.count() {
+            let now = (clock() >> 28) as u16;
+            for offset in (0..size_of::<abi::Firsts>()).step_by(size_of::<u64>()) {
+                let Some(first) = self.firsts.word(line, offset) else {
+                    continue;
+                };
+                let word = first.load(Relaxed);
+                // Programs may be ahead of our clock.
+                let age = now.wrapping_add(1).wrapping_sub(word as u16);
+                if word != 0 && age > abi::FIRST_LIFETIME as u16 + 1 {
+                    _ = first.compare_exchange(word, 0, AcqRel, Relaxed);
+                }
+            }
+        }
+    }
+
     /// A backend of the compiled choices.
     pub(crate) fn backend(&self, place: u32) -> Option<abi::Backend> {
         copied(&self.backends, place as usize)

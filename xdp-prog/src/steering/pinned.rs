@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::abi;
 use crate::bpffs::is_bpffs;
@@ -40,7 +40,7 @@ pub(super) fn check_abi(pin_dir: &Path) -> Result<(), Error> {
     };
     let config = match TypedMap::<u32, abi::Config>::open(&path) {
         Ok(config) => config,
-        Err(MapError::Layout { .. }) => return Err(foreign(0)),
+        Err(MapError::Layout { .. }) => return Err(foreign(abi_of(&path))),
         Err(error) => return Err(error.into()),
     };
     match config.lookup(&0)?.map_or(0, |config| config.abi) {
@@ -48,6 +48,16 @@ pub(super) fn check_abi(pin_dir: &Path) -> Result<(), Error> {
         0 | abi::ABI => Ok(()),
         found => Err(foreign(found)),
     }
+}
+
+/// The layout version of a `config` of another size: its first word in every layout. 0 if it has none.
+fn abi_of(config: &Path) -> u32 {
+    let read = || {
+        let map = MapHandle::from_pinned_path(config).ok()?;
+        let value = map.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).ok()??;
+        value.first_chunk().copied().map(u32::from_ne_bytes)
+    };
+    read().unwrap_or_default()
 }
 
 /// A map cannot change its size. With another size configured the old entries go: the packets of owner entries

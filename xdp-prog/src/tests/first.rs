@@ -1,15 +1,20 @@
 //! First datagrams: no entry is made for them, and they are answered all the same.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use weft_datapath::{FastFlows, FlowKey, Protocol, Tuple};
 
-use crate::{Choice, Counter, ServiceKey};
+use crate::{Choice, Counter, ServiceKey, abi};
 
+use super::flow_table::fill_set_of;
 use super::hooks::at;
 use super::packets::{Context, L4, REDIRECT, frame, run};
 use super::support::node;
 use super::world::{CLIENT, PORT, SERVERS, TARGET, World, pod, to, vip};
+
+/// When a first packet is remembered no more.
+const LATER: u16 = abi::FIRST_LIFETIME as u16 + 1;
 
 fn source(ip: &[u8]) -> IpAddr {
     match ip[0] >> 4 {
@@ -62,6 +67,80 @@ fn svc_27_a_second_answer_makes_entries() {
             assert_eq!(answer(&mut world, server, false, 4000), vip(false));
             let flows = world.steering.fast_flows();
             assert_eq!(flows.len(), usize::from(answers > 1));
+        }
+    });
+}
+
+fn question(port: u16) -> FlowKey {
+    FlowKey {
+        tuple: Tuple {
+            src: pod(CLIENT, false).into(),
+            dst: vip(false).into(),
+            sport: port,
+            dport: PORT,
+            proto: Protocol::Udp,
+        },
+        ifindex: CLIENT,
+    }
+}
+
+/// The same where the flow's entries have no room: the answers go by what is remembered.
+#[test]
+fn svc_27_further_answers_arrive_without_room_for_entries() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        fill_set_of(&world, &question(4000));
+        for _ in 0..4 {
+            assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+        }
+        let counters = world.steering.counters().unwrap();
+        assert_eq!(counters[Counter::FlowsNoRoom], 3);
+        // The second question is the engine's, which finds out as before whose answers those are.
+        let packet = frame(pod(CLIENT, false), vip(false), L4::Udp(4000, PORT));
+        world.punts(CLIENT, &packet);
+        let found = world.steering.fast_lookup().unwrap().find(&question(4000));
+        assert_eq!(found.unwrap().answers.ifindex, server);
+    });
+}
+
+/// AMB-08: a backend that knows the client's port cannot take over what another one was asked.
+#[test]
+fn svc_32_another_backend_of_the_service_was_not_asked() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        let other = SERVERS.into_iter().find(|other| *other != server).unwrap();
+        let mut answers = question(4000);
+        (answers.tuple.src, answers.tuple.sport) = (pod(other, false).into(), TARGET);
+        (answers.tuple.dst, answers.tuple.dport) = (pod(CLIENT, false).into(), 4000);
+        answers.ifindex = other;
+        let fast = world.steering.fast_lookup().unwrap();
+        assert_eq!(fast.find(&answers), None);
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let packet = frame(pod(other, false), pod(CLIENT, false), L4::Udp(TARGET, 4000));
+        for _ in 0..2 {
+            let outcome = run(program, &packet, Context::at(other));
+            assert_eq!(outcome.action, REDIRECT);
+            assert_eq!(source(&outcome.data[14..]), pod(other, false));
+        }
+        assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+        assert_eq!(ask(&mut world, false, 4000), server);
+    });
+}
+
+/// A client that uses its ports again, as a resolver does, opens flows by that, and leaves nothing behind all the same.
+#[test]
+fn dns_02_a_port_that_is_used_again_later_leaves_nothing_behind() {
+    node(|node| {
+        let mut world = World::new(node);
+        for _ in 0..2 {
+            for port in 20_000..20_100 {
+                let server = ask(&mut world, false, port);
+                assert_eq!(answer(&mut world, server, false, port), vip(false));
+            }
+            assert_eq!(world.steering.fast_flows(), []);
+            world.steering.let_first_packets_age(LATER);
         }
     });
 }
@@ -128,6 +207,28 @@ fn svc_32_a_backend_that_speaks_of_itself_keeps_its_address() {
     });
 }
 
+/// Nor is a question of five hours ago one of now, by a clock that has come round.
+#[test]
+fn svc_32_a_question_is_not_asked_again_by_the_clock() {
+    node(|node| {
+        let mut world = World::new(node);
+        let server = ask(&mut world, false, 4000);
+        world.steering.table.keep_past();
+        assert_eq!(answer(&mut world, server, false, 4000), vip(false));
+        world.steering.let_first_packets_age(LATER);
+        world.steering.table.keep_past();
+        world.steering.let_first_packets_age(LATER.wrapping_neg());
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let packet = frame(
+            pod(server, false),
+            pod(CLIENT, false),
+            L4::Udp(TARGET, 4000),
+        );
+        let outcome = run(program, &packet, Context::at(server));
+        assert_eq!(source(&outcome.data[14..]), pod(server, false));
+    });
+}
+
 /// With two ports for one backend nobody could tell whose answers its packets are: entries from the first packet on.
 #[test]
 fn amb_08_a_backend_of_two_services_gets_entries_at_once() {
@@ -164,4 +265,28 @@ fn amb_08_a_backend_that_was_asked_by_its_service_is_not_asked_directly_by_the_s
         let there = world.forwards(CLIENT, &other);
         assert_eq!(source(&there), client);
     });
+}
+
+impl crate::Steering {
+    /// As if that time had passed since.
+    fn let_first_packets_age(&self, by: u16) {
+        let older = |word: u64| {
+            let clock = (word as u16).wrapping_sub(by);
+            word >> 16 << 16 | u64::from(clock)
+        };
+        let table = &self.table;
+        for set in 0..table.sets.count() {
+            let seen = std::mem::offset_of!(abi::FlowSet, seen);
+            let word = table.sets.word(set, seen).unwrap();
+            word.store(older(word.load(Relaxed)), Relaxed);
+        }
+        for line in 0..table.firsts.count() {
+            for at in (0..size_of::<abi::Firsts>()).step_by(size_of::<u64>()) {
+                let word = table.firsts.word(line, at).unwrap();
+                if word.load(Relaxed) != 0 {
+                    word.store(older(word.load(Relaxed)), Relaxed);
+                }
+            }
+        }
+    }
 }

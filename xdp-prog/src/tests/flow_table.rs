@@ -53,6 +53,26 @@ fn opens(world: &World, from: u32, to: u32, ports: (u16, u16)) -> bool {
         && world.steering.table_has(&key(from, to, ports))
 }
 
+/// Fills the set of a key with connections that go on, of two other pods, so that no entry of the key's flow has room.
+pub(super) fn fill_set_of(world: &World, key_there: &FlowKey) {
+    let hash = place_hash(&world.steering.table.secret, &key_there.into());
+    let set = hash % u64::from(abi::MAX_FLOW_SETS);
+    let (ways, most) = (abi::FLOW_WAYS as usize, abi::FLOW_WAYS_A_POD as usize);
+    for (ends, flows) in [
+        ((SERVERS[0], SERVERS[1]), most),
+        ((SERVERS[1], SERVERS[2]), ways - most),
+    ] {
+        for ports in ports_of_set(world, key, ends, set).take(flows) {
+            assert!(opens(world, ends.0, ends.1, ports));
+            // What nobody has answered for a second would make room.
+            let (from, to) = (pod(ends.0, false), pod(ends.1, false));
+            let data = frame(from, to, L4::Ack(ports.0, ports.1));
+            let program = &world.steering.skel.progs.weft_from_pod;
+            assert_eq!(run(program, &data, Context::at(ends.0)).action, REDIRECT);
+        }
+    }
+}
+
 /// A pod that knew where its entries go could not push out another's, nor keep it from any place.
 #[test]
 fn a_pod_takes_its_share_of_a_set_and_nobody_takes_anothers() {
@@ -157,6 +177,29 @@ fn what_has_run_out_makes_room_and_is_no_flow_any_more() {
     });
 }
 
+/// Deadlines come round: what has run out does not begin to live again after half of that.
+#[test]
+fn what_has_run_out_long_ago_is_no_flow_either() {
+    node(|node| {
+        let world = World::new(node);
+        let ports = (4000, 5000);
+        assert!(opens(&world, CLIENT, SERVERS[2], ports));
+        let flow = key(CLIENT, SERVERS[2], ports);
+        let (spot, _) = world.steering.table.find(&(&flow).into()).unwrap();
+        world.steering.table.keep_past();
+        assert!(world.steering.table_has(&flow));
+        for _ in 0..2 {
+            // 35 hours.
+            let deadline = world.steering.table.deadline(spot).unwrap();
+            deadline.fetch_sub(30_000, Relaxed);
+            assert!(!world.steering.table_has(&flow));
+            world.steering.table.keep_past();
+        }
+        let (from, to) = (pod(CLIENT, false), pod(SERVERS[2], false));
+        world.punts(CLIENT, &frame(from, to, L4::Ack(ports.0, ports.1)));
+    });
+}
+
 /// A SYN opens another connection once both sides have closed the former one, or one has reset it.
 #[test]
 fn svc_19_a_port_is_used_again_after_the_end() {
@@ -211,6 +254,27 @@ fn svc_19_a_port_is_used_again_after_the_end() {
             });
         }
         world.state.pin_ops.clear();
+    });
+}
+
+/// What a pod says alone holds no place for a day.
+#[test]
+fn a_connection_is_open_when_both_ends_have_said_so() {
+    node(|node| {
+        let world = World::new(node);
+        let program = &world.steering.skel.progs.weft_from_pod;
+        let (client, server) = (pod(CLIENT, false), pod(SERVERS[0], false));
+        let state = || world.steering.fast_flows()[0].state();
+        let send = |from, packet: &[u8]| {
+            assert_eq!(run(program, packet, Context::at(from)).action, REDIRECT);
+        };
+        send(CLIENT, &frame(client, server, L4::Syn(4000, 80)));
+        send(CLIENT, &frame(client, server, L4::Ack(4000, 80)));
+        assert_eq!(state(), "syn_sent");
+        send(SERVERS[0], &frame(server, client, L4::SynAck(80, 4000)));
+        assert_eq!(state(), "syn_received");
+        send(CLIENT, &frame(client, server, L4::Ack(4000, 80)));
+        assert_eq!(state(), "established");
     });
 }
 

@@ -1,3 +1,5 @@
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
 use crate::links::{inspect, link_path};
 use crate::netlink::{XdpMode, xdp_mode};
 use crate::{Error, OwnedKind, Steering, cleanup, owned, pair_is_foreign};
@@ -151,6 +153,34 @@ fn maps_of_another_layout_are_refused() {
             Err(error @ Error::ForeignAbi { found: 99, .. }) => {
                 assert!(error.to_string().contains("weft cleanup"), "{error}");
             }
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("opened"),
+        }
+    });
+}
+
+/// Layout 4 had a shorter `config`.
+#[test]
+fn maps_of_a_layout_with_another_config_are_refused_by_its_number() {
+    node(|node| {
+        let steering = node.steering(1);
+        let pair = steering.config.pair.clone();
+        drop(steering);
+        let path = node.pin_dir.join("config");
+        std::fs::remove_file(&path).unwrap();
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
+            ..Default::default()
+        };
+        let mut former =
+            MapHandle::create(MapType::Array, Some("config"), 4, 40, 1, &options).unwrap();
+        let mut value = [0; 40];
+        value[0] = 4;
+        let key = 0_u32.to_ne_bytes();
+        former.update(&key, &value, MapFlags::ANY).unwrap();
+        former.pin(&path).unwrap();
+        match Steering::open(node.config(pair, 1)) {
+            Err(Error::ForeignAbi { found: 4, .. }) => {}
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("opened"),
         }

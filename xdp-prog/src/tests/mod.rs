@@ -18,6 +18,7 @@ mod pod_mtu;
 mod program;
 mod punt;
 mod sockets;
+mod sums;
 mod support;
 mod table;
 mod targets;

@@ -16,6 +16,7 @@ pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum L4 {
     Syn(u16, u16),
+    SynAck(u16, u16),
     Ack(u16, u16),
     Udp(u16, u16),
     Icmp,
@@ -51,6 +52,11 @@ pub(super) fn frame(src: IpAddr, dst: IpAddr, l4: L4) -> Vec<u8> {
         L4::Syn(from, to) => step
             .tcp(from, to, 1, 1024)
             .syn()
+            .write(&mut bytes, &payload),
+        L4::SynAck(from, to) => step
+            .tcp(from, to, 1, 1024)
+            .syn()
+            .ack(9)
             .write(&mut bytes, &payload),
         L4::Ack(from, to) => step
             .tcp(from, to, 1, 1024)

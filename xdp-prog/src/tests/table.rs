@@ -151,6 +151,7 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
 fn pin(src: IpAddr, dst: IpAddr, l4: L4, ifindex: u32) -> Option<FlowKey> {
     let (sport, dport, proto) = match l4 {
         L4::Syn(from, to)
+        | L4::SynAck(from, to)
         | L4::Ack(from, to)
         | L4::TcpUnreachable(from, to)
         | L4::TcpTooBig(from, to) => (from, to, Protocol::Tcp),
