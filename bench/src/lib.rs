@@ -16,6 +16,7 @@ pub mod conntrack;
 pub mod demo;
 pub mod far;
 pub mod fleet;
+pub mod http;
 pub mod impairment;
 pub mod janitor;
 pub mod kubeproxy;

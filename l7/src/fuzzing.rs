@@ -136,6 +136,7 @@ impl World {
             endpoints: vec![EndpointConfig {
                 address: ENDPOINT,
                 state: EndpointState::Ready,
+                sees_client: false,
             }],
             protocol: crate::upstream::BackendProtocol::Http1,
             ..BackendConfig::default()

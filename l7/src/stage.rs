@@ -107,6 +107,11 @@ impl<S: Stream> Stage<S> {
         self.shared.timers.next()
     }
 
+    /// Whether a stream has woken a task since the last turn, or something was left then: another is due at once.
+    pub fn is_woken(&self) -> bool {
+        self.shared.executor.is_woken()
+    }
+
     /// A panic has ended all tasks of a service: begins anew with its configuration. Nothing of what it left half done is used
     /// again.
     fn contain(&mut self, id: ServiceId) {

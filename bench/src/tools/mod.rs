@@ -11,3 +11,4 @@ pub mod rr;
 pub mod serve;
 pub mod sink;
 pub mod transfer;
+pub mod web;

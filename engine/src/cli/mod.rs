@@ -140,7 +140,7 @@ Example:
     /// nothing changes (exit code 3). Then the workers stop, and it starts as after a crash, with the same arguments: it reads
     /// the files again, and what waits for a restart comes into force. Meanwhile the kernel has the
     /// packets. With `fast_path = "full"` flows go on and new ones begin. Flows through user space end: connections
-    /// that end there (`stage = "tcp"`) are reset, others to services break, datagrams go to the backend that is chosen
+    /// that end there (`stage` above `l4`) are reset, others to services break, datagrams go to the backend that is chosen
     /// anew. Waits until the new program is ready; to stop waiting stops nothing.
     #[command(after_help = "\
 Example:

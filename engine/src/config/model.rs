@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::FastPath;
 use super::error::Location;
+use super::http::Http;
 pub use weft_datapath::{Stage, UpstreamSource};
 
 /// A whole configuration, of one file or several.
@@ -126,6 +127,8 @@ pub struct Service {
     pub session_affinity: Option<Duration>,
     /// Flows to one of its ports that a worker may hold.
     pub max_flows: Option<u32>,
+    /// What an HTTP stage makes of it; `None` where nothing is said of that, which is as by default.
+    pub http: Option<Arc<Http>>,
 }
 
 /// How a service chooses a backend.

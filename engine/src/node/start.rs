@@ -198,6 +198,8 @@ pub(super) async fn workers(
                 },
                 timeouts: Default::default(),
             },
+            layer7: control.layer7(),
+            seed: seed(),
             handover,
             commands: asked,
             shared,

@@ -290,6 +290,8 @@ impl Node {
                 FlowKind::Direct => "direct",
                 FlowKind::Kernel => "kernel",
                 FlowKind::Terminated => "terminated",
+                FlowKind::Client => "client",
+                FlowKind::Upstream => "upstream",
             }
             .into(),
             service: flow.kind().serves().then(|| service.to_string()),
@@ -303,7 +305,7 @@ impl Node {
             age_ms: now.since(flow.created()).as_millis() as u64,
             idle_ms: now.since(flow.last_seen()).as_millis() as u64,
             tier: match flow.kind() {
-                FlowKind::Terminated => 2,
+                kind if kind.ends_here() => 2,
                 _ => 1,
             },
             worker: Some(flow.owner()),

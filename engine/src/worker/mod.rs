@@ -1,6 +1,7 @@
 //! The data core: one worker, run to completion, the same under AF_XDP, in memory and from a pcap.
 
 mod handover;
+mod http;
 mod idle;
 mod stats;
 mod tcp;
@@ -29,6 +30,8 @@ pub use stats::{Shared, Snapshot, Totals};
 pub use tcp::TcpReport;
 pub use thread::{Running, Spawn, now, spawn};
 
+use crate::layer7::Layer7;
+use http::Http;
 use tcp::Tcp;
 
 /// How often at most a worker does what no packet asks for: it moves the clock hand of the flow table
@@ -92,6 +95,7 @@ pub struct Worker<IO: PacketIo, P: PinSink> {
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     state: State,
     tcp: Tcp,
+    http: Http,
     handover: HandOver,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -116,6 +120,10 @@ pub struct Parts<IO, P> {
     pub state: State,
     /// What the TCP stack is made of when a connection ends here for the first time.
     pub stack: StackConfig,
+    /// The published HTTP stages.
+    pub layer7: Arc<ArcSwap<Layer7>>,
+    /// Decides what the HTTP stages choose at random.
+    pub seed: u64,
     /// Rings to and from the other workers.
     pub handover: HandOver,
     /// Questions from control.
@@ -135,6 +143,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             tables,
             state,
             stack,
+            layer7,
+            seed,
             handover,
             commands,
             shared,
@@ -149,6 +159,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             tables: Cache::new(tables),
             state,
             tcp: Tcp::new(stack),
+            http: Http::new(layer7, seed),
             handover,
             commands,
             shared,
@@ -184,6 +195,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let bulk = self.take_bulk(now, &tables);
         if self.local.generation != tables.generation {
             self.tcp.tables_changed(now);
+            self.http.tables_changed();
         }
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
@@ -203,6 +215,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             self.kept_house_at = now;
             self.forget_flows(now, since, &tables);
             self.state.fragments.expire(now, FRAGMENTS_BUDGET);
+            self.http.forget_services();
         }
         self.transmit();
         self.serve_tcp(now, &tables);
@@ -228,6 +241,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         self.handover.waiting() > 0
             || self.state.fragments.released() > 0
             || !self.commands.is_empty()
+            || self.http.has_work()
     }
 
     /// The packet I/O, for the thread that waits on it.

@@ -140,6 +140,8 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
                 tables: Arc::clone(&tables),
                 state,
                 stack: stack(),
+                layer7: Arc::default(),
+                seed: 7,
                 handover,
                 commands: asked,
                 shared: Arc::clone(&shared[usize::from(index)]),

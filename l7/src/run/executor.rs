@@ -168,6 +168,11 @@ impl Executor {
         ran
     }
 
+    /// Whether a task wants to be polled.
+    pub(crate) fn is_woken(&self) -> bool {
+        !lock(&self.ready).groups.is_empty()
+    }
+
     /// Polls one task; an error is its panic.
     fn poll(&self, group: usize, woken: Woken) -> Result<(), ()> {
         let (mut future, waker) = {

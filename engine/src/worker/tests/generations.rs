@@ -93,6 +93,8 @@ fn svc_45_a_burst_sees_one_generation_and_the_worker_keeps_no_other() {
             hairpin: Default::default(),
         }),
         stack: stack(),
+        layer7: Arc::default(),
+        seed: 7,
         handover: HandOver::mesh(&[waker]).remove(0),
         commands: bounded(1).1,
         shared: Arc::clone(&shared),
