@@ -35,6 +35,12 @@ pub struct NodeSection {
     /// Whether services' addresses answer pings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vip_echo: Option<bool>,
+    /// Where requests to HTTP stages are logged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<String>,
+    /// Where metrics are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
 }
 
 /// `[workers]`.
@@ -169,6 +175,8 @@ impl Config {
                 drain: None,
                 enrolment_grace: None,
                 vip_echo: None,
+                access_log: None,
+                metrics: None,
             },
             workers: Workers {
                 cores: vec![0],

@@ -8,6 +8,7 @@
 
 pub mod balancer;
 pub mod binaries;
+pub mod bookinfo;
 pub mod capture;
 pub mod client;
 pub mod command;

@@ -133,7 +133,7 @@ fn serve(lab: &mut Lab, namespace: &Namespace, name: &str, words: &[&str]) -> Re
 }
 
 /// Waits until a TCP port answers on the namespace's own loopback.
-fn listening(namespace: &Namespace, port: u16, what: &str) -> Result<()> {
+pub(crate) fn listening(namespace: &Namespace, port: u16, what: &str) -> Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     namespace.enter(|| {
         wait_until(what, START_LIMIT, || {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use weft_lab::impairment::Impairment;
 use weft_lab::machine;
 use weft_lab::tools::{
-    crowd, crr, flood, flows, greet, link, lookup, rr, serve, sink, transfer, web,
+    bookinfo, crowd, crr, flood, flows, greet, link, lookup, rr, serve, sink, transfer, web,
 };
 
 #[derive(Debug, Subcommand)]
@@ -194,6 +194,20 @@ pub enum Server {
     TcpCrowd(Listen),
     /// The other end of transfers (weft-lab transfer)
     Transfer(Listen),
+    /// One of the servers of the bookinfo application
+    Bookinfo {
+        #[command(flatten)]
+        listen: Listen,
+        /// Which
+        #[arg(long, value_enum)]
+        role: bookinfo::Role,
+        /// Its version
+        #[arg(long)]
+        version: String,
+        /// Whom it asks: details and reviews, or ratings
+        #[arg(long)]
+        asks: Vec<SocketAddr>,
+    },
     /// Says over HTTP what it was asked, and by whom
     Web {
         #[command(flatten)]
@@ -233,6 +247,19 @@ impl Tool {
                 Server::TcpCrowd(listen) => pinned(listen.core, || serve::tcp_crowd(listen.port)),
                 Server::Transfer(listen) => pinned(listen.core, || {
                     transfer::serve(listen.port, transfer::SERVER_LIMIT)
+                }),
+                Server::Bookinfo {
+                    listen,
+                    role,
+                    version,
+                    asks,
+                } => pinned(listen.core, || {
+                    let server = bookinfo::Server {
+                        role,
+                        version,
+                        asks,
+                    };
+                    server.serve(listen.port)
                 }),
                 Server::Web { listen, name } => {
                     pinned(listen.core, || web::serve(listen.port, &name))

@@ -11,7 +11,7 @@ use weft_l7::upstream::{Algorithm, BackendConfig, EndpointConfig, EndpointState,
 use weft_l7::{ServiceConfig, ServiceId, Source};
 
 use crate::config::http::{self, Back, BackendRef, Balance, Http};
-use crate::config::{Config, Service, ServicePort, Stage, UpstreamSource};
+use crate::config::{AccessLog, Config, Service, ServicePort, Stage, UpstreamSource};
 use crate::control::Names;
 
 /// The port of a VIP.
@@ -102,6 +102,7 @@ impl Layer7 {
                     named: &named,
                     service,
                     source,
+                    logged: config.node.access_log != AccessLog::Off,
                 };
                 for vip in &service.cluster_ips {
                     let (id, sources) = compiler.gather(port, vip);
@@ -130,6 +131,8 @@ struct Compiler<'c> {
     named: &'c HashMap<&'c str, &'c Arc<Service>>,
     service: &'c Arc<Service>,
     source: UpstreamSource,
+    /// Whether requests are logged anywhere.
+    logged: bool,
 }
 
 impl Compiler<'_> {
@@ -217,7 +220,7 @@ impl Compiler<'_> {
             limits: front.limits,
             timeouts: front.timeouts,
             create_trace: front.create_trace,
-            access_log: front.access_log,
+            access_log: front.access_log && self.logged,
         };
         let fronts = sources.iter().filter_map(|source| {
             let port = source.port.as_ref()?;

@@ -1,5 +1,6 @@
 //! Small tools that run inside a lab's namespaces as subcommands of `weft-lab`.
 
+pub mod bookinfo;
 pub mod crowd;
 pub mod crr;
 pub mod flood;

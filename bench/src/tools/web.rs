@@ -26,14 +26,15 @@ pub fn serve(port: u16, name: &str) -> Result<()> {
 }
 
 /// A request as it came.
-struct Request {
+pub(super) struct Request {
     method: String,
-    target: String,
+    pub(super) target: String,
     fields: Vec<(String, String)>,
 }
 
 impl Request {
-    fn field(&self, name: &str) -> Option<&str> {
+    /// The first field of this name.
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter();
         let found = fields.find(|(field, _)| field.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
@@ -134,7 +135,8 @@ fn tunnel(reader: &mut impl Read, stream: &mut TcpStream, request: &Request) -> 
     Ok(())
 }
 
-fn read_head(reader: &mut BufReader<TcpStream>) -> Result<Option<Request>> {
+/// Reads a request's header; `None` at the end.
+pub(super) fn read_head(reader: &mut BufReader<TcpStream>) -> Result<Option<Request>> {
     let mut lines = reader.take(HEAD);
     let mut line = || -> Result<Option<String>> {
         let mut text = String::new();

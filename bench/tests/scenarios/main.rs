@@ -6,6 +6,7 @@
 
 mod balancer;
 mod benchmark;
+mod bookinfo;
 mod churn;
 mod client_address;
 mod cluster_ip;
@@ -21,6 +22,7 @@ mod fragments;
 mod hostile;
 mod http_fixture;
 mod http_routes;
+mod http_seen;
 mod http_stage;
 mod icmp;
 mod isolation;

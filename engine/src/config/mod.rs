@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 pub use error::{ConfigError, Errors, Location, Reason};
 pub use model::{
-    Algorithm, Backends, Conditions, Config, Endpoint, Node, Pod, Poll, Protocol, Service,
-    ServicePort, Stage, TargetPort, UpstreamSource, Workers,
+    AccessLog, Algorithm, Backends, Conditions, Config, Endpoint, Node, Pod, Poll, Protocol,
+    Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::{PodIndex, ResolvedEndpoint};

@@ -1,7 +1,8 @@
 //! The validated configuration: what a set of files says, with nothing left to check but the machine.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,22 @@ pub struct Node {
     pub hairpin_ips: Vec<IpAddr>,
     /// Whether services' addresses answer echo requests.
     pub vip_echo: bool,
+    /// Where requests to HTTP stages are logged.
+    pub access_log: AccessLog,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Where requests to HTTP stages are logged, one JSON object a line.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum AccessLog {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To the end of this file.
+    File(PathBuf),
 }
 
 /// `[workers]`: the data cores.

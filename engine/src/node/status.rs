@@ -59,6 +59,7 @@ impl Node {
         };
         let xdp_mode = netlink::xdp_mode(self.pair.weft1_ifindex).await?.name();
         let config = self.control.config();
+        let http = self.http_sums()?;
         Ok(Status {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -79,6 +80,8 @@ impl Node {
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
             pods: self.pods(),
+            http: Self::http_services(&http),
+            access_log_lost: http.records_lost,
             ledger: ledger(&first),
             audit,
         })
@@ -399,7 +402,7 @@ fn flow_slice(
 }
 
 /// Asks one worker, and waits for the answer. `None` when it does not come in time.
-fn ask<A>(
+pub(super) fn ask<A>(
     commands: &channel::Sender<Command>,
     waker: &Waker,
     asked: Command,

@@ -22,10 +22,12 @@ use weft_datapath::{
     Verdict, process,
 };
 
+use weft_l7::observe::AccessRecord;
 use weft_stack::StackConfig;
 use weft_xdp::{PinOutcome, PinWriter};
 
 pub use handover::{HandOver, Waker};
+pub use http::{HttpCounts, HttpReport};
 pub use stats::{Shared, Snapshot, Totals};
 pub use tcp::TcpReport;
 pub use thread::{Running, Spawn, now, spawn};
@@ -68,6 +70,11 @@ pub enum Command {
         flows: Vec<Flow>,
         /// Where the answer goes.
         reply: Sender<FlowSlice>,
+    },
+    /// Say how the HTTP stages do.
+    Http {
+        /// Where the answer goes.
+        reply: Sender<HttpReport>,
     },
     /// Say how the TCP stack does; `None` if there has been no need of one.
     Tcp {
@@ -122,6 +129,8 @@ pub struct Parts<IO, P> {
     pub stack: StackConfig,
     /// The published HTTP stages.
     pub layer7: Arc<ArcSwap<Layer7>>,
+    /// Where requests are logged, if they are.
+    pub access_log: Option<Sender<AccessRecord>>,
     /// Decides what the HTTP stages choose at random.
     pub seed: u64,
     /// Rings to and from the other workers.
@@ -144,6 +153,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             state,
             stack,
             layer7,
+            access_log,
             seed,
             handover,
             commands,
@@ -159,7 +169,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             tables: Cache::new(tables),
             state,
             tcp: Tcp::new(stack),
-            http: Http::new(layer7, seed),
+            http: Http::new(layer7, access_log, seed),
             handover,
             commands,
             shared,
@@ -189,6 +199,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// follows.
     pub fn turn(&mut self, now: Now) -> usize {
         let tables = Arc::clone(self.tables.load()); // One generation for the whole step.
+        let originated = self.local.totals.originated;
         if self.was_away(now) {
             self.state.was_away(now + tables.grace());
         }
@@ -223,7 +234,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let changed = self.local.generation != tables.generation;
         self.local.generation = tables.generation;
         let handled = bulk + received + released + handed;
-        if handled > 0 || changed || housekeeping {
+        if handled > 0 || changed || housekeeping || self.local.totals.originated > originated {
             self.publish(); // Before the doorbell: no frame is seen elsewhere that is not counted here.
         }
         self.handover.doorbell();
@@ -455,6 +466,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 let end = start.saturating_add(room);
                 let next = (end < table.places()).then_some(end);
                 let _ = reply.try_send(FlowSlice { flows, next }); // The asker may have left.
+            }
+            Command::Http { reply } => {
+                let _ = reply.try_send(self.http.report());
             }
             Command::Tcp { reply } => {
                 let _ = reply.try_send(self.tcp.report());

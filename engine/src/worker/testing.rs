@@ -141,6 +141,7 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
                 state,
                 stack: stack(),
                 layer7: Arc::default(),
+                access_log: None,
                 seed: 7,
                 handover,
                 commands: asked,

@@ -149,6 +149,10 @@ pub(super) const CASES: &[(&str, &str)] = &[
          node.toml:11: service[0].ports[4].source: with stage = \"l4\" backends see the client: `source` is for \"tcp\" and \"http\"\n\
          node.toml:12: service[0].ports[5].source: \"pod\" is not one of \"client\", \"node\"",
     ),
+    (
+        "[node]\nname = \"a\"\naccess_log = \"\"\nmetrics = \"127.0.0.1\"\n",
+        "node.toml:3: node.access_log: must not be empty\nnode.toml:4: node.metrics: \"127.0.0.1\" is not an address and port, such as 127.0.0.1:9464",
+    ),
     // Routes.
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80 }]\nroutes = [{ name = \"r\", rules = [{ backends = [] }] }]\nhttp = { access_log = false }\n",

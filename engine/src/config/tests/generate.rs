@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use toml::Value;
 
 use super::super::{
-    Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Location, Node, Pod, Poll,
-    Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
+    AccessLog, Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Location, Node, Pod,
+    Poll, Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 
 /// Any valid configuration; the places in it are empty.
@@ -115,6 +115,8 @@ fn node() -> impl Strategy<Value = Node> {
         drain: Duration::from_millis(drain),
         enrolment_grace: Duration::from_millis(grace),
         vip_echo,
+        access_log: AccessLog::Off,
+        metrics: None,
     })
 }
 

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
 use weft_datapath::{
     DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, PacketIo, Protocol, Tables, Tuple, UpstreamSource,
     UpstreamSpec, client_hash, flow_hash,
 };
+use weft_l7::observe::{AccessRecord, ServiceMetrics};
 use weft_l7::{Budget, ConnectRequest, ConnectionMeta, ServiceConfig, ServiceId, Source, Stage};
 use weft_stack::Accepted;
 
@@ -29,9 +31,32 @@ const BUDGET: Budget = Budget {
 /// Turns of a step: those that follow are for the connections which the one before has asked for.
 const TURNS: usize = 3;
 
+/// What a worker says of its HTTP stages.
+#[derive(Clone, Debug, Default)]
+pub struct HttpReport {
+    /// Each port of a VIP.
+    pub services: Vec<HttpCounts>,
+    /// Records of the access log that were lost.
+    pub records_lost: u64,
+}
+
+/// What a worker says of one of them.
+#[derive(Clone, Debug)]
+pub struct HttpCounts {
+    /// `namespace/name:port`.
+    pub name: Arc<str>,
+    /// Clients' connections there are.
+    pub open: usize,
+    /// What has happened.
+    pub metrics: ServiceMetrics,
+}
+
 /// The HTTP stage.
 pub(super) struct Http {
     published: Arc<ArcSwap<Layer7>>,
+    /// Where records of requests go, and how many were lost because whoever writes them is too slow.
+    access_log: Option<Sender<AccessRecord>>,
+    records_lost: u64,
     stage: Stage<HttpStream>,
     wishes: Wishes,
     /// What the stage has been told, by number.
@@ -43,10 +68,16 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(published: Arc<ArcSwap<Layer7>>, seed: u64) -> Self {
+    pub(super) fn new(
+        published: Arc<ArcSwap<Layer7>>,
+        access_log: Option<Sender<AccessRecord>>,
+        seed: u64,
+    ) -> Self {
         let wishes = Wishes::default();
         Self {
             published,
+            access_log,
+            records_lost: 0,
             stage: Stage::new(wishes.clone(), seed, BUDGET),
             wishes,
             services: BTreeMap::new(),
@@ -98,6 +129,30 @@ impl Http {
         });
     }
 
+    /// Passes on what is to be logged. Bound: as many requests as a turn can end.
+    fn log(&mut self) {
+        while let Some(record) = self.stage.record() {
+            let log = self.access_log.as_ref();
+            let lost = log.is_some_and(|log| log.try_send(record).is_err());
+            self.records_lost += u64::from(lost);
+        }
+    }
+
+    /// What the stage has done, for control.
+    pub(super) fn report(&self) -> HttpReport {
+        let services = self.services.iter().filter_map(|(id, service)| {
+            Some(HttpCounts {
+                name: Arc::clone(&service.config.name),
+                open: self.stage.connections(*id),
+                metrics: self.stage.metrics(*id)?,
+            })
+        });
+        HttpReport {
+            services: services.collect(),
+            records_lost: self.records_lost + self.stage.records_lost(),
+        }
+    }
+
     /// Whether there is something to do at once.
     pub(super) fn has_work(&self) -> bool {
         self.stage.is_woken()
@@ -137,6 +192,11 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
 
     /// The stage's turn, and what it asks for.
     pub(super) fn serve_http(&mut self, now: Now, tables: &Tables) {
+        self.take_turns(now, tables);
+        self.http.log();
+    }
+
+    fn take_turns(&mut self, now: Now, tables: &Tables) {
         for _ in 0..TURNS {
             let due = self
                 .http

@@ -94,6 +94,7 @@ fn svc_45_a_burst_sees_one_generation_and_the_worker_keeps_no_other() {
         }),
         stack: stack(),
         layer7: Arc::default(),
+        access_log: None,
         seed: 7,
         handover: HandOver::mesh(&[waker]).remove(0),
         commands: bounded(1).1,
