@@ -223,4 +223,5 @@ fn sound(guard: &mut Guard, bytes: &[u8], whom: &str) {
         rest = &rest[taken..];
     }
     guard.pass(guard.ready().len());
+    guard.resume(); // Whoever is asked for an upgrade here declines.
 }

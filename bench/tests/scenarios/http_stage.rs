@@ -271,20 +271,61 @@ fn k23_connections_end_with_their_peers_and_no_flow_is_left() -> Result<()> {
 }
 
 #[test]
-fn a_clean_stop_resets_what_ends_here() -> Result<()> {
+fn a_clean_stop_lets_requests_finish_and_ends_connections_in_order() -> Result<()> {
     with_weft(|| {
         let site = Site::new()?;
         let mut weft = Weft::start(&site.fixture.lab, &site.config("")?)?;
-        let mut connections = Vec::new();
-        for family in Family::BOTH {
-            let mut connection = Connection::open(&site.fixture.client.namespace, to(family))?;
-            connection.get("/")?;
-            connections.push(connection);
-        }
+        let open = || Connection::open(&site.fixture.client.namespace, to(Family::V4));
+        let (mut idle, mut busy, mut silent) = (open()?, open()?, open()?);
+        idle.get("/")?;
+        busy.send(b"GET /slow/700 HTTP/1.1\r\nHost: web\r\n\r\n")?;
+        std::thread::sleep(Duration::from_millis(100)); // The server has it.
         ensure!(weft.stop()?.success(), "{}", weft.log());
-        for connection in &mut connections {
-            let end = connection.rest().1.map_err(|error| error.kind());
-            assert_eq!(end, Err(ErrorKind::ConnectionReset));
+        let answer = busy.answer()?;
+        ensure!(answer.status == 200, "{answer:?}");
+        let ends = [&mut idle, &mut busy].map(|connection| connection.rest());
+        for (rest, end) in ends {
+            ensure!(rest.is_empty() && end.is_ok(), "{end:?}");
+        }
+        // One on which nothing was said has nothing to lose.
+        let end = silent.rest().1;
+        assert_eq!(
+            end.map_err(|error| error.kind()),
+            Err(ErrorKind::ConnectionReset)
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn two_workers_share_a_service_and_each_keeps_its_connections() -> Result<()> {
+    with_weft(|| {
+        let site = Site::new()?;
+        for source in ["client", "node"] {
+            let mut config = site.config("")?;
+            config.workers.cores = vec![0, 1];
+            config.services[0].source(source);
+            let weft = Weft::start(&site.fixture.lab, &config)?;
+            let mut connections = Vec::new();
+            for family in Family::BOTH {
+                for _ in 0..30 {
+                    let client = &site.fixture.client.namespace;
+                    connections.push(Connection::open(client, to(family))?);
+                }
+            }
+            for _ in 0..5 {
+                for connection in &mut connections {
+                    assert_eq!(connection.get("/")?.status, 200, "{source}");
+                }
+            }
+            // Each worker has some of them.
+            let status = weft.json(&["status"])?;
+            let workers = status["workers"].as_array().context("no workers")?;
+            let served = workers
+                .iter()
+                .all(|worker| worker["tcp"]["connections"].as_u64() > Some(0));
+            ensure!(served && workers.len() == 2, "{status}");
+            weft.audit()?;
         }
         Ok(())
     })

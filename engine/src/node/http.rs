@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -18,6 +19,10 @@ use crate::admin::view::Counts;
 use crate::layer7;
 use crate::worker::Command;
 
+/// How long requests may take to end when the process does, and how often it is looked whether they have.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
+const DRAIN_PAUSE: Duration = Duration::from_millis(20);
+
 /// What all workers together know of a service.
 #[derive(Default)]
 pub(super) struct Sum {
@@ -33,6 +38,27 @@ pub(super) struct HttpSums {
 }
 
 impl Node {
+    /// Lets requests to HTTP stages have their answers, for a while; connections without a request are ended.
+    pub(super) async fn drain_http(&self) {
+        if self.control.layer7().load().services().is_empty() {
+            return;
+        }
+        for (side, handle) in self.workers.iter().zip(self.control.workers()) {
+            let _ = side.commands.try_send(Command::Drain); // One that is stuck is not waited for.
+            handle.waker.wake();
+        }
+        let deadline = Instant::now() + DRAIN_PATIENCE;
+        // Bound: the time it may take.
+        while Instant::now() < deadline {
+            let sums = self.http_sums();
+            let open = |sums: HttpSums| sums.services.values().any(|sum| sum.open > 0);
+            if !sums.is_ok_and(open) {
+                return;
+            }
+            tokio::time::sleep(DRAIN_PAUSE).await;
+        }
+    }
+
     /// The counters of all HTTP stages.
     ///
     /// # Errors

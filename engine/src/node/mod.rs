@@ -325,6 +325,7 @@ impl Node {
 
     /// Gives everything back: first the hooks, so that no packet is punted any more, then the rest.
     async fn stop(mut self, lock: Lock, guard: Guard) {
+        self.drain_http().await;
         tracing::info!("stopping: giving the traffic back to the kernel");
         let pods: Vec<u32> = self
             .control

@@ -71,6 +71,8 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<FlowSlice>,
     },
+    /// End clients' connections to HTTP stages in order, once they have no request under way.
+    Drain,
     /// Say how the HTTP stages do.
     Http {
         /// Where the answer goes.
@@ -467,6 +469,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 let next = (end < table.places()).then_some(end);
                 let _ = reply.try_send(FlowSlice { flows, next }); // The asker may have left.
             }
+            Command::Drain => self.http.drain(),
             Command::Http { reply } => {
                 let _ = reply.try_send(self.http.report());
             }

@@ -138,6 +138,11 @@ impl Http {
         }
     }
 
+    /// Lets connections end.
+    pub(super) fn drain(&self) {
+        self.stage.drain();
+    }
+
     /// What the stage has done, for control.
     pub(super) fn report(&self) -> HttpReport {
         let services = self.services.iter().filter_map(|(id, service)| {
