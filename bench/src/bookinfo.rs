@@ -43,7 +43,11 @@ impl Bookinfo {
         let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
         let mut pods = Vec::new();
         for (role, version, asks) in SERVERS {
-            let name = format!("{role}-{version}");
+            // An interface is named after its pod, within 15 characters.
+            let name = match role {
+                "reviews" => format!("{role}-{version}"),
+                role => role.to_owned(),
+            };
             let pod = lab.pod(&name)?;
             let mut command = pod.namespace.command(&program);
             command.args(["serve", "bookinfo", "--role", role, "--version", version]);
@@ -83,7 +87,7 @@ impl Bookinfo {
         let (reviews, ingress) = (add("reviews", REVIEWS, PORT), add("ingress", INGRESS, 80));
         let services = &mut config.services;
         for (name, at) in simple {
-            services[at].select(&format!("{name}-v1"));
+            services[at].select(name);
         }
         for (name, at) in &versions {
             services[*at].select(name);

@@ -61,6 +61,10 @@ impl Server {
                 stream,
                 "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}"
             )?;
+            let last = request.field("Connection");
+            if last.is_some_and(|last| last.eq_ignore_ascii_case("close")) {
+                break;
+            }
         }
         Ok(())
     }
