@@ -12,7 +12,8 @@ use super::serve::{accept, tcp};
 const HEAD: u64 = 64 << 10;
 
 /// Serves on `port`. An answer is one line of words: the server's name, the client's address and port as it sees them, method, target,
-/// `host=`, `xff=` (`X-Forwarded-For`), `added=` (`X-Added`), and `body=`, the length and checksum of the request's body.
+/// `host=`, `xff=` (`X-Forwarded-For`), `added=` (`X-Added`), `body=`, the length and checksum of the request's body, and
+/// `trace=` (`traceparent`).
 ///
 /// Some targets are special: `/bytes/N` is answered with as many bytes, `/cut/N` with as many of twice the length that is announced,
 /// `/slow/N` after as many milliseconds; a request with `Upgrade` with 101, and after that with what comes. Each request's line
@@ -52,7 +53,7 @@ fn connection(mut stream: TcpStream, name: &str) -> Result<()> {
         let (length, sum) = read_body(&mut reader, &request)?;
         let of = |field| request.field(field).unwrap_or("-");
         let line = format!(
-            "{name} {} {} {} {} host={} xff={} added={} body={length}:{sum:016x}\n",
+            "{name} {} {} {} {} host={} xff={} added={} body={length}:{sum:016x} trace={}\n",
             peer.ip().to_canonical(),
             peer.port(),
             request.method,
@@ -60,6 +61,7 @@ fn connection(mut stream: TcpStream, name: &str) -> Result<()> {
             of("Host"),
             of("X-Forwarded-For"),
             of("X-Added"),
+            of("traceparent"),
         );
         answer(&mut stream, &request, line.as_bytes())?;
     }

@@ -140,6 +140,29 @@ fn obs06_requests_are_logged_with_times_and_reasons() -> Result<()> {
 }
 
 #[test]
+fn obs07_a_trace_is_passed_on_and_made_on_request() -> Result<()> {
+    with_weft(|| {
+        let site = Site::new()?;
+        let weft = Weft::start(&site.fixture.lab, &site.config("")?)?;
+        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+        let field = format!("traceparent: {given}");
+        let traced =
+            |words: &[&str]| -> Result<String> { Ok(site.curl(Family::V4, words, "/")?.word(9)) };
+        assert_eq!(traced(&["-H", &field])?, format!("trace={given}"));
+        assert_eq!(traced(&[])?, "trace=-");
+        weft.reload(&site.config("[http]\ncreate_trace = true\n")?)?;
+        let (first, second) = (traced(&[])?, traced(&[])?);
+        ensure!(
+            first.starts_with("trace=00-") && first.len() == 61,
+            "{first}"
+        );
+        ensure!(first != second, "{first} twice");
+        assert_eq!(traced(&["-H", &field])?, format!("trace={given}"));
+        Ok(())
+    })
+}
+
+#[test]
 fn obs01_metrics_and_status_count_requests() -> Result<()> {
     with_weft(|| {
         let site = Site::new()?;

@@ -6,8 +6,11 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
+use weft_lab::client::Talk;
+use weft_lab::config::{Config, Endpoint};
 use weft_lab::http::Connection;
-use weft_lab::lab::Family;
+use weft_lab::lab::{Family, pick, vips};
+use weft_lab::servers::PEER_PORT;
 use weft_lab::tools::web::{digest, is_pattern};
 use weft_lab::wait::wait_until;
 use weft_lab::weft::Weft;
@@ -242,6 +245,76 @@ fn amb11_a_change_of_the_stage_concerns_new_connections_only() -> Result<()> {
             }
         }
         assert_eq!(open_flows(&weft, "client")?, 30);
+        weft.audit().map(drop)
+    })
+}
+
+#[test]
+fn k24_requests_follow_the_states_of_endpoints_on_connections_that_are_there() -> Result<()> {
+    with_weft(|| {
+        let site = Site::new()?;
+        let addresses = site.fixture.backends.iter().flat_map(|pod| pod.ips);
+        let addresses: Vec<_> = addresses.collect();
+        let config = |change: fn(&mut Endpoint)| -> Result<Config> {
+            let mut config = site.config("")?;
+            config.services[0].serve_at(addresses.clone());
+            let endpoints = config.services[0]
+                .endpoints
+                .as_mut()
+                .context("no endpoints")?;
+            endpoints[..2].iter_mut().for_each(change); // Both addresses of the first pod.
+            Ok(config)
+        };
+        let weft = Weft::start(&site.fixture.lab, &config(|_| {})?)?;
+        let client = &site.fixture.client.namespace;
+        let mut connections = Vec::new();
+        for family in Family::BOTH {
+            connections.push(Connection::open(client, to(family))?);
+        }
+        let mut servers = |wanted: usize| -> Result<()> {
+            for connection in &mut connections {
+                let asked = (0..40).map(|_| Ok(connection.get("/")?.word(0)));
+                let seen = asked.collect::<Result<std::collections::BTreeSet<_>>>()?;
+                ensure!(
+                    seen.len() == wanted && seen.contains("a") == (wanted == 3),
+                    "{seen:?}"
+                );
+            }
+            Ok(())
+        };
+        servers(3)?;
+        weft.reload(&config(|endpoint| endpoint.terminating = Some(true))?)?;
+        servers(2)?;
+        weft.reload(&config(|endpoint| endpoint.ready = Some(false))?)?;
+        servers(2)?;
+        weft.reload(&config(|_| {})?)?;
+        servers(3)?;
+        weft.audit().map(drop)
+    })
+}
+
+#[test]
+fn env02_a_server_that_speaks_first_is_passed_on() -> Result<()> {
+    with_weft(|| {
+        let site = Site::new()?;
+        let mut config = site.config("")?;
+        let more = "[http]\ntcp = true\ndetect_timeout = \"200ms\"\n";
+        let ports = [("tcp", PEER_PORT, PEER_PORT)];
+        config
+            .service("peer", 31, &ports)
+            .select("web")
+            .http(more)?;
+        let ips = vips(31);
+        let weft = Weft::start(&site.fixture.lab, &config)?;
+        for family in Family::BOTH {
+            let to = std::net::SocketAddr::new(pick(&ips, family), PEER_PORT);
+            let mut talk = Talk::open(&site.fixture.client.namespace, to)?;
+            assert_eq!(talk.greeting.client, talk.local);
+            for _ in 0..3 {
+                assert_eq!(talk.ask()?, talk.greeting);
+            }
+        }
+        assert_eq!(weft.counter("tunnels")?, 2);
         weft.audit().map(drop)
     })
 }
