@@ -35,6 +35,12 @@ pub struct NodeSection {
     /// Whether services' addresses answer pings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vip_echo: Option<bool>,
+    /// Where requests to HTTP stages are logged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<String>,
+    /// Where metrics are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
 }
 
 /// `[workers]`.
@@ -94,6 +100,9 @@ pub struct Service {
     /// The endpoints that serve it, when there is no selector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Vec<Endpoint>>,
+    /// What an HTTP stage makes of it: `routes`, `http` and `backend`.
+    #[serde(flatten)]
+    pub http: toml::Table,
 }
 
 /// A port of a service.
@@ -107,7 +116,7 @@ pub struct Port {
     pub port: u16,
     /// The port at the endpoint.
     pub target_port: TargetPort,
-    /// How far up its connections are taken: `l4` or `tcp`; the default when `None`.
+    /// How far up its connections are taken: `l4`, `tcp` or `http`; the default when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
     /// Whose address the endpoint sees at stage `tcp`: `client` or `node`; the default when `None`.
@@ -166,6 +175,8 @@ impl Config {
                 drain: None,
                 enrolment_grace: None,
                 vip_echo: None,
+                access_log: None,
+                metrics: None,
             },
             workers: Workers {
                 cores: vec![0],
@@ -219,6 +230,7 @@ impl Config {
             ports,
             selector: None,
             endpoints: Some(Vec::new()),
+            http: toml::Table::new(),
         };
         let at = self.services.len();
         self.services.push(service);
@@ -266,6 +278,13 @@ impl Service {
             port.source = Some(source.to_owned());
         }
         self
+    }
+
+    /// Serves its TCP ports at stage `http`, with more of it as TOML: `routes`, `http` and `backend`.
+    pub fn http(&mut self, more: &str) -> Result<&mut Self> {
+        self.stage(Some("http"));
+        self.http = more.parse()?;
+        Ok(self)
     }
 
     /// Sets how a backend is chosen.

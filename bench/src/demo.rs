@@ -1,5 +1,6 @@
 //! The demo: real servers and clients in a lab, their traffic through Weft, and what came of it.
 
+use crate::bookinfo::{Bookinfo, JASON, Versions};
 use crate::client::{ask_udp, curl_answer};
 use crate::command::{describe, finish};
 use crate::config::Config;
@@ -22,6 +23,8 @@ const WEB: u8 = 80;
 const IPERF: u8 = 52;
 /// Requests per service, protocol and family.
 const REQUESTS: usize = 30;
+/// Requests for the bookinfo page, and for it as one user.
+const PAGES: [usize; 2] = [90, 15];
 /// Lines of `weft flows` that are shown.
 const FLOWS_SHOWN: usize = 16;
 
@@ -43,17 +46,20 @@ struct Demo {
     client: Pod,
     backends: Vec<Pod>,
     legacy: Pod,
+    bookinfo: Bookinfo,
     lab: Lab,
 }
 
 /// Runs it.
 pub fn run(options: Options) -> Result<()> {
-    let mut progress = Progress::new(7);
+    let mut progress = Progress::new(8);
     let demo = Demo::set_up(&mut progress, options)?;
     progress.step("curl over TCP and a UDP client, IPv4 and IPv6");
     let answers = demo.requests(&demo.client)?;
     progress.step("iperf3 to a ClusterIP, IPv4 and IPv6");
     let iperf = demo.iperf()?;
+    progress.step("bookinfo: an ingress, routes at layer 7, a live change of them");
+    let pages = demo.pages()?;
     progress.step("the pod that is not enrolled");
     let before = demo.punted_at_rest()?;
     let untouched = demo.requests(&demo.legacy)?;
@@ -64,6 +70,10 @@ pub fn run(options: Options) -> Result<()> {
     println!("{}", demo.table(&answers));
     for line in iperf {
         println!("{line}");
+    }
+    if let Some(pages) = pages {
+        heading("Bookinfo, by the version of the reviews on the page");
+        println!("{pages}");
     }
     if let Some(weft) = &demo.weft {
         heading("Flows: what the client sees, and what the backend sees (weft flows)");
@@ -96,7 +106,7 @@ pub fn run(options: Options) -> Result<()> {
 
 impl Demo {
     fn set_up(progress: &mut Progress, options: Options) -> Result<Self> {
-        progress.step("laying out a node and five pods");
+        progress.step("laying out a node and eleven pods");
         let mut lab = Lab::new()?;
         let client = lab.pod("client")?;
         let backends = ["web-a", "web-b", "web-c"]
@@ -110,12 +120,14 @@ impl Demo {
             servers::peer(&mut lab, &pod.namespace, &pod.name)?;
         }
         servers::iperf3(&mut lab, &backends[0])?;
+        let bookinfo = Bookinfo::start(&mut lab)?;
         progress.step("kube-proxy's rules, for the pod that is not enrolled");
         let mut demo = Self {
             weft: None,
             client,
             backends,
             legacy,
+            bookinfo,
             lab,
         };
         kubeproxy::install(&demo.lab.node, &demo.rules())?;
@@ -125,12 +137,13 @@ impl Demo {
             "starting weft"
         });
         if !options.kernel {
-            demo.weft = Some(Weft::start(&demo.lab, &demo.config())?);
+            demo.weft = Some(Weft::start(&demo.lab, &demo.config("")?)?);
         }
         Ok(demo)
     }
 
-    fn config(&self) -> Config {
+    /// `first`: rules for the reviews in front of the one that splits them.
+    fn config(&self, first: &str) -> Result<Config> {
         let mut config = Config::new();
         config.enrol(&self.client, "client");
         for pod in &self.backends {
@@ -145,7 +158,8 @@ impl Demo {
         config
             .service("iperf", IPERF, &ports)
             .serve_at(self.backends[0].ips);
-        config
+        self.bookinfo.configure(&mut config, first)?;
+        Ok(config)
     }
 
     fn rules(&self) -> Vec<Rule> {
@@ -191,6 +205,30 @@ impl Demo {
             }
         }
         Ok(answers)
+    }
+
+    /// The bookinfo page, before and after a rule for one user has come; needs Weft.
+    fn pages(&self) -> Result<Option<Table>> {
+        let Some(weft) = &self.weft else {
+            return Ok(None);
+        };
+        let jason = ["-H", "end-user: jason"];
+        let ask = |count, words: &[&str]| self.bookinfo.ask(&self.client, count, words);
+        let before = [ask(PAGES[0], &[])?, ask(PAGES[1], &jason)?];
+        weft.reload(&self.config(JASON)?)?;
+        let after = [ask(PAGES[0], &[])?, ask(PAGES[1], &jason)?];
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_BORDERS_ONLY);
+        table.set_header(["curl http://10.96.0.60/productpage", "v1", "v2", "v3"]);
+        let mut row = |what: &str, versions: &Versions| {
+            let of = |version: &str| versions.get(version).unwrap_or(&0).to_string();
+            table.add_row([what.to_owned(), of("v1"), of("v2"), of("v3")]);
+        };
+        row("anybody", &before[0]);
+        row("with end-user: jason", &before[1]);
+        row("anybody, after weft reload", &after[0]);
+        row("with end-user: jason, after weft reload", &after[1]);
+        Ok(Some(table))
     }
 
     fn iperf(&self) -> Result<Vec<String>> {

@@ -8,6 +8,7 @@
 
 pub mod balancer;
 pub mod binaries;
+pub mod bookinfo;
 pub mod capture;
 pub mod client;
 pub mod command;
@@ -16,6 +17,7 @@ pub mod conntrack;
 pub mod demo;
 pub mod far;
 pub mod fleet;
+pub mod http;
 pub mod impairment;
 pub mod janitor;
 pub mod kubeproxy;

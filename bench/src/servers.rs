@@ -19,6 +19,8 @@ pub const ECHO_PORT: u16 = 7001;
 pub const ONCE_PORT: u16 = 7002;
 /// The port of the server of transfers.
 pub const TRANSFER_PORT: u16 = 7003;
+/// The port of the server that says over HTTP what it was asked.
+pub const WEB_PORT: u16 = 7004;
 /// The port of iperf3.
 pub const IPERF_PORT: u16 = 5201;
 
@@ -76,6 +78,19 @@ pub fn peer(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
     listening(namespace, PEER_PORT, "the peer server")
 }
 
+/// The server that says over HTTP what it was asked, on [`WEB_PORT`].
+pub fn web(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
+    let port = WEB_PORT.to_string();
+    let words = ["web", "--name", name, "--port", &port];
+    serve(lab, namespace, &web_name(name), &words)?;
+    listening(namespace, WEB_PORT, "the web server")
+}
+
+/// What the process of [`web`] is called, and its log.
+pub fn web_name(name: &str) -> String {
+    format!("web-{name}")
+}
+
 /// TCP and UDP echo on [`ECHO_PORT`], pinned to `core` when given.
 pub fn echo(lab: &mut Lab, pod: &Pod, core: Option<usize>) -> Result<()> {
     let (port, core) = (ECHO_PORT.to_string(), core.map(|core| core.to_string()));
@@ -118,7 +133,7 @@ fn serve(lab: &mut Lab, namespace: &Namespace, name: &str, words: &[&str]) -> Re
 }
 
 /// Waits until a TCP port answers on the namespace's own loopback.
-fn listening(namespace: &Namespace, port: u16, what: &str) -> Result<()> {
+pub(crate) fn listening(namespace: &Namespace, port: u16, what: &str) -> Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     namespace.enter(|| {
         wait_until(what, START_LIMIT, || {

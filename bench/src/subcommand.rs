@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use weft_lab::impairment::Impairment;
 use weft_lab::machine;
-use weft_lab::tools::{crowd, crr, flood, flows, greet, link, lookup, rr, serve, sink, transfer};
+use weft_lab::tools::{
+    bookinfo, crowd, crr, flood, flows, greet, link, lookup, rr, serve, sink, transfer, web,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Tool {
@@ -192,6 +194,28 @@ pub enum Server {
     TcpCrowd(Listen),
     /// The other end of transfers (weft-lab transfer)
     Transfer(Listen),
+    /// One of the servers of the bookinfo application
+    Bookinfo {
+        #[command(flatten)]
+        listen: Listen,
+        /// Which
+        #[arg(long, value_enum)]
+        role: bookinfo::Role,
+        /// Its version
+        #[arg(long)]
+        version: String,
+        /// Whom it asks: details and reviews, or ratings
+        #[arg(long)]
+        asks: Vec<SocketAddr>,
+    },
+    /// Says over HTTP what it was asked, and by whom
+    Web {
+        #[command(flatten)]
+        listen: Listen,
+        /// The server's name
+        #[arg(long)]
+        name: String,
+    },
     /// Says its name and the client address and port it sees, over TCP and UDP
     Peer {
         #[command(flatten)]
@@ -224,6 +248,22 @@ impl Tool {
                 Server::Transfer(listen) => pinned(listen.core, || {
                     transfer::serve(listen.port, transfer::SERVER_LIMIT)
                 }),
+                Server::Bookinfo {
+                    listen,
+                    role,
+                    version,
+                    asks,
+                } => pinned(listen.core, || {
+                    let server = bookinfo::Server {
+                        role,
+                        version,
+                        asks,
+                    };
+                    server.serve(listen.port)
+                }),
+                Server::Web { listen, name } => {
+                    pinned(listen.core, || web::serve(listen.port, &name))
+                }
                 Server::Peer { listen, name } => {
                     pinned(listen.core, || serve::peer(listen.port, &name))
                 }

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod guard;
+pub mod layer7;
 pub mod node;
 pub mod rundir;
 pub mod upgrade;

@@ -136,6 +136,7 @@ impl World {
             endpoints: vec![EndpointConfig {
                 address: ENDPOINT,
                 state: EndpointState::Ready,
+                sees_client: false,
             }],
             protocol: crate::upstream::BackendProtocol::Http1,
             ..BackendConfig::default()
@@ -222,4 +223,5 @@ fn sound(guard: &mut Guard, bytes: &[u8], whom: &str) {
         rest = &rest[taken..];
     }
     guard.pass(guard.ready().len());
+    guard.resume(); // Whoever is asked for an upgrade here declines.
 }

@@ -90,6 +90,13 @@ impl<S: Stream> Stage<S> {
         service.spawn(serve(Rc::clone(service), stream, meta));
     }
 
+    /// Ends clients' connections in order: those without a request now, others with their last response. What comes from now on is
+    /// served one request. Tunnels, and connections that have said nothing, go on.
+    pub fn drain(&self) {
+        self.shared.draining.set(true);
+        self.shared.executor.wake_all();
+    }
+
     /// Does what there is to do, within the budget, and says when to do so next if no stream wakes a task before: at `now` if
     /// something is left.
     pub fn turn(&mut self, now: Now) -> Option<Now> {
@@ -105,6 +112,11 @@ impl<S: Stream> Stage<S> {
             return Some(now);
         }
         self.shared.timers.next()
+    }
+
+    /// Whether a stream has woken a task since the last turn, or something was left then: another is due at once.
+    pub fn is_woken(&self) -> bool {
+        self.shared.executor.is_woken()
     }
 
     /// A panic has ended all tasks of a service: begins anew with its configuration. Nothing of what it left half done is used

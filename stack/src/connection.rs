@@ -86,7 +86,7 @@ pub(crate) struct Connection {
     pub(crate) growth: Growth,
     /// The other end of a splice.
     pub(crate) spliced: Option<u32>,
-    /// It was spliced once: whoever did it asks for its end.
+    /// It was spliced, or is looked after by a task of the worker's: its end is asked for, and its buffers grow.
     pub(crate) joined: bool,
 }
 

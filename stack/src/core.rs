@@ -312,11 +312,7 @@ impl Core {
             return;
         }
         self.pump(id);
-        if self
-            .connections
-            .get(id)
-            .is_some_and(|found| found.spliced.is_some())
-        {
+        if self.joined(id) {
             self.grow(id);
         }
         self.notify(id);

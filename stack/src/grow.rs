@@ -1,8 +1,9 @@
-//! Buffers that grow: a joined connection begins with small ones, and gets large ones once it has moved some data.
+//! Buffers that grow: a connection that is joined to another, or looked after by a task, begins with small ones, and gets
+//! large ones once it has moved some data.
 //!
 //! A socket's buffers have the size that it was made with, so a larger one takes another socket. That costs nothing but
 //! its memory where a connection is idle for a moment: nothing in flight, nothing in a buffer. Where data comes from, that
-//! is so after every acknowledgement; where it goes to, the splice waits once until all that was sent has arrived.
+//! is so after every acknowledgement; where it goes to, whoever writes waits once until all that was sent has arrived.
 
 use crate::core::Core;
 
@@ -24,13 +25,26 @@ pub(crate) struct Growth {
     pub(crate) grown: bool,
 }
 
+impl Growth {
+    /// Counts what was taken out of the receive buffer.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        self.moved[0] += bytes as u64;
+    }
+
+    /// Counts what was put into the send buffer.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.moved[1] += bytes as u64;
+    }
+}
+
 impl Core {
     /// Counts what was moved from one connection to another.
     pub(crate) fn note_moved(&mut self, from: u32, to: u32, bytes: usize) {
-        for (id, way) in [(from, 0), (to, 1)] {
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.growth.moved[way] += bytes as u64;
-            }
+        if let Some(connection) = self.connections.get_mut(from) {
+            connection.growth.received(bytes);
+        }
+        if let Some(connection) = self.connections.get_mut(to) {
+            connection.growth.sent(bytes);
         }
     }
 

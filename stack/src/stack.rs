@@ -221,8 +221,8 @@ impl Stack {
         self.wake_all();
     }
 
-    /// The next connection of a splice that is over: its ends as its peer sends them, and where it came from. Whoever
-    /// joins connections asks until there is none.
+    /// The next connection that is over of those that were spliced or are looked after ([`Stream::look_after`]): its ends as
+    /// its peer sends them, and where it came from. Whoever has such connections asks until there is none.
     pub fn finished(&self) -> Option<(Tuple, u32)> {
         let key = self.core.borrow_mut().finished.pop_front()?;
         Some((key.tuple, key.tag))

@@ -112,6 +112,7 @@ impl Stream {
         if connection.readable() > 0 {
             let taken = take(connection);
             connection.wire.base = connection.wire.base + taken as u32;
+            connection.growth.received(taken);
             if taken > 0 {
                 core.enqueue(self.id); // The window has grown.
                 return Poll::Ready(Ok(taken));
@@ -192,10 +193,13 @@ impl Stream {
                 if empty {
                     return Poll::Ready(Ok(0));
                 }
-                if core.wake(self.id).is_err() {
+                if core.joined(self.id) && core.grow(self.id) {
+                    // Its buffer grows once all that was sent has arrived, of which the writer learns.
+                } else if core.wake(self.id).is_err() {
                     core.starve(self.id);
                 } else if let Some(connection) = core.connections.get_mut(self.id) {
                     let put = put(connection);
+                    connection.growth.sent(put);
                     if put > 0 {
                         core.enqueue(self.id);
                         return Poll::Ready(Ok(put));
@@ -248,6 +252,20 @@ impl Stream {
     pub fn set_segmentation(&self, on: bool) {
         if let Some(connection) = self.core.borrow_mut().connections.get_mut(self.id) {
             connection.segmentation = on;
+        }
+    }
+
+    /// Says that a task looks after the connection, as a splice would: [`Stack::finished`](crate::Stack::finished) tells of
+    /// its end, and its buffers grow.
+    pub fn look_after(&self) {
+        let mut core = self.core.borrow_mut();
+        let Some(connection) = core.connections.get_mut(self.id) else {
+            return;
+        };
+        let (before, key) = (connection.joined, connection.key);
+        connection.joined = true;
+        if !before && matches!(connection.phase, Phase::Over(_)) {
+            core.finished.push_back(key);
         }
     }
 
@@ -304,6 +322,12 @@ impl Drop for Stream {
 }
 
 impl Core {
+    /// Whether a connection's buffers grow by what its user moves.
+    pub(crate) fn joined(&self, id: u32) -> bool {
+        let found = self.connections.get(id);
+        found.is_some_and(|found| found.joined && found.held)
+    }
+
     /// Resets a connection on behalf of its user.
     pub(crate) fn abandon(&mut self, id: u32) {
         if self.abort(id) {

@@ -178,6 +178,7 @@ pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort]) {
             }],
             selector: None,
             endpoints: None,
+            http: Default::default(),
         };
         service.serve_at(endpoints.into_iter().map(IpAddr::from));
         service

@@ -1,5 +1,6 @@
 //! Small tools that run inside a lab's namespaces as subcommands of `weft-lab`.
 
+pub mod bookinfo;
 pub mod crowd;
 pub mod crr;
 pub mod flood;
@@ -11,3 +12,4 @@ pub mod rr;
 pub mod serve;
 pub mod sink;
 pub mod transfer;
+pub mod web;

@@ -87,7 +87,10 @@ fn answer(name: &str, client: SocketAddr) -> String {
 }
 
 /// Hands each connection to a thread of its own.
-fn accept(listener: &TcpListener, serve: impl Fn(TcpStream) -> std::io::Result<()> + Sync) -> ! {
+pub(super) fn accept(
+    listener: &TcpListener,
+    serve: impl Fn(TcpStream) -> std::io::Result<()> + Sync,
+) -> ! {
     let serve = &serve;
     thread::scope(|scope| {
         loop {
@@ -110,6 +113,6 @@ fn udp(port: u16) -> Result<UdpSocket> {
     UdpSocket::bind((ANY, port)).with_context(|| format!("cannot listen on UDP port {port}"))
 }
 
-fn tcp(port: u16) -> Result<TcpListener> {
+pub(super) fn tcp(port: u16) -> Result<TcpListener> {
     TcpListener::bind((ANY, port)).with_context(|| format!("cannot listen on TCP port {port}"))
 }

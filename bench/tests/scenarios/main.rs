@@ -6,6 +6,7 @@
 
 mod balancer;
 mod benchmark;
+mod bookinfo;
 mod churn;
 mod client_address;
 mod cluster_ip;
@@ -19,6 +20,11 @@ mod fixture;
 mod fleet;
 mod fragments;
 mod hostile;
+mod http_fixture;
+mod http_limits;
+mod http_routes;
+mod http_seen;
+mod http_stage;
 mod icmp;
 mod isolation;
 mod kernel;

@@ -51,6 +51,7 @@ fn services(count: usize) -> impl Iterator<Item = Service> {
         endpoints: None,
         session_affinity: None,
         rst_on_removal: None,
+        http: Default::default(),
     })
 }
 

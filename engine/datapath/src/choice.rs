@@ -6,7 +6,7 @@ use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
 use crate::process::Part;
 use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, Stage, UpstreamSource};
-use crate::{DropReason, FlowKey, Now, State, Tables, flow_hash, source_hash};
+use crate::{Address, DropReason, FlowKey, Now, SlotRef, State, Tables, flow_hash, source_hash};
 
 /// How often the algorithm is asked before the backends are tried one after another.
 const TRIES: usize = 8;
@@ -88,14 +88,7 @@ pub(crate) fn open_service(
                 _ = (state.affinity).settle(of, Some(other), backend, timeout, now);
             }
         }
-        let added = match flow.source {
-            // No port is the node's by right.
-            Some(FlowSource { port: 0, .. }) => {
-                with_other_port(flow.clone(), InsertError::NoPort, now, tables, state)
-            }
-            _ => add(flow.clone(), now, tables, state),
-        };
-        match added {
+        match add_from(flow.clone(), now, tables, state) {
             Ok(id) => return Ok(id),
             Err(clash @ (InsertError::Clash(_) | InsertError::NoPort)) => {
                 _ = first.get_or_insert((flow, clash));
@@ -105,6 +98,71 @@ pub(crate) fn open_service(
     }
     let (flow, clash) = first.ok_or(DropReason::Hairpin)?;
     with_other_port(flow, clash, now, tables, state).map_err(refusal)
+}
+
+/// Adds a flow, from a port of the node's if it is one that the node opens.
+fn add_from(
+    flow: NewFlow,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<FlowId, InsertError> {
+    match flow.source {
+        // No port is the node's by right.
+        Some(FlowSource { port: 0, .. }) => {
+            with_other_port(flow, InsertError::NoPort, now, tables, state)
+        }
+        _ => add(flow, now, tables, state),
+    }
+}
+
+/// A connection that is wanted to a backend, for requests of a client's.
+#[derive(Copy, Clone, Debug)]
+pub struct UpstreamSpec<'t> {
+    /// The service port that the client asks: its number, and the flows that it may have.
+    pub service: (u32, Option<u32>),
+    /// The client's packets; with [`UpstreamSource::Node`], those of the first client.
+    pub client: FlowKey,
+    /// The service port that the backend is one of.
+    pub through: &'t ServicePort,
+    /// The backend.
+    pub backend: (Address, u16),
+    /// Whom the backend is to see.
+    pub source: UpstreamSource,
+}
+
+/// Adds the flow of a connection to a backend.
+pub(crate) fn open_upstream(
+    wanted: &UpstreamSpec<'_>,
+    client: &Pod,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<FlowId, DropReason> {
+    let through = wanted.through;
+    let at = through.position(wanted.backend);
+    let at = at.ok_or(DropReason::UnknownFlow)?; // It has left since it was chosen.
+    let backend = &through.spec.backends[at];
+    let stage = Stage::Http(wanted.source);
+    let parts = (through, stage);
+    let flow = service_flow(parts, backend, wanted.client, client, now, tables, state)
+        .ok_or(DropReason::Hairpin)?;
+    let (service, max_flows) = wanted.service;
+    // One that is opened from the node's address is no client's.
+    let nodes = flow.source.is_some_and(|source| source.port == 0);
+    let flow = NewFlow {
+        service,
+        max_flows,
+        client_slot: if nodes { SlotRef::FIXED } else { client.slot },
+        ..flow
+    };
+    match add_from(flow.clone(), now, tables, state) {
+        Err(clash @ InsertError::Clash(_)) if !nodes => {
+            with_other_port(flow, clash, now, tables, state)
+        }
+        added => added,
+    }
+    .map_err(refusal)
 }
 
 /// The flow to `backend`; `None` if that is the client itself and there is no hairpin address.
@@ -119,9 +177,10 @@ fn service_flow(
 ) -> Option<NewFlow> {
     let node = match (stage, backend.path) {
         // From there the node's own packets would be martians to the kernel, so the client's address it is.
-        (Stage::Tcp(UpstreamSource::Node), BackendPath::Pod { ifindex }) => {
-            tables.node_address(ifindex, backend.address.family())
-        }
+        (
+            Stage::Tcp(UpstreamSource::Node) | Stage::Http(UpstreamSource::Node),
+            BackendPath::Pod { ifindex },
+        ) => tables.node_address(ifindex, backend.address.family()),
         _ => None,
     };
     let source = if let Some(address) = node {
@@ -150,6 +209,7 @@ fn service_flow(
         kind: match stage {
             Stage::L4 => FlowKind::Service,
             Stage::Tcp(_) => FlowKind::Terminated,
+            Stage::Http(_) => FlowKind::Upstream,
         },
         reply: true,
         client_slot: client.slot,

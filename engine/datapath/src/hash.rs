@@ -28,7 +28,7 @@ pub fn flow_hash(tuple: &Tuple) -> u64 {
 }
 
 /// As [`flow_hash`], of the client and the VIP alone: the ports and the protocol count as 0.
-pub(crate) fn client_hash(tuple: &Tuple) -> u64 {
+pub fn client_hash(tuple: &Tuple) -> u64 {
     let [s0, s1] = tuple.src.words();
     let [d0, d1] = tuple.dst.words();
     finish([s0, s1, d0, d1, 0].into_iter().fold(SEED, mix))

@@ -44,6 +44,7 @@ pub use adopt::{FastEnds, FastFlows};
 pub use affinity::AffinityTable;
 pub use ahead::LookAhead;
 pub use checksum::{Checksum, Delta, l4_checksum};
+pub use choice::UpstreamSpec;
 pub use counters::Counters;
 pub use flow::{
     Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowState, FlowTable, InsertError,
@@ -51,7 +52,7 @@ pub use flow::{
 };
 pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
-pub use hash::{flow_hash, source_hash};
+pub use hash::{client_hash, flow_hash, source_hash};
 pub use icmp::IcmpMessage;
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};

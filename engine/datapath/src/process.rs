@@ -305,7 +305,7 @@ enum Way {
 
 #[inline]
 fn way_on(flow: &Flow, direction: Direction) -> Way {
-    if flow.kind() == FlowKind::Terminated {
+    if flow.kind().ends_here() {
         return Way::Here;
     }
     let (client, server) = (flow.client_ifindex(), flow.server_ifindex());

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::adopt::{FastEnds, FastFlows};
 use crate::affinity::AffinityTable;
-use crate::flow::{FlowId, FlowKind, FlowTable, InsertError, NewFlow};
+use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
 use crate::{
@@ -369,7 +369,7 @@ impl State {
             let pinned = self.workers > 1
                 || self.fast.is_some() && self.opens == Opens::Hooks
                 || flow.hook(direction) == Hook::ToPod
-                || flow.kind() == FlowKind::Terminated;
+                || flow.kind().ends_here();
             flow.key(direction).filter(|_| pinned)
         })
     }

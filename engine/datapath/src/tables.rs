@@ -92,6 +92,16 @@ pub enum Stage {
     L4,
     /// Connections end here, and are joined byte for byte to others that are opened from the address given.
     Tcp(UpstreamSource),
+    /// Connections end here, and their requests are sent on over others that are opened from the address given.
+    Http(UpstreamSource),
+}
+
+impl Stage {
+    /// Whether connections end here.
+    #[inline]
+    pub const fn terminates(self) -> bool {
+        !matches!(self, Self::L4)
+    }
 }
 
 /// Whom a backend sees as the peer of a connection that was opened on behalf of a client.
@@ -258,6 +268,12 @@ impl ServicePort {
         self.maglev.is_some() || !self.schedule.is_empty()
     }
 
+    /// Whether it takes new flows: with a backend, or with an HTTP stage, which answers by itself that there is none, and
+    /// may send requests to other services' backends.
+    pub fn accepts(&self) -> bool {
+        self.serves() || matches!(self.spec.options.stage, Stage::Http(_))
+    }
+
     /// Reads what a new flow needs of it.
     #[inline]
     pub(crate) fn touch(&self) {
@@ -359,6 +375,16 @@ impl Tables {
     /// The service port at this VIP, port and protocol.
     pub fn service(&self, address: &Address, port: u16, proto: Protocol) -> Option<&ServicePort> {
         self.ports.get(&(*address, port, proto)).map(Arc::as_ref)
+    }
+
+    /// As [`service`](Self::service), to be kept: a port that did not change is the same memory in the next generation.
+    pub fn shared_service(
+        &self,
+        address: &Address,
+        port: u16,
+        proto: Protocol,
+    ) -> Option<&Arc<ServicePort>> {
+        self.ports.get(&(*address, port, proto))
     }
 
     /// The hash that a service port is found by.

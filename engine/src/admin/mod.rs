@@ -1,6 +1,7 @@
 //! The admin socket: one JSON request a line, one JSON answer a line, for root only.
 
 mod client;
+pub mod http;
 mod latency;
 mod server;
 pub mod view;
@@ -32,6 +33,27 @@ pub enum Request {
     },
     /// The flow tables.
     Flows,
+    /// Routes of HTTP stages, in the order in which they are tried.
+    Routes {
+        /// Only of this service.
+        #[serde(default)]
+        service: Option<String>,
+    },
+    /// Which rule serves a request, and why.
+    Explain {
+        /// Its method.
+        method: String,
+        /// Its URL.
+        url: String,
+        /// Its header fields, as `name: value`.
+        #[serde(default)]
+        headers: Vec<String>,
+        /// To which service; the one at the URL's address when `None`.
+        #[serde(default)]
+        service: Option<String>,
+    },
+    /// Metrics in Prometheus' format.
+    Metrics,
     /// Everything that the node process owns in the kernel and the file system.
     Owned,
     /// Read the configuration files again.
@@ -54,6 +76,12 @@ pub enum Answer {
     LbList(view::LbList),
     /// To [`Request::Flows`].
     Flows(view::Flows),
+    /// To [`Request::Routes`].
+    Routes(http::Routes),
+    /// To [`Request::Explain`].
+    Explained(http::Explained),
+    /// To [`Request::Metrics`].
+    Metrics(String),
     /// To [`Request::Owned`].
     Owned(Vec<view::Owned>),
     /// To [`Request::Reload`], when it was taken.

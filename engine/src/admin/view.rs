@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::http::HttpService;
 use crate::config::{ConfigError, Errors};
 
 /// Counts by name, in the order of their names.
@@ -43,6 +44,12 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// The enrolled pods.
     pub pods: Vec<Pod>,
+    /// Services that are served at layer 7.
+    #[serde(default)]
+    pub http: Vec<HttpService>,
+    /// Records of the access log that were lost, because they could not be written as fast as they came.
+    #[serde(default)]
+    pub access_log_lost: u64,
     /// Sums over all workers and hooks.
     pub ledger: Ledger,
     /// The checked equations, with `--audit`.

@@ -1,6 +1,7 @@
 //! The command line: what a person types, and the exit codes that a script reads.
 
 mod offline;
+mod routes;
 mod table;
 mod upgrade;
 
@@ -140,7 +141,7 @@ Example:
     /// nothing changes (exit code 3). Then the workers stop, and it starts as after a crash, with the same arguments: it reads
     /// the files again, and what waits for a restart comes into force. Meanwhile the kernel has the
     /// packets. With `fast_path = "full"` flows go on and new ones begin. Flows through user space end: connections
-    /// that end there (`stage = "tcp"`) are reset, others to services break, datagrams go to the backend that is chosen
+    /// that end there (`stage` above `l4`) are reset, others to services break, datagrams go to the backend that is chosen
     /// anew. Waits until the new program is ready; to stop waiting stops nothing.
     #[command(after_help = "\
 Example:
@@ -175,12 +176,28 @@ Example:
     },
     /// List the flows with both tuples: client to VIP, client to backend.
     ///
-    /// KIND is `service`, `direct` (pod to pod) or `kernel` (seen, and left to the kernel). OUT and
+    /// KIND is `service`, `direct` (pod to pod), `kernel` (seen, and left to the kernel), `terminated` (joined to a connection of Weft's own to
+    /// the backend), or of HTTP stages `client` (its connection) and `upstream` (one to a backend). OUT and
     /// IN are packets and bytes from and to the client. A flow stays listed until it expires, so
     /// `closing` ones are connections that have just ended.
     Flows {
         #[command(flatten)]
         common: Common,
+    },
+    /// List the routes of services with `stage = "http"`, in the order in which they are tried.
+    ///
+    /// Each line is a hostname, a path and other conditions, and the route and rule that serve what meets all of them.
+    Routes {
+        /// Only this service's, such as default/reviews.
+        #[arg(value_name = "SERVICE")]
+        service: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One request's way.
+    Route {
+        #[command(subcommand)]
+        command: RouteCommand,
     },
     /// List everything that Weft owns on this node, also when no node process runs.
     ///
@@ -205,6 +222,30 @@ Example:
     ///
     /// Connections that ended in it are reset.     /// Run it in the network namespace of the node. Refuses while a node process runs.
     Cleanup {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RouteCommand {
+    /// Say which rule serves a request, and why none before it does. Nothing is sent.
+    ///
+    /// The service is the one at the URL's address and port, or the only one with `stage = "http"`, or is named.
+    #[command(after_help = "\
+Example:
+  weft route explain GET http://10.96.0.80:9080/reviews/1 -H 'Host: reviews' -H 'end-user: jason'")]
+    Explain {
+        /// The request's method.
+        method: String,
+        /// Its URL.
+        url: String,
+        /// A header field of it.
+        #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+        headers: Vec<String>,
+        /// The service that is asked.
+        #[arg(long, value_name = "SERVICE")]
+        service: Option<String>,
         #[command(flatten)]
         common: Common,
     },
@@ -247,6 +288,25 @@ pub fn main() -> ExitCode {
             command: LbCommand::List { vip, common },
         } => ask(&common, &Request::LbList { vip }),
         Command::Flows { common } => ask(&common, &Request::Flows),
+        Command::Routes { service, common } => ask(&common, &Request::Routes { service }),
+        Command::Route {
+            command:
+                RouteCommand::Explain {
+                    method,
+                    url,
+                    headers,
+                    service,
+                    common,
+                },
+        } => ask(
+            &common,
+            &Request::Explain {
+                method,
+                url,
+                headers,
+                service,
+            },
+        ),
         Command::Owned { common } => match RunDir::new(&common.place.run_dir) {
             Ok(dir) => offline::owned(&dir, common.json),
             Err(error) => failed(&error),
@@ -382,6 +442,11 @@ fn show(answer: &Answer, json: bool) -> Exit {
         Answer::LbList(list) => print_text(&table::services(list)),
         Answer::Flows(flows) if json => print_json(flows),
         Answer::Flows(flows) => print_text(&table::flows(flows)),
+        Answer::Routes(routes) if json => print_json(routes),
+        Answer::Routes(routes) => print_text(&routes::routes(routes)),
+        Answer::Explained(explained) if json => print_json(explained),
+        Answer::Explained(explained) => print_text(&routes::explained(explained)),
+        Answer::Metrics(text) => print_text(text),
         Answer::Owned(owned) if json => print_json(owned),
         Answer::Owned(owned) => print_text(&table::owned(owned)),
         Answer::Reloaded(reloaded) if json => print_json(reloaded),

@@ -116,6 +116,29 @@ pub(super) fn status(status: &Status) -> String {
             duration(pod.enrolled_s),
         ]);
     }
+    if !status.http.is_empty() {
+        let mut services = table(&[
+            "http service",
+            "open",
+            "connections",
+            "requests",
+            "flags",
+            "rejected",
+            "events",
+        ]);
+        for service in &status.http {
+            services.add_row([
+                service.service.clone(),
+                service.open.to_string(),
+                service.connections.to_string(),
+                counts(&service.requests),
+                counts(&service.flags),
+                counts(&service.rejected),
+                counts(&service.events),
+            ]);
+        }
+        let _ = writeln!(text, "\n{services}");
+    }
     let _ = writeln!(text, "\n{pods}\n\nledger (packets)");
     let ledger = &status.ledger;
     let _ = writeln!(text, "  engine    {}", packets(&ledger.engine));

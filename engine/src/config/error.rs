@@ -156,8 +156,19 @@ pub enum Reason {
     #[error("only TCP ports have a stage other than \"l4\"")]
     StageProtocol,
     /// A source where the client's own packets go on.
-    #[error("with stage = \"l4\" backends see the client: `source` is for \"tcp\"")]
+    #[error("with stage = \"l4\" backends see the client: `source` is for \"tcp\" and \"http\"")]
     SourceStage,
+    /// Routes or limits of a stage that no port has.
+    #[error("no port of the service has stage = \"http\", which this is for")]
+    NotHttp,
+    /// A backend that is no service's port.
+    #[error("there is no service {service} with {port}")]
+    NoBackend {
+        /// The service, quoted.
+        service: String,
+        /// The port, as it is named.
+        port: String,
+    },
     /// A text, list or table that must hold something.
     #[error("must not be empty")]
     Empty,

@@ -6,6 +6,8 @@
 
 mod document;
 mod error;
+mod front;
+pub mod http;
 mod model;
 mod node;
 mod pod;
@@ -13,6 +15,7 @@ mod reader;
 mod registry;
 mod reload;
 mod resolve;
+mod route;
 mod scalar;
 mod service;
 mod share;
@@ -27,8 +30,8 @@ use std::sync::Arc;
 
 pub use error::{ConfigError, Errors, Location, Reason};
 pub use model::{
-    Algorithm, Backends, Conditions, Config, Endpoint, Node, Pod, Poll, Protocol, Service,
-    ServicePort, Stage, TargetPort, UpstreamSource, Workers,
+    AccessLog, Algorithm, Backends, Conditions, Config, Endpoint, Node, Pod, Poll, Protocol,
+    Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::{PodIndex, ResolvedEndpoint};
@@ -51,6 +54,15 @@ const ACCEPTED: &[(&str, &[&str])] = &[
     ("service", service::KEYS),
     ("service.ports", service::PORT_KEYS),
     ("service.endpoints", service::ENDPOINT_KEYS),
+    ("service.routes", route::ROUTE_KEYS),
+    ("route.rules", route::RULE_KEYS),
+    ("rule.matches", route::MATCH_KEYS),
+    ("rule.request_headers", route::MODIFIER_KEYS),
+    ("rule.redirect", route::REDIRECT_KEYS),
+    ("rule.backends", route::BACKEND_KEYS),
+    ("rule.timeouts", route::TIMEOUT_KEYS),
+    ("service.http", front::FRONT_KEYS),
+    ("service.backend", front::BACK_KEYS),
 ];
 
 /// One configuration file, read.
@@ -138,6 +150,9 @@ fn parse_some(
             });
         }
         found.append(&mut document.into_errors());
+    }
+    if !incomplete {
+        found.extend(registry.unresolved(&services));
     }
     found.extend(registry.endpoint_clashes());
     let start = |key: &str| Location {

@@ -1,12 +1,14 @@
 //! The validated configuration: what a set of files says, with nothing left to check but the machine.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::FastPath;
 use super::error::Location;
+use super::http::Http;
 pub use weft_datapath::{Stage, UpstreamSource};
 
 /// A whole configuration, of one file or several.
@@ -36,6 +38,22 @@ pub struct Node {
     pub hairpin_ips: Vec<IpAddr>,
     /// Whether services' addresses answer echo requests.
     pub vip_echo: bool,
+    /// Where requests to HTTP stages are logged.
+    pub access_log: AccessLog,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Where requests to HTTP stages are logged, one JSON object a line.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum AccessLog {
+    /// Nowhere.
+    #[default]
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To the end of this file.
+    File(PathBuf),
 }
 
 /// `[workers]`: the data cores.
@@ -126,6 +144,8 @@ pub struct Service {
     pub session_affinity: Option<Duration>,
     /// Flows to one of its ports that a worker may hold.
     pub max_flows: Option<u32>,
+    /// What an HTTP stage makes of it; `None` where nothing is said of that, which is as by default.
+    pub http: Option<Arc<Http>>,
 }
 
 /// How a service chooses a backend.

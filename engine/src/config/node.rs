@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::FastPath;
 use super::error::{Location, Reason};
-use super::model::{Node, Poll, Workers};
+use super::model::{AccessLog, Node, Poll, Workers};
 use super::pod::read_address_list;
-use super::reader::{Table, Value};
+use super::reader::{Table, Value, quoted};
 use super::registry::{Registry, taken};
 use super::scalar::{DurationRange, NAME};
 
@@ -18,6 +18,8 @@ pub(super) const NODE_KEYS: &[&str] = &[
     "enrolment_grace",
     "hairpin_ips",
     "vip_echo",
+    "access_log",
+    "metrics",
 ];
 pub(super) const WORKERS_KEYS: &[&str] = &[
     "cores",
@@ -87,12 +89,33 @@ pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Optio
         }
     };
     let vip_echo = table.optional("vip_echo", true, |value| value.boolean());
+    let access_log = table.optional("access_log", AccessLog::Off, |value| {
+        match value.string("\"off\", \"stdout\" or the path of a file")? {
+            "" => value.reject(Reason::Empty),
+            "off" => Some(AccessLog::Off),
+            "stdout" => Some(AccessLog::Stdout),
+            path => Some(AccessLog::File(path.into())),
+        }
+    });
+    let metrics = table.optional("metrics", None, |value| {
+        let text = value.string("an address and port as a string")?;
+        let address = text.parse().ok();
+        let address = address.or_else(|| {
+            value.reject(Reason::BadName {
+                value: quoted(text),
+                rule: "an address and port, such as 127.0.0.1:9464",
+            })
+        })?;
+        Some(Some(address))
+    });
     Some(Node {
         name: name?,
         drain: drain?,
         enrolment_grace: enrolment_grace?,
         hairpin_ips: hairpin_ips?,
         vip_echo: vip_echo?,
+        access_log: access_log?,
+        metrics: metrics?,
     })
 }
 

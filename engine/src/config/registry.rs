@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weft_xdp::{MAX_PODS, MAX_SERVICES};
 
 use super::error::{ConfigError, Location, Reason};
-use super::model::Protocol;
+use super::http::{BackendRef, PortRef};
+use super::model::{Protocol, Service};
 use super::reader::{Value, quoted};
 
 /// Everything claimed so far.
@@ -23,6 +25,7 @@ pub(super) struct Registry {
     hairpin_ips: HashMap<IpAddr, Location>,
     service_ports: HashMap<(IpAddr, u16, Protocol), Location>,
     endpoints: Vec<(IpAddr, Location)>,
+    backends: Vec<(BackendRef, Location)>,
     /// Pods so far.
     pods: usize,
     /// Whether a service has been reported that there is no room for.
@@ -125,6 +128,38 @@ impl Registry {
     /// An endpoint, to be compared with what is no endpoint's once all of that is known.
     pub(super) fn endpoint(&mut self, value: &Value<'_, '_>, address: IpAddr) {
         self.endpoints.push((address, value.location()));
+    }
+
+    /// A backend of a rule, to be found once all services are known.
+    pub(super) fn backend(&mut self, value: &Value<'_, '_>, backend: &BackendRef) {
+        self.backends.push((backend.clone(), value.location()));
+    }
+
+    /// Backends that are no port of a service. One of a service that has errors of its own is not reported.
+    pub(super) fn unresolved(&mut self, services: &[Arc<Service>]) -> Vec<ConfigError> {
+        if self.backends.is_empty() {
+            return Vec::new();
+        }
+        let named = services.iter().map(|known| (known.name.as_str(), known));
+        let by_name: HashMap<&str, &Arc<Service>> = named.collect();
+        let backends = std::mem::take(&mut self.backends).into_iter();
+        let missing = backends.filter(|(backend, _)| match by_name.get(backend.service.as_str()) {
+            Some(service) => service.backend_port(backend.port.as_ref()).is_none(),
+            None => !self.service_names.contains_key(&backend.service),
+        });
+        missing
+            .map(|(backend, at)| ConfigError {
+                at,
+                reason: Reason::NoBackend {
+                    service: quoted(&backend.service),
+                    port: match &backend.port {
+                        Some(PortRef::Number(number)) => format!("TCP port {number}"),
+                        Some(PortRef::Named(name)) => format!("a TCP port {}", quoted(name)),
+                        None => "exactly one TCP port".into(),
+                    },
+                },
+            })
+            .collect()
     }
 
     /// Endpoints that are cluster IPs, since a service behind a service would be translated twice, or

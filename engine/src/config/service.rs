@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{Location, Reason};
+use super::front::{read_back, read_front};
+use super::http::{Back, Front, Http};
 use super::model::{
     Algorithm, Backends, Endpoint, Protocol, Service, ServicePort, Stage, TargetPort,
     UpstreamSource,
@@ -12,6 +15,7 @@ use super::model::{
 use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
 use super::registry::{Registry, taken};
+use super::route;
 use super::scalar::{DurationRange, NAME, PORT_NAME};
 
 pub(super) const KEYS: &[&str] = &[
@@ -27,6 +31,9 @@ pub(super) const KEYS: &[&str] = &[
     "session_affinity",
     "session_affinity_timeout",
     "max_flows",
+    "routes",
+    "http",
+    "backend",
 ];
 
 /// Kubernetes' `ClientIPConfig.timeoutSeconds`: its range, and its default of 3 hours.
@@ -80,6 +87,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         let flows = value.integer(1..=16_777_216)?;
         u32::try_from(flows).ok().map(Some)
     });
+    let http = read_http(&table, ports.as_deref(), registry);
     registry.service(value);
     Some(Service {
         name: name?,
@@ -91,7 +99,41 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         rst_on_removal: rst_on_removal?,
         session_affinity: session_affinity?,
         max_flows: max_flows?,
+        http: http?,
     })
+}
+
+/// What an HTTP stage makes of the service. `backend` is for the stages of other services, too.
+fn read_http(
+    table: &Table<'_, '_>,
+    ports: Option<&[ServicePort]>,
+    registry: &mut Registry,
+) -> Option<Option<Arc<Http>>> {
+    let stages = ports.map(|ports| {
+        let mut stages = ports.iter().map(|port| port.stage);
+        stages.any(|stage| matches!(stage, Stage::Http(_)))
+    });
+    let only_here = |value: &Value<'_, '_>| match stages {
+        Some(false) => value.reject(Reason::NotHttp),
+        _ => Some(()),
+    };
+    let routes = table.optional("routes", Vec::new(), |value| {
+        let routes = route::read(value, registry);
+        only_here(value)?;
+        routes
+    });
+    let front = table.optional("http", Front::default(), |value| {
+        let front = read_front(value);
+        only_here(value)?;
+        front
+    });
+    let back = table.optional("backend", Back::default(), read_back);
+    let http = Http {
+        routes: routes?,
+        front: front?,
+        back: back?,
+    };
+    Some((http != Http::default()).then(|| Arc::new(http)))
 }
 
 /// The timeout of the affinity, if there is one. A timeout alone is checked and has no effect, as in Kubernetes.
@@ -171,8 +213,9 @@ fn read_stage(table: &Table<'_, '_>, protocol: Option<Protocol>) -> Option<Stage
         let words = [
             ("l4", Stage::L4),
             ("tcp", Stage::Tcp(UpstreamSource::default())),
+            ("http", Stage::Http(UpstreamSource::default())),
         ];
-        let stage = value.word(&words, &["tls", "http"])?;
+        let stage = value.word(&words, &["tls"])?;
         if stage != Stage::L4 && protocol == Some(Protocol::Udp) {
             return value.reject(Reason::StageProtocol);
         }
@@ -191,6 +234,7 @@ fn read_stage(table: &Table<'_, '_>, protocol: Option<Protocol>) -> Option<Stage
     });
     Some(match (stage?, source?) {
         (Stage::Tcp(_), Some(source)) => Stage::Tcp(source),
+        (Stage::Http(_), Some(source)) => Stage::Http(source),
         (stage, _) => stage,
     })
 }

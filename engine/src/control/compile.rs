@@ -20,6 +20,7 @@ use super::registry::Registry;
 use super::slots::{Member, Slots};
 use super::sources::{Place, Sources};
 use crate::config::{self, Conditions, Config, PodIndex, Service};
+use crate::layer7::Layer7;
 
 /// Stable numbers for service ports. A flow carries the number, so it is never reused.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +30,7 @@ pub struct Names {
 }
 
 impl Names {
-    fn number(&mut self, service: &str, port: &str) -> u32 {
+    pub(crate) fn number(&mut self, service: &str, port: &str) -> u32 {
         let key = Arc::new((service.to_string(), port.to_string()));
         *self.numbers.entry(key).or_insert_with_key(|key| {
             self.names.push(Arc::clone(key));
@@ -51,6 +52,8 @@ pub struct Compiled {
     pub config: Arc<Config>,
     /// For the workers.
     pub tables: Arc<Tables>,
+    /// For the workers: HTTP stages.
+    pub layer7: Arc<Layer7>,
     /// For the hooks: enrolled pods.
     pub pods: Arc<PodSet>,
     /// Replies to these are punted like those to a pod. The workers know them from the start on, so a
@@ -78,6 +81,7 @@ impl Compiled {
         Self {
             config: Arc::new(config),
             tables: Arc::default(),
+            layer7: Arc::default(),
             pods: Arc::default(),
             hairpins,
             appeared: Vec::new(),
@@ -143,6 +147,7 @@ impl Compiled {
             }
         }
         let tables = Arc::new(builder.build(self.tables.generation + 1)?);
+        let layer7 = Arc::new(self.layer7.next(&config, &tables, names));
 
         let touched: FxHashSet<ServiceKey> =
             gone.iter().chain(&new).flat_map(|s| hook_keys(s)).collect();
@@ -160,6 +165,7 @@ impl Compiled {
         Ok(Self {
             config,
             tables,
+            layer7,
             pods,
             hairpins: Arc::clone(&self.hairpins),
             appeared,

@@ -32,6 +32,7 @@ use thiserror::Error;
 use weft_xdp::{Choice, PodEntry, ServiceKey, netlink};
 
 use crate::config::{self, Config, FastPath, InterfaceInfo};
+use crate::layer7::Layer7;
 use crate::worker::{Shared, Waker};
 
 /// How long control waits for the workers to see new tables before it goes on. A worker is there
@@ -83,6 +84,7 @@ pub struct Control<K> {
     slots: Slots,
     sources: Sources,
     tables: Arc<ArcSwap<Tables>>,
+    layer7: Arc<ArcSwap<Layer7>>,
     compiled: Compiled,
     workers: Vec<WorkerHandle>,
     /// Generations whose tables a worker may still look at. They are freed here, never on a data core.
@@ -102,6 +104,7 @@ impl<K: KernelSide> Control<K> {
             slots: Slots::default(),
             sources: Sources::default(),
             tables: Arc::new(ArcSwap::from(Arc::clone(&compiled.tables))),
+            layer7: Arc::new(ArcSwap::from(Arc::clone(&compiled.layer7))),
             compiled,
             workers: Vec::new(),
             retired: Vec::new(),
@@ -111,6 +114,11 @@ impl<K: KernelSide> Control<K> {
     /// The tables that the workers read.
     pub fn tables(&self) -> Arc<ArcSwap<Tables>> {
         Arc::clone(&self.tables)
+    }
+
+    /// The HTTP stages that the workers read.
+    pub fn layer7(&self) -> Arc<ArcSwap<Layer7>> {
+        Arc::clone(&self.layer7)
     }
 
     /// Tells control which workers read the tables.
@@ -370,6 +378,8 @@ impl<K: KernelSide> Control<K> {
     }
 
     fn publish(&mut self, next: &Compiled) {
+        // A worker reads them when it sees other tables.
+        self.layer7.store(Arc::clone(&next.layer7));
         self.tables.store(Arc::clone(&next.tables));
         let before = std::mem::replace(&mut self.compiled, next.clone());
         self.retired.push(before);

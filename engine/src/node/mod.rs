@@ -1,7 +1,10 @@
 //! The node process: puts kernel, workers and control together, then serves until it is told to stop.
 
+mod access_log;
 mod audit;
 mod error;
+mod http;
+mod metrics;
 mod reload;
 mod signals;
 mod start;
@@ -112,6 +115,7 @@ struct Node {
     control: Control<Steering>,
     pair: PairInfo,
     workers: Vec<WorkerSide>,
+    access_log: Option<access_log::Writer>,
     baseline: Baseline,
     links: netlink::Monitor,
     /// None once it has failed, which costs no packet anything.
@@ -181,6 +185,7 @@ impl Node {
             control: taken.control,
             pair,
             workers: taken.workers,
+            access_log: taken.access_log,
             baseline: taken.baseline,
             links,
             routes: Some(routes),
@@ -207,13 +212,17 @@ impl Node {
         steering.attach_pair()?;
         start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
-        let workers = start::workers(&mut control, config, pair).await?;
+        let log = access_log::open(&config.node.access_log, control.layer7());
+        let log = log.map_err(system("cannot open the access log (node.access_log)"))?;
+        let (records, access_log) = log.unzip();
+        let workers = start::workers(&mut control, config, pair, records).await?;
         control.apply(config.clone(), interfaces, worker::now())?;
         let at = worker::now();
         let flows = start::adopt_flows(&control)?;
         Ok(TakenOver {
             control,
             workers,
+            access_log,
             baseline,
             at,
             flows,
@@ -235,6 +244,18 @@ impl Node {
         };
         let listener = Rc::new(listener.map_err(system("cannot open the admin socket"))?);
         let (calls, mut questions) = mpsc::channel(CALLS);
+        let metrics = match self.launched.node.metrics {
+            Some(address) => {
+                let serving = metrics::Server::bind(address).await;
+                let serving =
+                    serving.map_err(system("cannot listen for metrics (node.metrics)"))?;
+                let calls = calls.clone();
+                Some(tokio::task::spawn_local(async move {
+                    serving.serve(calls).await
+                }))
+            }
+            None => None,
+        };
         let serving = Rc::clone(&listener);
         let server = tokio::task::spawn_local(async move { serving.serve(calls).await });
         tracing::info!(
@@ -248,8 +269,10 @@ impl Node {
         // On an error everything stays as after a crash: stale heartbeats send packets to the
         // kernel, the guard looks after terminated connections, and the next start re-adopts what is pinned.
         let ending = self.turn(&mut signals, &mut questions, &mut guard).await?;
-        server.abort();
-        let _ = server.await; // Nobody is accepted any more.
+        for server in [Some(server), metrics].into_iter().flatten() {
+            server.abort();
+            let _ = server.await; // Nobody is accepted any more.
+        }
         if let Ending::Upgrade(candidate, reply) = ending {
             let id = worker::now().as_nanos();
             let begins = (reply, candidate.announced(id));
@@ -307,6 +330,7 @@ impl Node {
 
     /// Gives everything back: first the hooks, so that no packet is punted any more, then the rest.
     async fn stop(mut self, lock: Lock, guard: Guard) {
+        self.drain_http().await;
         tracing::info!("stopping: giving the traffic back to the kernel");
         let pods: Vec<u32> = self
             .control
@@ -324,6 +348,9 @@ impl Node {
             worker.running.stop();
         }
         drop(self.workers);
+        if let Some(log) = self.access_log {
+            log.finish();
+        }
         drop(self.control);
         clean_up(&self.dir);
         guard.dismiss();
@@ -361,6 +388,14 @@ impl Node {
             }
             Request::LbList { vip } => self.services(vip).map(Answer::LbList),
             Request::Flows => self.flows().map(Answer::Flows),
+            Request::Routes { service } => Ok(Answer::Routes(self.routes(service.as_deref()))),
+            Request::Explain {
+                method,
+                url,
+                headers,
+                service,
+            } => Ok(self.explain(&method, &url, &headers, service.as_deref())),
+            Request::Metrics => self.metrics().map(Answer::Metrics),
             Request::Owned => owned(&self.dir).map(Answer::Owned).map_err(Error::from),
             Request::Reload => Ok(self.reload().await),
             Request::Upgrade { .. } => Ok(under_way()),

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crossbeam::channel;
+use crossbeam::channel::{self, Sender};
 use weft_datapath::{AffinityTable, Now, Opens, Ports, State, StateConfig};
+use weft_l7::observe::AccessRecord;
 use weft_stack::{Limits, StackConfig};
 use weft_xdp::{Adopted, BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
 
+use super::access_log::Writer;
 use super::{Baseline, Error, WorkerSide, chain, system};
 use crate::config::{self, Config, FastPath, InterfaceInfo};
 use crate::control::{Control, WorkerHandle, checked};
@@ -22,6 +24,7 @@ const RING: u32 = 2048;
 pub(super) struct TakenOver {
     pub(super) control: Control<Steering>,
     pub(super) workers: Vec<WorkerSide>,
+    pub(super) access_log: Option<Writer>,
     pub(super) baseline: Baseline,
     /// When the workers had the tables.
     pub(super) at: Now,
@@ -118,6 +121,7 @@ pub(super) async fn workers(
     control: &mut Control<Steering>,
     config: &Config,
     pair: &PairInfo,
+    access_log: Option<Sender<AccessRecord>>,
 ) -> Result<Vec<WorkerSide>, Error> {
     let cores = &config.workers.cores;
     let mut handles = Vec::new();
@@ -198,6 +202,9 @@ pub(super) async fn workers(
                 },
                 timeouts: Default::default(),
             },
+            layer7: control.layer7(),
+            access_log: access_log.clone(),
+            seed: seed(),
             handover,
             commands: asked,
             shared,

@@ -59,6 +59,7 @@ impl Node {
         };
         let xdp_mode = netlink::xdp_mode(self.pair.weft1_ifindex).await?.name();
         let config = self.control.config();
+        let http = self.http_sums()?;
         Ok(Status {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -79,6 +80,8 @@ impl Node {
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
             pods: self.pods(),
+            http: Self::http_services(&http),
+            access_log_lost: http.records_lost,
             ledger: ledger(&first),
             audit,
         })
@@ -290,6 +293,8 @@ impl Node {
                 FlowKind::Direct => "direct",
                 FlowKind::Kernel => "kernel",
                 FlowKind::Terminated => "terminated",
+                FlowKind::Client => "client",
+                FlowKind::Upstream => "upstream",
             }
             .into(),
             service: flow.kind().serves().then(|| service.to_string()),
@@ -303,7 +308,7 @@ impl Node {
             age_ms: now.since(flow.created()).as_millis() as u64,
             idle_ms: now.since(flow.last_seen()).as_millis() as u64,
             tier: match flow.kind() {
-                FlowKind::Terminated => 2,
+                kind if kind.ends_here() => 2,
                 _ => 1,
             },
             worker: Some(flow.owner()),
@@ -397,7 +402,7 @@ fn flow_slice(
 }
 
 /// Asks one worker, and waits for the answer. `None` when it does not come in time.
-fn ask<A>(
+pub(super) fn ask<A>(
     commands: &channel::Sender<Command>,
     waker: &Waker,
     asked: Command,

@@ -36,7 +36,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// longer than a step can make up for, and briefly while their time is running out.
     pub fn nap(&self, now: Now) -> Duration {
         let longest = self.heartbeat_limit / 4;
-        let longest = match self.tcp.next() {
+        let due = self.tcp.next().into_iter().chain(self.http.next()).min();
+        let longest = match due {
             Some(due) => longest.min(due.since(now)),
             None => longest,
         };

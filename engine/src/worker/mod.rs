@@ -1,6 +1,7 @@
 //! The data core: one worker, run to completion, the same under AF_XDP, in memory and from a pcap.
 
 mod handover;
+mod http;
 mod idle;
 mod stats;
 mod tcp;
@@ -21,14 +22,18 @@ use weft_datapath::{
     Verdict, process,
 };
 
+use weft_l7::observe::AccessRecord;
 use weft_stack::StackConfig;
 use weft_xdp::{PinOutcome, PinWriter};
 
 pub use handover::{HandOver, Waker};
+pub use http::{HttpCounts, HttpReport};
 pub use stats::{Shared, Snapshot, Totals};
 pub use tcp::TcpReport;
 pub use thread::{Running, Spawn, now, spawn};
 
+use crate::layer7::Layer7;
+use http::Http;
 use tcp::Tcp;
 
 /// How often at most a worker does what no packet asks for: it moves the clock hand of the flow table
@@ -66,6 +71,13 @@ pub enum Command {
         /// Where the answer goes.
         reply: Sender<FlowSlice>,
     },
+    /// End clients' connections to HTTP stages in order, once they have no request under way.
+    Drain,
+    /// Say how the HTTP stages do.
+    Http {
+        /// Where the answer goes.
+        reply: Sender<HttpReport>,
+    },
     /// Say how the TCP stack does; `None` if there has been no need of one.
     Tcp {
         /// Where the answer goes.
@@ -92,6 +104,7 @@ pub struct Worker<IO: PacketIo, P: PinSink> {
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     state: State,
     tcp: Tcp,
+    http: Http,
     handover: HandOver,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -116,6 +129,12 @@ pub struct Parts<IO, P> {
     pub state: State,
     /// What the TCP stack is made of when a connection ends here for the first time.
     pub stack: StackConfig,
+    /// The published HTTP stages.
+    pub layer7: Arc<ArcSwap<Layer7>>,
+    /// Where requests are logged, if they are.
+    pub access_log: Option<Sender<AccessRecord>>,
+    /// Decides what the HTTP stages choose at random.
+    pub seed: u64,
     /// Rings to and from the other workers.
     pub handover: HandOver,
     /// Questions from control.
@@ -135,6 +154,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             tables,
             state,
             stack,
+            layer7,
+            access_log,
+            seed,
             handover,
             commands,
             shared,
@@ -149,6 +171,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             tables: Cache::new(tables),
             state,
             tcp: Tcp::new(stack),
+            http: Http::new(layer7, access_log, seed),
             handover,
             commands,
             shared,
@@ -178,12 +201,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// follows.
     pub fn turn(&mut self, now: Now) -> usize {
         let tables = Arc::clone(self.tables.load()); // One generation for the whole step.
+        let originated = self.local.totals.originated;
         if self.was_away(now) {
             self.state.was_away(now + tables.grace());
         }
         let bulk = self.take_bulk(now, &tables);
         if self.local.generation != tables.generation {
             self.tcp.tables_changed(now);
+            self.http.tables_changed();
         }
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
@@ -203,6 +228,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             self.kept_house_at = now;
             self.forget_flows(now, since, &tables);
             self.state.fragments.expire(now, FRAGMENTS_BUDGET);
+            self.http.forget_services();
         }
         self.transmit();
         self.serve_tcp(now, &tables);
@@ -210,7 +236,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let changed = self.local.generation != tables.generation;
         self.local.generation = tables.generation;
         let handled = bulk + received + released + handed;
-        if handled > 0 || changed || housekeeping {
+        if handled > 0 || changed || housekeeping || self.local.totals.originated > originated {
             self.publish(); // Before the doorbell: no frame is seen elsewhere that is not counted here.
         }
         self.handover.doorbell();
@@ -228,6 +254,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         self.handover.waiting() > 0
             || self.state.fragments.released() > 0
             || !self.commands.is_empty()
+            || self.http.has_work()
     }
 
     /// The packet I/O, for the thread that waits on it.
@@ -441,6 +468,10 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 let end = start.saturating_add(room);
                 let next = (end < table.places()).then_some(end);
                 let _ = reply.try_send(FlowSlice { flows, next }); // The asker may have left.
+            }
+            Command::Drain => self.http.drain(),
+            Command::Http { reply } => {
+                let _ = reply.try_send(self.http.report());
             }
             Command::Tcp { reply } => {
                 let _ = reply.try_send(self.tcp.report());

@@ -2,13 +2,13 @@
 
 use weft_datapath::wire::ethernet;
 use weft_datapath::{
-    Address, BURST_MAX, Claim, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject,
-    MAX_IFINDEX, Now, PIN_OPS_PER_FRAME, PacketIo, Parsed, Ports, Protocol, Stage, State, Tables,
-    Tuple, Verdict, older, parse,
+    Address, BURST_MAX, Claim, DropReason, Egress, FlowId, FlowKey, FrameBuf, Hook, Ingress,
+    Inject, MAX_IFINDEX, Now, PIN_OPS_PER_FRAME, PacketIo, Parsed, Ports, Protocol, Stage, State,
+    Tables, Tuple, Verdict, older, parse,
 };
 use weft_stack::{
     Accepted, Arrival, Connect, ConnectError, Counters, Holdings, Listeners, Outgoing, Route,
-    ServiceId, ServiceOptions, Stack, StackConfig, Transmit,
+    ServiceId, ServiceOptions, Stack, StackConfig, Stream, Transmit,
 };
 
 use super::{PinSink, Worker};
@@ -136,6 +136,11 @@ impl Tcp {
             })
     }
 
+    /// Counts a connection for which no flow or connection could be made.
+    pub(super) fn refuse(&mut self, reason: DropReason) {
+        self.refused[reason as usize] += 1;
+    }
+
     fn knows(&self, frame: &[u8]) -> bool {
         let Some(stack) = &self.stack else {
             return false;
@@ -178,8 +183,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                 self.write_pins();
             }
             self.sever();
-            self.join(accepted, now, tables);
+            let to = &accepted.tuple;
+            let service = tables.service(&to.dst, to.dport, Protocol::Tcp);
+            match service.map(|service| service.options().stage) {
+                Some(Stage::Http(_)) => self.admit(accepted, now, tables),
+                _ => self.join(accepted, now, tables),
+            }
         }
+        self.serve_http(now, tables);
         self.write_pins(); // Before the SYNs that they steer the answers to.
         self.send_tcp(now);
         self.note_finished(now);
@@ -201,7 +212,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     }
 
     /// Resets the connections of flows that are no more.
-    fn sever(&mut self) {
+    pub(super) fn sever(&mut self) {
         for severed in self.state.severed.drain(..) {
             let tag = tag_of(&severed.key, severed.answer);
             self.tcp.stack().abort(&severed.key.tuple, tag);
@@ -219,27 +230,40 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         }
     }
 
-    /// Opens the connection to a backend for a client that has come, and joins the two. A client for whom there is
-    /// none is reset.
+    /// Joins a client's connection to one to a backend. A client for whom there is none is reset.
     fn join(&mut self, accepted: Accepted, now: Now, tables: &Tables) {
+        let terminated = self.state.terminate(key_of(&accepted), now, tables);
         let Accepted {
             stream,
             service,
-            tuple,
             route,
+            ..
         } = accepted;
-        let key = FlowKey {
-            tuple,
-            ifindex: egress(route.tag).ifindex,
-        };
-        let id = match self.state.terminate(key, now, tables) {
-            Ok(id) => id,
-            Err(reason) => {
-                self.tcp.refused[reason as usize] += 1;
-                return stream.abort();
+        match terminated.and_then(|id| self.open(id, service, route.tag, now, tables)) {
+            Ok(upstream) => {
+                stream.set_segmentation(self.io.has_bulk());
+                self.tcp.stack().splice(stream, upstream);
             }
-        };
-        let connect = self.state.flows.at(id).and_then(|flow| {
+            Err(reason) => {
+                self.tcp.refuse(reason);
+                stream.abort();
+            }
+        }
+    }
+
+    /// Opens the connection to a backend that a flow is for; without one, the flow is over. `payer`: the tag of the client's
+    /// connection.
+    pub(super) fn open(
+        &mut self,
+        id: FlowId,
+        service: ServiceId,
+        payer: u32,
+        now: Now,
+        tables: &Tables,
+    ) -> Result<Stream, DropReason> {
+        let flow = self.state.flows.at(id);
+        let options = flow.map(|flow| options(tables, &flow.tuple()));
+        let connect = flow.and_then(|flow| {
             let reply = weft_datapath::Direction::Reply;
             let (back, from) = (flow.backend_tuple(), flow.key(reply)?);
             let tag = tag_of(&from, flow.answer(reply)?);
@@ -251,26 +275,24 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
                     mtu: ROUTE_MTU,
                 },
                 service,
-                payer: route.tag,
+                payer,
             })
         });
-        let options = options(tables, &tuple);
-        let opened = connect.map(|connect| self.tcp.stack().connect(&connect, &options, now));
+        let opened = connect
+            .zip(options)
+            .map(|(connect, options)| self.tcp.stack().connect(&connect, &options, now));
         match opened {
             Some(Ok(upstream)) => {
-                let bulk = self.io.has_bulk();
-                stream.set_segmentation(bulk);
-                upstream.set_segmentation(bulk);
-                self.tcp.stack().splice(stream, upstream);
+                upstream.set_segmentation(self.io.has_bulk());
+                Ok(upstream)
             }
             failed => {
                 let reason = match failed {
                     Some(Err(ConnectError::Limit(_))) => DropReason::FlowTableFull,
                     _ => DropReason::TupleClash,
                 };
-                self.tcp.refused[reason as usize] += 1;
                 self.state.not_connected(id, now);
-                stream.abort();
+                Err(reason)
             }
         }
     }
@@ -354,7 +376,7 @@ struct Listening<'t>(&'t Tables);
 impl Listeners for Listening<'_> {
     fn lookup(&self, local: Address, port: u16, _: u32) -> Option<(ServiceId, ServiceOptions)> {
         let service = self.0.service(&local, port, Protocol::Tcp)?;
-        let ends_here = service.options().stage != Stage::L4 && service.serves();
+        let ends_here = service.options().stage.terminates() && service.accepts();
         // The numbers of service ports count up from 0; two that are equal modulo this share limits.
         ends_here.then(|| (ServiceId(service.id() as u16), limits(service)))
     }
@@ -399,8 +421,16 @@ fn tag(egress: Egress) -> u32 {
     egress.ifindex | (egress.inject as u32) << MAX_IFINDEX.count_ones()
 }
 
+/// The key of what the client of an accepted connection sends.
+pub(super) fn key_of(accepted: &Accepted) -> FlowKey {
+    FlowKey {
+        tuple: accepted.tuple,
+        ifindex: egress(accepted.route.tag).ifindex,
+    }
+}
+
 /// The tag of the connection whose peer's packets have this key, and are answered in this way.
-fn tag_of(key: &FlowKey, inject: Inject) -> u32 {
+pub(super) fn tag_of(key: &FlowKey, inject: Inject) -> u32 {
     tag(Egress {
         ifindex: key.ifindex,
         inject,

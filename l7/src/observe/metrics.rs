@@ -32,6 +32,12 @@ impl Histogram {
         self.sum = self.sum.saturating_add(micros);
     }
 
+    /// Adds those of another worker.
+    pub fn add(&mut self, other: &Self) {
+        add(&mut self.counts, &other.counts);
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+
     /// Observations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -103,7 +109,49 @@ impl Default for ServiceMetrics {
     }
 }
 
+fn add<const N: usize>(sums: &mut [u64; N], more: &[u64; N]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum += more;
+    }
+}
+
 impl ServiceMetrics {
+    /// Adds those of another worker.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            connections,
+            connections_refused,
+            connections_lost,
+            tunnels,
+            stalled,
+            panics,
+            upstream_connections,
+            retries,
+            rejected,
+            upstream_rejected,
+            flags,
+            requests,
+            duration,
+            backend_duration,
+        } = self;
+        *connections += other.connections;
+        *connections_refused += other.connections_refused;
+        *connections_lost += other.connections_lost;
+        *tunnels += other.tunnels;
+        *stalled += other.stalled;
+        *panics += other.panics;
+        *upstream_connections += other.upstream_connections;
+        *retries += other.retries;
+        add(rejected, &other.rejected);
+        add(upstream_rejected, &other.upstream_rejected);
+        add(flags, &other.flags);
+        for (series, count) in &other.requests {
+            *requests.entry(series.clone()).or_default() += count;
+        }
+        duration.add(&other.duration);
+        backend_duration.add(&other.backend_duration);
+    }
+
     /// Requests that have ended.
     pub fn total(&self) -> u64 {
         self.requests.values().sum()

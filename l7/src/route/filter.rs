@@ -31,7 +31,7 @@ impl HeaderModifier {
     }
 
     /// The first field that no filter may touch: it would change how the message is framed, or to whom it was sent.
-    pub(super) fn reserved(&self) -> Option<&HeaderName> {
+    pub fn reserved(&self) -> Option<&HeaderName> {
         let set = self.set.iter().chain(&self.add).map(|(name, _)| name);
         set.chain(&self.remove).find(|name| {
             [

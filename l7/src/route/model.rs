@@ -79,6 +79,13 @@ pub enum PathMatch {
     Prefix(String),
 }
 
+impl PathMatch {
+    /// Whether a request can match it, and it hides nothing.
+    pub fn is_sound(&self) -> bool {
+        super::matching::Path::new(self).is_some()
+    }
+}
+
 impl Default for PathMatch {
     fn default() -> Self {
         Self::Prefix("/".into())

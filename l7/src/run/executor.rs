@@ -168,6 +168,19 @@ impl Executor {
         ran
     }
 
+    /// Wakes every task.
+    pub(crate) fn wake_all(&self) {
+        let tasks = self.tasks.borrow();
+        for (_, task) in tasks.groups.iter().flatten() {
+            task.handle.wake_by_ref();
+        }
+    }
+
+    /// Whether a task wants to be polled.
+    pub(crate) fn is_woken(&self) -> bool {
+        !lock(&self.ready).groups.is_empty()
+    }
+
     /// Polls one task; an error is its panic.
     fn poll(&self, group: usize, woken: Woken) -> Result<(), ()> {
         let (mut future, waker) = {

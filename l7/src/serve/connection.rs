@@ -150,7 +150,9 @@ async fn http1<S: Stream>(
             }
             match ready!(patience.poll(cx)) {
                 Impatience::Head => client.leg.refuse(Reject::HeadTimeout),
-                Impatience::Idle => Pin::new(&mut connection).graceful_shutdown(),
+                Impatience::Idle | Impatience::Drained => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
                 Impatience::Stalled => return Poll::Ready(false),
             }
         }
@@ -232,10 +234,11 @@ async fn http2<S: Stream>(
                 return Poll::Ready(true);
             }
             match ready!(patience.poll(cx)) {
-                Impatience::Idle if !ending => {
+                Impatience::Idle | Impatience::Drained if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                Impatience::Drained => {}
                 _ => return Poll::Ready(false),
             }
         }
@@ -251,6 +254,8 @@ async fn http2<S: Stream>(
 enum Impatience {
     Head,
     Idle,
+    /// The stage ends: once for each connection.
+    Drained,
     Stalled,
 }
 
@@ -260,6 +265,7 @@ struct Patience<'c, S> {
     config: &'c ServiceConfig,
     client: &'c Client,
     alarm: Alarm,
+    drained: bool,
 }
 
 impl<'c, S> Patience<'c, S> {
@@ -269,10 +275,14 @@ impl<'c, S> Patience<'c, S> {
             config,
             client,
             alarm: service.shared.timers.alarm(),
+            drained: false,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Impatience> {
+        if self.service.shared.draining.get() && !std::mem::replace(&mut self.drained, true) {
+            return Poll::Ready(Impatience::Drained);
+        }
         let (client, timeouts) = (self.client, &self.config.timeouts);
         let idle = client.underway.get() == 0 && client.leg.is_between();
         let idle = idle.then(|| client.idle_since.get() + timeouts.idle);

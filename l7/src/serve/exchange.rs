@@ -263,7 +263,10 @@ impl<'x, S: Stream> Exchange<'x, S> {
             BackendProtocol::Http1 => Protocol::Http1,
             BackendProtocol::H2c => Protocol::Http2,
         };
-        let source = self.config.source;
+        let source = match endpoint.sees_client() {
+            true => Source::Client,
+            false => self.config.source,
+        };
         let key = Key {
             client: (source == Source::Client).then_some(self.client.meta.client),
             protocol,

@@ -22,6 +22,8 @@ pub(crate) struct Shared<S> {
     pub(crate) executor: Executor,
     upstreams: RefCell<Box<dyn Upstreams<S>>>,
     random: Cell<u64>,
+    /// Connections end as soon as they have no request under way.
+    pub(crate) draining: Cell<bool>,
     pub(crate) log: RefCell<Log>,
 }
 
@@ -32,6 +34,7 @@ impl<S> Shared<S> {
             executor: Executor::default(),
             upstreams: RefCell::new(upstreams),
             random: Cell::new(seed),
+            draining: Cell::new(false),
             log: RefCell::default(),
         }
     }

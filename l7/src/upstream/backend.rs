@@ -45,7 +45,7 @@ impl Backend {
             })
             .collect();
         for (endpoint, wanted) in endpoints.iter().zip(&config.endpoints) {
-            endpoint.configure(wanted.state, config.limits);
+            endpoint.configure(wanted, config.limits);
         }
         for endpoint in old {
             if !endpoints.iter().any(|stays| Rc::ptr_eq(stays, &endpoint)) {

@@ -45,6 +45,8 @@ pub struct EndpointConfig {
     pub address: SocketAddr,
     /// Whether it takes requests.
     pub state: EndpointState,
+    /// It sees the client whatever the service's source is, so a connection to it is one client's only.
+    pub sees_client: bool,
 }
 
 /// Whether an endpoint takes requests (KEP-1669, as at layer 4). One that is not listed any more takes none, and what it

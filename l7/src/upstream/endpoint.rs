@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use super::connection::{Connection, Sender};
-use super::{BackendLimits, EndpointState};
+use super::{BackendLimits, EndpointConfig, EndpointState};
 use crate::observe::Protocol;
 
 /// Whose a connection is. With `source = "client"` it is one client's connection's; else everybody's.
@@ -54,6 +54,7 @@ struct Waiters {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     state: Cell<EndpointState>,
+    sees_client: Cell<bool>,
     retired: Cell<bool>,
     limits: Cell<BackendLimits>,
     requests: Cell<usize>,
@@ -105,6 +106,7 @@ impl Endpoint {
         Self {
             address,
             state: Cell::new(EndpointState::Unready),
+            sees_client: Cell::new(false),
             retired: Cell::new(false),
             limits: Cell::default(),
             requests: Cell::new(0),
@@ -114,14 +116,20 @@ impl Endpoint {
         }
     }
 
-    pub(crate) fn configure(&self, state: EndpointState, limits: BackendLimits) {
-        self.state.set(state);
+    pub(crate) fn configure(&self, wanted: &EndpointConfig, limits: BackendLimits) {
+        self.state.set(wanted.state);
+        self.sees_client.set(wanted.sees_client);
         self.limits.set(limits);
         self.wake();
     }
 
     pub(crate) fn state(&self) -> EndpointState {
         self.state.get()
+    }
+
+    /// Whether a connection to it is one client's only.
+    pub(crate) fn sees_client(&self) -> bool {
+        self.sees_client.get()
     }
 
     /// Requests under way.

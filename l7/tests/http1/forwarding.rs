@@ -343,3 +343,30 @@ fn amb_11_a_change_of_routes_leaves_what_is_under_way() {
     assert_eq!(status(&client.read()), 404);
     world.pass(Duration::from_secs(1));
 }
+
+#[test]
+fn a_stage_that_ends_lets_requests_finish_and_ends_connections_in_order() {
+    let mut world = World::new(service());
+    let (mut idle, _endpoint, _) = world.exchange(&get("/"), &ok("one"));
+    assert_eq!(idle.read(), ok("one"));
+    let mut busy = world.client();
+    busy.send(get("/"));
+    let mut endpoint = world.opened();
+    world.stage.drain();
+    world.run();
+    assert!(idle.is_ended());
+    endpoint.send(ok("two"));
+    world.run();
+    let answer = busy.read();
+    assert!(answer.ends_with("two"), "{answer}");
+    assert!(busy.is_ended());
+    // What comes now is served once.
+    let mut late = world.client();
+    late.send(get("/"));
+    world.opened().send(ok("three"));
+    world.run();
+    assert!(late.read().ends_with("three"));
+    assert!(late.is_ended());
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.stage.connections(SERVICE), 0);
+}

@@ -207,6 +207,7 @@ pub fn backend(endpoints: u8) -> BackendConfig {
             .map(|n| EndpointConfig {
                 address: address(n),
                 state: EndpointState::Ready,
+                sees_client: false,
             })
             .collect(),
         ..BackendConfig::default()

@@ -15,12 +15,23 @@ pub enum FlowKind {
     /// To a service, and ended here: the client's connection and the one to the backend. Its packets are the TCP
     /// stack's, which also says when it is over.
     Terminated,
+    /// A client's connection to a service, ended here by itself: its requests go on over others. As [`Terminated`](Self::Terminated)
+    /// with only the client's direction.
+    Client,
+    /// A connection to a backend that requests go on over. As [`Terminated`](Self::Terminated) with only the backend's direction.
+    Upstream,
 }
 
 impl FlowKind {
     /// Whether it is to a service port, and one of those that it may have.
     pub const fn serves(self) -> bool {
-        matches!(self, Self::Service | Self::Terminated)
+        matches!(self, Self::Service) || self.ends_here()
+    }
+
+    /// Whether its packets are the TCP stack's.
+    #[inline]
+    pub const fn ends_here(self) -> bool {
+        matches!(self, Self::Terminated | Self::Client | Self::Upstream)
     }
 }
 

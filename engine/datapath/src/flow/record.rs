@@ -55,7 +55,8 @@ pub struct Flow {
     // Third line: cold, but for the few flows with a source of their own.
     source: Address,
     source_port: u16,
-    /// Its client has begun anew from the same port: the forward key is another flow's.
+    /// Its client has begun anew from the same port, or it never had the client's direction: the forward key is another
+    /// flow's.
     superseded: bool,
     created: Now,
     cookie: u64,
@@ -122,10 +123,15 @@ impl Flow {
             l3,
             l4,
             state: match new.kind {
-                FlowKind::Terminated => FlowState::Established, // The client has opened it already.
+                kind if kind.ends_here() => FlowState::Established, // The client has opened it already.
                 kind => FlowState::first(tuple.proto, kind == FlowKind::Kernel),
             },
-            heard: 0,
+            // The half that it does not have is over from the start on.
+            heard: match new.kind {
+                FlowKind::Client => 1 << Direction::Reply as u8,
+                FlowKind::Upstream => 1 << Direction::Forward as u8,
+                _ => 0,
+            },
             live: true,
             replies,
             source: source.address,
@@ -136,7 +142,7 @@ impl Flow {
             backend: new.backend,
             owner: new.owner,
             manners: u8::from(new.reset) * RESETS + u8::from(new.leaves) * LEAVES,
-            superseded: false,
+            superseded: new.kind == FlowKind::Upstream,
             counted: true,
             member: new.member,
         };
@@ -387,7 +393,7 @@ impl Flow {
     /// not taken for anything else.
     #[cold]
     pub(crate) fn removed(&self, now: Now, tables: &Tables) -> bool {
-        self.kind != FlowKind::Terminated
+        !self.kind.ends_here()
             && self.server_slot.as_member().is_some()
             && !tables.holds(self.server_slot)
             && !self.timed_out(now)

@@ -55,7 +55,7 @@ fn to_vip(
     if pod.draining() {
         return to_kernel(frame, back, KernelReason::Draining, state);
     }
-    let ends_here = service.is_some_and(|service| service.options().stage != Stage::L4);
+    let ends_here = service.is_some_and(|service| service.options().stage.terminates());
     if !packet.opens() {
         if !state.grace(pod, now) {
             return if ends_here {
@@ -69,7 +69,7 @@ fn to_vip(
         }
         return older_than_enrolment(frame, packet, key, pod, now, tables, state);
     }
-    let Some(service) = service.filter(|service| service.serves()) else {
+    let Some(service) = service.filter(|service| service.accepts()) else {
         let rejected = reject(frame, packet, state.icmp_errors.about(ifindex, now));
         return replied(frame, rejected, ifindex, state);
     };

@@ -1,12 +1,12 @@
 //! Flows that end here: what the TCP stack and the flow table tell each other of their connections.
 
 use super::Part;
-use crate::choice::open_service;
-use crate::flow::{Direction, FlowId};
+use crate::choice::{UpstreamSpec, add, open_service, open_upstream, refusal};
+use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, NewFlow};
 use crate::parse::TcpFlags;
-use crate::tables::Stage;
+use crate::tables::{Pod, ServicePort, Stage};
 use crate::wire::ethernet;
-use crate::{DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, Protocol, State, Tables};
+use crate::{DropReason, FlowKey, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables};
 
 /// What comes from here: it has hops, and no length yet.
 const FROM_HERE: Part = Part {
@@ -27,6 +27,74 @@ impl State {
         now: Now,
         tables: &Tables,
     ) -> Result<FlowId, DropReason> {
+        let (pod, service) = self.begin(&key, now, tables)?;
+        if !service.serves() {
+            return Err(DropReason::UnknownFlow);
+        }
+        let stage = match service.options().stage {
+            Stage::L4 | Stage::Http(_) => Stage::Tcp(Default::default()), // As it was when the client began.
+            stage => stage,
+        };
+        open_service((service, stage), key, pod, &FROM_HERE, now, tables, self)
+    }
+
+    /// A client's connection to the HTTP stage has been accepted: adds its flow.
+    ///
+    /// # Errors
+    /// The bound, or what has changed since the client's SYN: then the client is to be reset.
+    pub fn admit(&mut self, key: FlowKey, now: Now, tables: &Tables) -> Result<FlowId, DropReason> {
+        let (pod, service) = self.begin(&key, now, tables)?;
+        let flow = NewFlow {
+            key,
+            end: FlowEnd {
+                address: key.tuple.dst,
+                port: key.tuple.dport,
+                ifindex: 0,
+                slot: SlotRef::FIXED,
+            },
+            source: None,
+            kind: FlowKind::Client,
+            reply: false,
+            client_slot: pod.slot,
+            service: service.id(),
+            member: SlotRef::FIXED,
+            max_flows: service.options().max_flows,
+            reset: false,
+            backend: None,
+            leaves: false,
+            owner: self.worker,
+            cookie: self.cookie(),
+            now,
+        };
+        add(flow, now, tables, self).map_err(refusal)
+    }
+
+    /// The HTTP stage wants a connection to a backend: adds the flow, which says between which ends it is to be opened
+    /// ([`Flow::backend_tuple`](crate::Flow::backend_tuple)).
+    ///
+    /// # Errors
+    /// The bound, or that the backend has left meanwhile.
+    pub fn connect(
+        &mut self,
+        wanted: &UpstreamSpec<'_>,
+        now: Now,
+        tables: &Tables,
+    ) -> Result<FlowId, DropReason> {
+        if self.room() < PIN_OPS_PER_FRAME {
+            return Err(DropReason::PinRoom);
+        }
+        let pod = tables.pod_by_ifindex(wanted.client.ifindex);
+        let pod = pod.ok_or(DropReason::UnknownFlow)?;
+        open_upstream(wanted, pod, now, tables, self)
+    }
+
+    /// Who the client of a new connection is and what it asks; an old one from the same port is over.
+    fn begin<'t>(
+        &mut self,
+        key: &FlowKey,
+        now: Now,
+        tables: &'t Tables,
+    ) -> Result<(&'t Pod, &'t ServicePort), DropReason> {
         if self.room() < PIN_OPS_PER_FRAME {
             return Err(DropReason::PinRoom);
         }
@@ -35,16 +103,12 @@ impl State {
             .ok_or(DropReason::UnknownFlow)?;
         let service = tables
             .service(&key.tuple.dst, key.tuple.dport, Protocol::Tcp)
-            .filter(|service| service.serves())
+            .filter(|service| service.accepts())
             .ok_or(DropReason::UnknownFlow)?;
-        let stage = match service.options().stage {
-            Stage::L4 => Stage::Tcp(Default::default()), // As it was when the client began.
-            stage => stage,
-        };
-        if let Some((before, Direction::Forward)) = self.flows.find(&key) {
+        if let Some((before, Direction::Forward)) = self.flows.find(key) {
             self.begun_anew(before, now);
         }
-        open_service((service, stage), key, pod, &FROM_HERE, now, tables, self)
+        Ok((pod, service))
     }
 
     /// The client has begun another connection from the same port, so its old one is over. That to the backend may still

@@ -9,6 +9,7 @@ use crate::support::*;
 mod bounds;
 mod ends;
 mod errors;
+mod legs;
 mod life;
 mod property;
 
@@ -155,7 +156,7 @@ impl Pins {
                 };
                 assert_eq!(state.flows.find(&key), Some((id, direction)));
                 // With one worker, those of the others are its own whatever is said of them.
-                if flow.kind() == FlowKind::Terminated || flow.hook(direction) == Hook::ToPod {
+                if flow.kind().ends_here() || flow.hook(direction) == Hook::ToPod {
                     count += 1;
                     let expected = (flow.cookie(), flow.answer(direction));
                     assert_eq!(self.0.get(&key), Some(&expected), "{key:?}");

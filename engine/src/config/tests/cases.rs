@@ -140,14 +140,51 @@ pub(super) const CASES: &[(&str, &str)] = &[
         "node.toml:2: workers.fast_path: \"on\" is not one of \"off\", \"flows\", \"full\"",
     ),
     (
-        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"http\" },\n  { name = \"c\", port = 82, stage = \"tcp\", protocol = \"udp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n  { name = \"e\", port = 84, source = \"node\" },\n  { name = \"f\", port = 85, stage = \"tcp\", source = \"pod\" },\n]\n",
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nalgorithm = \"least_conn\"\nendpoints = []\nports = [\n  { name = \"a\", port = 80, protocol = \"sctp\" },\n  { name = \"b\", port = 81, stage = \"https\" },\n  { name = \"c\", port = 82, stage = \"tcp\", protocol = \"udp\" },\n  { name = \"d\", port = 83, stage = \"tls\" },\n  { name = \"e\", port = 84, source = \"node\" },\n  { name = \"f\", port = 85, stage = \"tcp\", source = \"pod\" },\n]\n",
         "node.toml:4: service[0].algorithm: \"least_conn\" is not one of \"maglev\", \"round_robin\", \"random\", \"least_connections\"\n\
          node.toml:7: service[0].ports[0].protocol: \"sctp\" is not one of \"tcp\", \"udp\"\n\
-         node.toml:8: service[0].ports[1].stage: \"http\" is not available yet in this version\n\
+         node.toml:8: service[0].ports[1].stage: \"https\" is not one of \"l4\", \"tcp\", \"http\"\n\
          node.toml:9: service[0].ports[2].stage: only TCP ports have a stage other than \"l4\"\n\
          node.toml:10: service[0].ports[3].stage: \"tls\" is not available yet in this version\n\
-         node.toml:11: service[0].ports[4].source: with stage = \"l4\" backends see the client: `source` is for \"tcp\"\n\
+         node.toml:11: service[0].ports[4].source: with stage = \"l4\" backends see the client: `source` is for \"tcp\" and \"http\"\n\
          node.toml:12: service[0].ports[5].source: \"pod\" is not one of \"client\", \"node\"",
+    ),
+    (
+        "[node]\nname = \"a\"\naccess_log = \"\"\nmetrics = \"127.0.0.1\"\n",
+        "node.toml:3: node.access_log: must not be empty\nnode.toml:4: node.metrics: \"127.0.0.1\" is not an address and port, such as 127.0.0.1:9464",
+    ),
+    // Routes.
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80 }]\nroutes = [{ name = \"r\", rules = [{ backends = [] }] }]\nhttp = { access_log = false }\n",
+        "node.toml:6: service[0].routes: no port of the service has stage = \"http\", which this is for\n\
+         node.toml:7: service[0].http: no port of the service has stage = \"http\", which this is for",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
+         [[service.routes]]\nname = \"r\"\nhostnames = [\"-a\"]\n\
+         rules = [\n  { backends = [{ service = \"t\" }] },\n  { backends = [{ service = \"s\", port = 81 }, { service = \"s\", port = \"x\" }] },\n\
+         \x20 { matches = [{ path = { exact = \"a\" } }] },\n\
+         \x20 { redirect = { status = 304 }, request_headers = { set = { host = \"a\" } } },\n  { redirect = {}, backends = [] },\n\
+         \x20 { redirect = {}, matches = [{ path = { exact = \"/\", prefix = \"/\" }, method = \"G T\", headers = { \"a b\" = \"c\" } }] },\n]\n\
+         [[service.routes]]\nname = \"q\"\nrules = []\n[service.http]\nhead_fields = 101\n",
+        "node.toml:8: service[0].routes[0].hostnames[0]: \"-a\" is not a hostname: labels of a-z, 0-9 and -, with *. in front for a wildcard\n\
+         node.toml:10: service[0].routes[0].rules[0].backends[0]: there is no service \"t\" with exactly one TCP port\n\
+         node.toml:12: service[0].routes[0].rules[2]: needs either `backends` or `redirect`\n\
+         node.toml:12: service[0].routes[0].rules[2].matches[0].path.exact: \"a\" is not a path: it begins with / and has no query, fragment, empty or dot element\n\
+         node.toml:13: service[0].routes[0].rules[3].redirect.status: 304 is not one of 301, 302, 303, 307, 308\n\
+         node.toml:13: service[0].routes[0].rules[3].request_headers: \"host\" is not a field that may be changed: it frames or routes the message\n\
+         node.toml:14: service[0].routes[0].rules[4].redirect: `backends` and `redirect` exclude each other\n\
+         node.toml:15: service[0].routes[0].rules[5].matches[0].headers.\"a b\": \"a b\" is not a header field's name\n\
+         node.toml:15: service[0].routes[0].rules[5].matches[0].method: \"G T\" is not a method, such as GET\n\
+         node.toml:15: service[0].routes[0].rules[5].matches[0].path.prefix: `exact` and `prefix` exclude each other\n\
+         node.toml:19: service[0].routes[1].rules: must not be empty\n\
+         node.toml:21: service[0].http.head_fields: 101 is not in 1..=100",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
+         [[service.routes]]\nname = \"r\"\nrules = [{ backends = [{ service = \"s\", port = 81 }, { service = \"s\", port = \"x\" }, { service = \"s\" }] }]\n",
+        "node.toml:8: service[0].routes[0].rules[0].backends[0]: there is no service \"s\" with TCP port 81\n\
+         node.toml:8: service[0].routes[0].rules[0].backends[1]: there is no service \"s\" with a TCP port \"x\"",
     ),
     // Durations.
     (

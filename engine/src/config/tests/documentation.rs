@@ -107,6 +107,30 @@ fn every_kind_of_error_has_an_example_that_is_true() {
 }
 
 #[test]
+fn every_example_is_valid() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
+    let mut read = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        valid(&text);
+        read += 1;
+    }
+    assert!(read >= 2);
+}
+
+/// What is written as TOML in the documentation is a piece of a valid configuration.
+#[test]
+fn the_routes_of_the_documentation_are_valid() {
+    let (_, rest) = DOCUMENTATION.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let others = ["v1", "v2", "v3"].map(|version| {
+        format!("[[service]]\nname = \"default/reviews-{version}\"\ncluster_ip = \"10.96.1.{}\"\nendpoints = []\nports = [{{ port = 80 }}]\n", &version[1..])
+    });
+    let config = valid(&format!("{text}\n{}", others.concat()));
+    assert!(config.services[0].is_http());
+}
+
+#[test]
 fn the_quickstart_is_valid() {
     let config = valid(QUICKSTART);
     assert_eq!(config.pods.len(), 3);

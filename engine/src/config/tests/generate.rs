@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use toml::Value;
 
 use super::super::{
-    Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Location, Node, Pod, Poll,
-    Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
+    AccessLog, Algorithm, Backends, Conditions, Config, Endpoint, FastPath, Location, Node, Pod,
+    Poll, Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 
 /// Any valid configuration; the places in it are empty.
@@ -115,6 +115,8 @@ fn node() -> impl Strategy<Value = Node> {
         drain: Duration::from_millis(drain),
         enrolment_grace: Duration::from_millis(grace),
         vip_echo,
+        access_log: AccessLog::Off,
+        metrics: None,
     })
 }
 
@@ -204,6 +206,7 @@ fn service() -> impl Strategy<Value = Service> {
                 rst_on_removal: rst,
                 session_affinity: affinity.map(Duration::from_secs),
                 max_flows,
+                http: None,
             },
         )
 }
@@ -223,6 +226,8 @@ fn port() -> impl Strategy<Value = ServicePort> {
             Just(Stage::L4),
             Just(Stage::Tcp(UpstreamSource::Client)),
             Just(Stage::Tcp(UpstreamSource::Node)),
+            Just(Stage::Http(UpstreamSource::Client)),
+            Just(Stage::Http(UpstreamSource::Node)),
         ],
     )
         .prop_map(|(name, protocol, port, target_port, stage)| ServicePort {
@@ -340,6 +345,8 @@ fn render_port(port: &ServicePort) -> String {
         Stage::L4 => "stage = \"l4\"",
         Stage::Tcp(UpstreamSource::Client) => "stage = \"tcp\"",
         Stage::Tcp(UpstreamSource::Node) => "stage = \"tcp\", source = \"node\"",
+        Stage::Http(UpstreamSource::Client) => "stage = \"http\"",
+        Stage::Http(UpstreamSource::Node) => "stage = \"http\", source = \"node\"",
     };
     let port = port.port;
     format!(

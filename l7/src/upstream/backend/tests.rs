@@ -21,6 +21,7 @@ fn config(algorithm: Algorithm, states: &[EndpointState]) -> Arc<BackendConfig> 
             .map(|(at, state)| EndpointConfig {
                 address: address(at),
                 state: *state,
+                sees_client: false,
             })
             .collect(),
         algorithm,

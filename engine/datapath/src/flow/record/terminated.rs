@@ -1,6 +1,6 @@
 //! Flows that end here: what the TCP stack and the table tell each other of their two connections.
 
-use super::{Flow, FlowKind};
+use super::Flow;
 use crate::flow::state::FlowState;
 use crate::{Direction, Hook, Inject, Now};
 
@@ -8,7 +8,7 @@ impl Flow {
     /// How what answers a packet of that direction is injected, if the flow ends here: the way back that the TCP
     /// stack's packets take.
     pub fn answer(&self, direction: Direction) -> Option<Inject> {
-        (self.kind == FlowKind::Terminated).then(|| match self.hook(direction) {
+        self.kind.ends_here().then(|| match self.hook(direction) {
             Hook::FromPod => Inject::Peer,
             Hook::ToPod => Inject::Reingress,
         })
@@ -43,6 +43,6 @@ impl Flow {
 
     /// Whether the TCP stack has it, or should have.
     pub(crate) fn terminated(&self) -> bool {
-        self.kind == FlowKind::Terminated && self.state != FlowState::Closed
+        self.kind.ends_here() && self.state != FlowState::Closed
     }
 }

@@ -92,7 +92,7 @@ fn amb_11_a_reload_between_stages_touches_new_connections_only() {
         let of = |kinds: &[FlowKind], kind| kinds.iter().filter(|it| **it == kind).count();
         let (new, other) = match service.options.stage {
             Stage::L4 => (FlowKind::Service, FlowKind::Terminated),
-            Stage::Tcp(_) => (FlowKind::Terminated, FlowKind::Service),
+            Stage::Tcp(_) | Stage::Http(_) => (FlowKind::Terminated, FlowKind::Service),
         };
         assert_eq!(of(&after, new), of(&before, new) + 1);
         assert_eq!(of(&after, other), of(&before, other));

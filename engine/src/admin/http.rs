@@ -1,0 +1,81 @@
+//! What the admin socket says of HTTP stages.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::view::Counts;
+
+/// `weft routes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Routes {
+    /// One for each port of a VIP that is served at layer 7.
+    pub services: Vec<ServiceRoutes>,
+}
+
+/// The routes of one port of a VIP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceRoutes {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Where clients connect to.
+    pub vip: SocketAddr,
+    /// Whom endpoints see: `client` or `node`.
+    pub source: String,
+    /// Every match, and the route and rule it leads to, in the order in which they are tried.
+    pub routes: Vec<String>,
+    /// The backends that rules name, and the service's own.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend and its endpoints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backend {
+    /// `namespace/name:port`.
+    pub backend: String,
+    /// Those that take requests.
+    pub ready: usize,
+    /// All of them.
+    pub endpoints: usize,
+}
+
+/// `weft route explain`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Explained {
+    /// The service that was asked.
+    pub service: String,
+    /// Where clients connect to.
+    pub vip: SocketAddr,
+    /// Every match that was looked at, in order, up to the one that wins.
+    pub steps: Vec<Step>,
+    /// What becomes of the request.
+    pub outcome: String,
+}
+
+/// One match that was looked at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// The match, and its route and rule.
+    pub route: String,
+    /// Why it was not met; none for the one that wins.
+    pub refusal: Option<String>,
+}
+
+/// A service of `weft status` that is served at layer 7, summed over workers and VIPs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HttpService {
+    /// `namespace/name:port`.
+    pub service: String,
+    /// Clients' connections there are.
+    pub open: u64,
+    /// Clients' connections there have been.
+    pub connections: u64,
+    /// Requests that have ended, by the class of their status: `2xx`; `none` for those without.
+    pub requests: Counts,
+    /// Why requests were answered by the node, or cut short.
+    pub flags: Counts,
+    /// Requests that were refused for their form.
+    pub rejected: Counts,
+    /// What else happened: connections refused, lost and stalled, panics, tunnels, retries, connections to endpoints.
+    pub events: Counts,
+}
