@@ -214,6 +214,41 @@ fn upgrades_under_load_lose_no_flow_of_the_fast_path() -> Result<()> {
 }
 
 /// What the documents say: flows in user space end, or are made anew; the kernel has those between pods.
+/// Nor is a pod's traffic lost for want of it; a start is refused before anything is made.
+#[test]
+fn an_upgrade_goes_on_without_what_pods_do_not_need() -> Result<()> {
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let plain = config(&fixture, "full");
+        let weft = Weft::start(&fixture.lab, &plain)?;
+        let client = &fixture.client.namespace;
+        let mut talk = Talk::open(client, web(Family::V4, PEER_PORT))?;
+        let mut other = plain.clone();
+        other.node.metrics = Some("192.0.2.1:9464".into()); // Nobody's here.
+        weft.reload(&other)?;
+        upgrade(&weft, &[])?;
+        talk.ask()?;
+        ask_tcp(client, web(Family::V6, PEER_PORT))?;
+        ensure!(weft.log().contains("node.metrics"), "{}", weft.log());
+        // What waits for a restart is not yet so.
+        let mut off = plain.clone();
+        off.workers.fast_path = "off".into();
+        weft.reload(&off)?;
+        let status = weft.json(&["status"])?;
+        ensure!(status["fast_path"] == "full", "{}", status["fast_path"]);
+        weft.reload(&plain)?;
+        weft.audit()?;
+        drop(weft);
+        let refused = Weft::start(&fixture.lab, &other);
+        ensure!(refused.is_err(), "it listens at an address of others");
+        ensure!(
+            fixture.lab.node.packets("weft0").is_err(),
+            "something is left"
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn an_upgrade_without_the_fast_path_is_as_a_restart() -> Result<()> {
     with_weft(|| {

@@ -6,8 +6,11 @@ use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, NewFlow};
 use crate::icmp::Quoted;
 use crate::parse::{Parsed, parse};
 use crate::process::Part;
+use crate::tables::ServicePort;
 use crate::wire::{ethernet, ipv6};
-use crate::{FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables};
+use crate::{
+    FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables, backend_print,
+};
 
 /// The ends of a flow on the fast path: the client's packets, and the answers to them.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,12 @@ pub trait FastFlows: fmt::Debug + Send {
     /// The flow whose packets, one way or the other, have that key. A system call: not for packets that nothing is odd
     /// about.
     fn find(&self, key: &FlowKey) -> Option<FastEnds>;
+
+    /// Of a client's flow that the hooks have seen one datagram of: the [`backend_print`](crate::backend_print) of the backend that
+    /// it went to. Some cache misses.
+    fn first(&self, _client: &FlowKey) -> Option<u16> {
+        None
+    }
 }
 
 impl State {
@@ -35,6 +44,17 @@ impl State {
         if let Some(FastEnds { client, answers }) = found {
             self.adopt(client, answers, now, tables);
         }
+    }
+
+    /// The backend, by its place, that has had the flow's first datagram from the hooks, before the service became one that they
+    /// leave alone.
+    pub(crate) fn first_backend(&self, service: &ServicePort, client: &FlowKey) -> Option<usize> {
+        if client.tuple.proto != Protocol::Udp {
+            return None;
+        }
+        let print = self.fast.as_ref()?.first(client)?;
+        let mut backends = service.spec.backends.iter();
+        backends.position(|backend| backend_print(&backend.address, backend.port) == print)
     }
 
     /// The key of the packets whose flow such a frame is about, if that is not known here.

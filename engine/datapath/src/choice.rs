@@ -39,13 +39,14 @@ pub(crate) fn open_service(
     };
     let of = (&key.tuple.src, service.spec.id);
     let found = affinity.and_then(|timeout| state.affinity.find(of.0, of.1, timeout, now));
-    let usable = |backend| {
-        let at = service.position(backend)?;
-        (service.spec.backends[at].weight > 0).then_some(at)
-    };
+    let ready = |at: &usize| service.spec.backends[*at].weight > 0;
+    let usable = |backend| service.position(backend).filter(ready);
     // The client's backend, and while that is to be taken, too.
     let mut last = found.and_then(usable);
-    let mut taken = last;
+    let mut taken = match affinity {
+        Some(_) => last,
+        None => state.first_backend(service, &key).filter(ready),
+    };
     let count = service.spec.backends.len();
     let mut first = None;
     let mut at = 0;

@@ -47,6 +47,16 @@ pub fn source_hash(src: &Address, sport: u16, proto: Protocol) -> u16 {
     (hash.wrapping_mul(0x85eb_ca6b) >> 16) as u16
 }
 
+/// 15 bits that tell a backend from most others: `print_of` of `bpf/choice.h`.
+pub fn backend_print(address: &Address, port: u16) -> u16 {
+    let words = address.0.as_chunks::<4>().0;
+    let start = u32::from(port.to_be());
+    let mixed = words
+        .iter()
+        .fold(start, |mixed, word| mixed ^ u32::from_ne_bytes(*word));
+    (mixed.wrapping_mul(0x9e37_79b1) >> 17) as u16
+}
+
 /// One more word into a hash.
 #[inline]
 pub(crate) fn mix(h: u64, word: u64) -> u64 {

@@ -52,7 +52,7 @@ pub use flow::{
 };
 pub use fragment::FragmentTable;
 pub use frame::FrameBuf;
-pub use hash::{client_hash, flow_hash, source_hash};
+pub use hash::{backend_print, client_hash, flow_hash, source_hash};
 pub use icmp::IcmpMessage;
 pub use io::{FrameLedger, MemoryFrame, MemoryIo, PacketIo};
 pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, Ports};

@@ -220,7 +220,7 @@ Example:
     },
     /// Remove everything that a dead node process left behind.
     ///
-    /// Connections that ended in it are reset.     /// Run it in the network namespace of the node. Refuses while a node process runs.
+    /// Connections that ended in it are reset. Run it in the network namespace of the node. Refuses while a node process runs.
     Cleanup {
         #[command(flatten)]
         common: Common,
@@ -231,7 +231,7 @@ Example:
 enum RouteCommand {
     /// Say which rule serves a request, and why none before it does. Nothing is sent.
     ///
-    /// The service is the one at the URL's address and port, or the only one with `stage = "http"`, or is named.
+    /// The service is the one at the URL's address and port, or for a host by name the only one with `stage = "http"`, or is named.
     #[command(after_help = "\
 Example:
   weft route explain GET http://10.96.0.80:9080/reviews/1 -H 'Host: reviews' -H 'end-user: jason'")]

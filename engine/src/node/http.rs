@@ -234,7 +234,7 @@ fn explain(
     })
 }
 
-/// The service that is named, or whose VIP and port the URL has, or the only one.
+/// The service that is named, or whose VIP and port the URL has; for a host by name the only one.
 fn choose<'s>(
     services: &[&'s std::sync::Arc<layer7::HttpService>],
     uri: &Uri,
@@ -255,7 +255,7 @@ fn choose<'s>(
         services.iter().map(|known| &*known.config.name).collect();
     match (by_vip, services) {
         (Some(found), _) => Ok(found),
-        (None, [first, ..]) if names.len() == 1 => Ok(first),
+        (None, [first, ..]) if names.len() == 1 && vip.is_none() => Ok(first),
         (None, _) => Err(format!(
             "{host:?} is no address of a service with stage = \"http\": name one with --service"
         )),

@@ -116,6 +116,7 @@ struct Node {
     pair: PairInfo,
     workers: Vec<WorkerSide>,
     access_log: Option<access_log::Writer>,
+    metrics: Option<metrics::Server>,
     baseline: Baseline,
     links: netlink::Monitor,
     /// None once it has failed, which costs no packet anything.
@@ -133,6 +134,20 @@ struct Node {
     upgraded: Option<view::Upgraded>,
 }
 
+/// What pods do not need does not end an upgrade: the process goes on without, and says so. A start fails.
+fn unless_upgrading<T>(
+    made: Result<Option<T>, Error>,
+    upgrading: bool,
+) -> Result<Option<T>, Error> {
+    made.or_else(|error| {
+        if !upgrading {
+            return Err(error);
+        }
+        tracing::error!("going on without: {error}");
+        Ok(None)
+    })
+}
+
 impl Node {
     async fn start(
         files: &[PathBuf],
@@ -146,6 +161,15 @@ impl Node {
         let (interfaces, config) = start::read(files, None, interfaces).await?;
         let config = config.map_err(Error::Config)?;
         let count = config.workers.cores.len() as u16;
+        let upgrading = handover.is_some();
+        let metrics = match config.node.metrics {
+            Some(address) => {
+                let bound = metrics::Server::bind(address).await;
+                let what = "cannot listen for metrics (node.metrics)";
+                unless_upgrading(bound.map_err(system(what)).map(Some), upgrading)?
+            }
+            None => None,
+        };
         weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         if weft_xdp::pair_is_foreign(dir.pins())? {
             return Err(Error::PairTaken);
@@ -163,11 +187,12 @@ impl Node {
             instance: start::instance(),
             flow_secret: start::secret().map_err(system("cannot get random numbers"))?,
         })?;
-        let taken = match Self::take_over(steering, &config, &interfaces, &pair).await {
+        let taken = Self::take_over(steering, &config, &interfaces, &pair, upgrading);
+        let taken = match taken.await {
             Ok(taken) => taken,
             Err(error) => {
                 // Nothing half made stays behind a failed start, but flows of the program before go on in what there is.
-                if handover.is_none() {
+                if !upgrading {
                     clean_up(dir);
                 }
                 return Err(error);
@@ -186,6 +211,7 @@ impl Node {
             pair,
             workers: taken.workers,
             access_log: taken.access_log,
+            metrics,
             baseline: taken.baseline,
             links,
             routes: Some(routes),
@@ -207,13 +233,15 @@ impl Node {
         config: &Config,
         interfaces: &[InterfaceInfo],
         pair: &PairInfo,
+        upgrading: bool,
     ) -> Result<TakenOver, Error> {
         let baseline = Baseline::read().await?;
         steering.attach_pair()?;
         start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
         let log = access_log::open(&config.node.access_log, control.layer7());
-        let log = log.map_err(system("cannot open the access log (node.access_log)"))?;
+        let log = log.map_err(system("cannot open the access log (node.access_log)"));
+        let log = unless_upgrading(log, upgrading)?;
         let (records, access_log) = log.unzip();
         let workers = start::workers(&mut control, config, pair, records).await?;
         control.apply(config.clone(), interfaces, worker::now())?;
@@ -244,18 +272,10 @@ impl Node {
         };
         let listener = Rc::new(listener.map_err(system("cannot open the admin socket"))?);
         let (calls, mut questions) = mpsc::channel(CALLS);
-        let metrics = match self.launched.node.metrics {
-            Some(address) => {
-                let serving = metrics::Server::bind(address).await;
-                let serving =
-                    serving.map_err(system("cannot listen for metrics (node.metrics)"))?;
-                let calls = calls.clone();
-                Some(tokio::task::spawn_local(async move {
-                    serving.serve(calls).await
-                }))
-            }
-            None => None,
-        };
+        let metrics = self.metrics.take().map(|serving| {
+            let calls = calls.clone();
+            tokio::task::spawn_local(async move { serving.serve(calls).await })
+        });
         let serving = Rc::clone(&listener);
         let server = tokio::task::spawn_local(async move { serving.serve(calls).await });
         tracing::info!(

@@ -71,7 +71,7 @@ impl Node {
                 .map(|file| file.display().to_string())
                 .collect(),
             generation: self.control.tables().load().generation,
-            fast_path: config.workers.fast_path.name().into(),
+            fast_path: self.launched.workers.fast_path.name().into(),
             restart_needed: self.restart_needed.clone(),
             last_refusal: self.last_refusal.clone(),
             reloads: self.reloads.clone(),
@@ -357,7 +357,7 @@ impl Node {
     fn both_flows(&self) -> Result<(Vec<weft_datapath::Flow>, Vec<FastFlow>), Error> {
         let fast = self.control.kernel().fast_flows();
         let mut own = self.all_flows()?;
-        if self.control.config().workers.fast_path == FastPath::Flows {
+        if self.launched.workers.fast_path == FastPath::Flows {
             let keys: HashSet<FlowKey> = fast.iter().map(|flow| flow.key).collect();
             let left = |flow: &weft_datapath::Flow| {
                 let key = flow.key(Direction::Forward);

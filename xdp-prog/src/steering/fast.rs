@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_datapath::{Address, FastEnds, FastFlows, FlowKey, Protocol, SlotRef, Tuple, flow_hash};
+use weft_datapath::{
+    Address, FastEnds, FastFlows, FlowKey, Protocol, SlotRef, Tuple, backend_print, flow_hash,
+};
 use zerocopy::FromZeros;
-use zerocopy::byteorder::big_endian::U16;
 
 use crate::abi;
 use crate::maps::TypedMap;
@@ -161,7 +162,9 @@ impl FastFlows for FastLookup {
     fn find(&self, key: &FlowKey) -> Option<FastEnds> {
         let wanted = abi::FlowKey::from(key);
         let Some((_, abi::Flow { value, .. })) = self.table.find(&wanted) else {
-            return self.first_by_answers(key).or_else(|| self.first(key));
+            return self
+                .first_by_answers(key)
+                .or_else(|| self.first_by_client(key));
         };
         let back = answer_key(&wanted, &value).to_datapath()?;
         Some(match value.tcp_state & abi::FLOW_OPENER {
@@ -175,23 +178,26 @@ impl FastFlows for FastLookup {
             },
         })
     }
+
+    fn first(&self, client: &FlowKey) -> Option<u16> {
+        self.table.first(client.ifindex, flow_hash(&client.tuple))
+    }
 }
 
 impl FastLookup {
     /// The flow of which only the first packet has been seen.
-    fn first(&self, client: &FlowKey) -> Option<FastEnds> {
+    fn first_by_client(&self, client: &FlowKey) -> Option<FastEnds> {
         let tuple = client.tuple;
         if tuple.proto != Protocol::Udp {
             return None;
         }
-        let hash = flow_hash(&tuple);
-        let print = self.table.first(client.ifindex, hash)?;
+        let print = self.first(client)?;
         let port = ServiceKey::port(tuple.dst, tuple.dport, tuple.proto).to_abi();
         let service: abi::Service = self.services.lookup(&port).ok()??;
         let places = service.backends_offset..service.backends_offset + service.backends;
         let backend = places
             .filter_map(|place| self.table.backend(place))
-            .find(|backend| print_of(&backend.addr, backend.port) == print)?;
+            .find(|backend| backend_print(&Address(backend.addr), backend.port.get()) == print)?;
         let answers = FlowKey {
             tuple: Tuple {
                 src: Address(backend.addr),
@@ -227,23 +233,13 @@ impl FastLookup {
             },
             ifindex: end.ifindex,
         };
-        let print = self.table.first(client.ifindex, flow_hash(&client.tuple))?;
+        let print = self.first(&client)?;
         // Another backend of the service was not asked.
-        (print == print_of(&tuple.src.0, from.port)).then_some(FastEnds {
+        (print == backend_print(&tuple.src, tuple.sport)).then_some(FastEnds {
             client,
             answers: *answers,
         })
     }
-}
-
-/// As `print_of` of `bpf/choice.h`.
-fn print_of(address: &[u8; 16], port: U16) -> u16 {
-    let words = address.as_chunks::<4>().0;
-    let port = u32::from(u16::from_ne_bytes(port.to_bytes()));
-    let words = words
-        .iter()
-        .fold(port, |mixed, word| mixed ^ u32::from_ne_bytes(*word));
-    (words.wrapping_mul(0x9e37_79b1) >> 17) as u16
 }
 
 /// As `answer_key` of `bpf/fast.h`.

@@ -49,6 +49,15 @@ fn dns_02_a_question_and_its_answer_leave_nothing_behind() {
         let counters = world.steering.counters().unwrap();
         assert_eq!(counters[Counter::FlowsOpened], 0);
         assert_eq!(counters[Counter::FromPodFirst], 400);
+        // The engine knows where it went, whatever becomes of the service.
+        let server = ask(&mut world, false, 30_000);
+        let went = world
+            .steering
+            .fast_lookup()
+            .unwrap()
+            .first(&question(30_000));
+        let address = pod(server, false).into();
+        assert_eq!(went, Some(weft_datapath::backend_print(&address, TARGET)));
         // The second question of a flow makes its entries.
         let server = ask(&mut world, false, 20_000);
         assert_eq!(answer(&mut world, server, false, 20_000), vip(false));

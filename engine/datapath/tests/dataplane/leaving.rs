@@ -104,6 +104,42 @@ fn datagrams_are_left_again_after_a_pause_and_not_before() {
     assert_eq!(left(&spec, now, &tables, &mut state).len(), 1);
 }
 
+/// Hooks that have seen one datagram, and where it went.
+#[derive(Debug)]
+struct Went(u16);
+
+impl FastFlows for Went {
+    fn find(&self, _: &FlowKey) -> Option<FastEnds> {
+        None
+    }
+
+    fn first(&self, _: &FlowKey) -> Option<u16> {
+        Some(self.0)
+    }
+}
+
+/// Also where the service is another algorithm's by now.
+#[test]
+fn svc_45_a_flow_keeps_the_backend_that_the_hooks_sent_its_first_datagram_to() {
+    for algorithm in [Algorithm::Maglev, Algorithm::RoundRobin, Algorithm::Random] {
+        let pods = [CLIENT, BACKEND_1, BACKEND_2].map(|pod| (pod, Standing::Settled));
+        let tables = builder(&pods, algorithm).build(1).unwrap();
+        for (net, ifindex) in Net::BOTH
+            .into_iter()
+            .cycle()
+            .zip([BACKEND_1, BACKEND_2].repeat(4))
+        {
+            let address = enrolled_backend(net, ifindex, TARGET).address;
+            let mut state = state(1);
+            let went = Went(backend_print(&address, TARGET));
+            state.set_fast_flows(Box::new(went), Opens::Engine);
+            let spec = open(net, Protocol::Udp, SERVED);
+            let found = left(&spec, START, &tables, &mut state);
+            assert_eq!(found[0].0.answers.tuple.src, address, "{algorithm:?}");
+        }
+    }
+}
+
 /// A SYN that comes although its connection was left: that is over, or the hooks had no room.
 #[test]
 fn a_syn_opens_what_was_left_anew() {
