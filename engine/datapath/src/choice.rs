@@ -41,12 +41,9 @@ pub(crate) fn open_service(
     let found = affinity.and_then(|timeout| state.affinity.find(of.0, of.1, timeout, now));
     let ready = |at: &usize| service.spec.backends[*at].weight > 0;
     let usable = |backend| service.position(backend).filter(ready);
-    // The client's backend, and while that is to be taken, too.
+    // The client's backend, and the one that is to be tried before the algorithm is asked.
     let mut last = found.and_then(usable);
-    let mut taken = match affinity {
-        Some(_) => last,
-        None => state.first_backend(service, &key).filter(ready),
-    };
+    let mut taken = state.first_backend(service, &key).filter(ready).or(last);
     let count = service.spec.backends.len();
     let mut first = None;
     let mut at = 0;
