@@ -116,7 +116,7 @@ fn svc22_svc23_svc24_svc27_svc45_table_changes_under_live_flows_move_and_break_n
 fn svc27_svc45_a_process_that_stops_between_the_steps_of_a_change_harms_no_flow() -> Result<()> {
     with_weft(|| {
         let (scale, changes) = if soak() {
-            (Scale::MEDIUM, 60)
+            (Scale::MEDIUM, 200)
         } else {
             (Scale::SHORT, 20)
         };
