@@ -7,6 +7,7 @@ use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -183,9 +184,15 @@ pub fn ask_udp(namespace: &Namespace, to: SocketAddr) -> Result<Answer> {
 
 /// Runs the real curl inside; at most five seconds.
 pub fn curl(namespace: &Namespace, url: &str) -> Result<Finished> {
+    finish(curl_command(namespace, 5).arg(url), Duration::from_secs(8))
+}
+
+/// The real curl inside, without words of its own; at most so many seconds.
+pub(crate) fn curl_command(namespace: &Namespace, seconds: u32) -> Command {
     let mut command = namespace.command("curl");
-    command.args(["-sS", "--max-time", "5", "--noproxy", "*", "-g", url]);
-    finish(&mut command, Duration::from_secs(8))
+    command.args(["-sS", "--noproxy", "*", "-g", "--max-time"]);
+    command.arg(seconds.to_string());
+    command
 }
 
 /// curl against the lab's nginx behind `to`, parsed.

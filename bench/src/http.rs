@@ -1,6 +1,6 @@
 //! Clients of HTTP inside a lab's namespaces: real curl, and connections that a test writes to itself.
 
-use crate::client::{ANSWER_LIMIT, connect_from};
+use crate::client::{ANSWER_LIMIT, connect_from, curl_command};
 use crate::command::finish;
 use crate::namespace::Namespace;
 use anyhow::{Context, Result, ensure};
@@ -37,19 +37,10 @@ impl Response {
 
 /// Runs the real curl inside, with more words; an error where it has no answer.
 pub fn curl(namespace: &Namespace, words: &[&str], url: &str) -> Result<Response> {
-    let mut command = namespace.command("curl");
-    let plain = [
-        "-sS",
-        "--max-time",
-        "15",
-        "--noproxy",
-        "*",
-        "-g",
-        "-D",
-        "/dev/stderr",
-    ];
-    command.args(plain).args(words);
+    let mut command = curl_command(namespace, 15);
     command
+        .args(["-D", "/dev/stderr"])
+        .args(words)
         .args(["-w", "%{stderr}status=%{http_code}\n"])
         .arg(url);
     let finished = finish(&mut command, CURL_LIMIT)?;

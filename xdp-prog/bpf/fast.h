@@ -194,14 +194,15 @@ static __always_inline bool taken(const struct weft_config *cfg, const struct sp
 
 /* A flow whose far end is known gets entries, unless user space has it, or its pod opens too many. */
 static __always_inline int admit(const struct weft_config *cfg, const struct packet *packet,
-				 const struct weft_pod *pod, struct weft_opening *new,
-				 __u32 packets, __u64 now, struct way *way)
+				 const struct weft_pod *pod, const struct spot *spot,
+				 struct weft_opening *new, __u32 packets, __u64 now,
+				 struct way *way)
 {
 	struct weft_pod_state *state;
-	struct spot spot;
+	struct spot back;
 
-	if (has_pin(cfg, &new->key) || !spot_of(cfg, &new->back_key, &spot) ||
-	    is_pinned(&spot, &new->back_key) || taken(cfg, &spot, new, now))
+	if (is_pinned(spot, &new->key) || !spot_of(cfg, &new->back_key, &back) ||
+	    is_pinned(&back, &new->back_key) || taken(cfg, &back, new, now))
 		return NOT_MINE;
 	state = bpf_map_lookup_elem(&pod_state, &new->key.ifindex);
 	/* The bucket is shared with punt(), by whose clock it may run ahead for less than the coarse one lags behind. */
@@ -258,17 +259,16 @@ __noinline int open_service(const struct packet *packet, const struct weft_pod *
 		backend = first_backend(service, backend, known);
 	else if (draining)
 		return NOT_MINE;
-	if (!to_backend(cfg, new, service, backend))
+	if (!to_backend(cfg, new, service, backend) || !spot_of(cfg, key, &spot))
 		return NOT_MINE;
 	new->back_key = answer_key(key, &new->there);
-	if (udp && !known && packets == 1 && spot_of(cfg, key, &spot) &&
-	    is_first(cfg, new, &spot, hash, now)) {
+	if (udp && !known && packets == 1 && is_first(cfg, new, &spot, hash, now)) {
 		*way = way_of(&new->there);
 		return PASSES;
 	}
 	if (known & FIRST_ANSWERED)
 		new->there.tcp_state = WEFT_FLOW_ANSWERED;
-	verdict = admit(cfg, packet, pod, new, packets, now, way);
+	verdict = admit(cfg, packet, pod, &spot, new, packets, now, way);
 	return verdict == ENTERS && known ? ENTERS_SECOND : verdict;
 }
 
@@ -279,15 +279,16 @@ __noinline int open_direct(const struct packet *packet, const struct weft_pod *p
 	const struct weft_config *cfg = configured();
 	struct weft_opening *new = begin();
 	__u64 now = bpf_ktime_get_coarse_ns();
+	struct spot spot;
 
 	if (!packet || !pod || !key || !way || !cfg || !new || !may_open(packet) ||
 	    (pod->flags & WEFT_POD_DRAINING))
 		return NOT_MINE;
 	new->key = *key;
-	if (!to_pod(cfg, new, pod, now))
+	if (!to_pod(cfg, new, pod, now) || !spot_of(cfg, key, &spot))
 		return NOT_MINE;
 	new->back_key = answer_key(key, &new->there);
-	return admit(cfg, packet, pod, new, packets, now, way);
+	return admit(cfg, packet, pod, &spot, new, packets, now, way);
 }
 
 /* Makes the entries of a flow. False: there is no room, and its packet cannot go without. */

@@ -25,7 +25,7 @@
  * The reset that answers `got` (RFC 9293, 3.10.7.1).
  *
  * Its checksum is right twice: as it stands, and as a mere beginning that somebody is to complete,
- * since a program cannot know which of the two its packet asks for. With P the sum of the pseudo-header
+ * so that nobody has to ask which of the two its packet wants. With P the sum of the pseudo-header
  * and T that of the TCP header without checksum, the field is -(P + T) in the first case and P in the
  * second. The window, which means nothing in a reset, makes T = -2P, and both are P. (The prefixes of
  * v4-mapped addresses sum up to nothing.)

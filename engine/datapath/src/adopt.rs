@@ -8,9 +8,7 @@ use crate::parse::{Parsed, parse};
 use crate::process::Part;
 use crate::tables::ServicePort;
 use crate::wire::{ethernet, ipv6};
-use crate::{
-    FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, Protocol, SlotRef, State, Tables, backend_print,
-};
+use crate::{FlowKey, Ingress, Now, PIN_OPS_PER_FRAME, Protocol, State, Tables, backend_print};
 
 /// The ends of a flow on the fast path: the client's packets, and the answers to them.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -114,31 +112,21 @@ impl State {
         if self.room() < PIN_OPS_PER_FRAME {
             return;
         }
+        let end = FlowEnd {
+            address: backend.0,
+            port: backend.1,
+            ifindex: answers.ifindex,
+            slot,
+        };
+        let kind = if direct {
+            FlowKind::Direct
+        } else {
+            FlowKind::Service
+        };
         let flow = NewFlow {
-            key: client,
-            end: FlowEnd {
-                address: backend.0,
-                port: backend.1,
-                ifindex: answers.ifindex,
-                slot,
-            },
-            source: None,
-            kind: if direct {
-                FlowKind::Direct
-            } else {
-                FlowKind::Service
-            },
-            reply: true,
-            client_slot: pod.slot,
             service,
-            member: SlotRef::FIXED,
-            max_flows: None,
-            reset: false,
-            backend: None,
             leaves: false,
-            owner: self.worker,
-            cookie: self.cookie(),
-            now,
+            ..self.unserved(client, kind, (pod.slot, end, true), now)
         };
         _ = self.add(flow);
     }

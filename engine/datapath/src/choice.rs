@@ -98,6 +98,35 @@ pub(crate) fn open_service(
     with_other_port(flow, clash, now, tables, state).map_err(refusal)
 }
 
+impl State {
+    /// A flow without a service: as it is from end to end.
+    pub(crate) fn unserved(
+        &mut self,
+        key: FlowKey,
+        kind: FlowKind,
+        (client_slot, end, reply): (SlotRef, FlowEnd, bool),
+        now: Now,
+    ) -> NewFlow {
+        NewFlow {
+            key,
+            end,
+            source: None,
+            kind,
+            reply,
+            client_slot,
+            service: 0,
+            member: SlotRef::FIXED,
+            max_flows: None,
+            reset: false,
+            backend: None,
+            leaves: kind == FlowKind::Direct,
+            owner: self.worker,
+            cookie: self.cookie(),
+            now,
+        }
+    }
+}
+
 /// Adds a flow, from a port of the node's if it is one that the node opens.
 fn add_from(
     flow: NewFlow,

@@ -73,14 +73,17 @@ impl FlowTable {
     /// How many owner entries have keys that belong into the key's set, or more than there are: programs look for none
     /// where it is 0. Raised before one is made, and lowered after one is taken out.
     pub(crate) fn pins(&self, key: &abi::FlowKey) -> Option<&AtomicU32> {
-        let set = self.set_of(place_hash(&self.secret, key));
+        self.pins_of(self.set_of(place_hash(&self.secret, key)))
+    }
+
+    fn pins_of(&self, set: usize) -> Option<&AtomicU32> {
         self.sets.half(set, offset_of!(FlowSet, pins))
     }
 
     /// There are no owner entries at all.
     pub(crate) fn forget_pins(&self) {
         for set in 0..self.sets.count() {
-            if let Some(pins) = self.sets.half(set, offset_of!(FlowSet, pins)) {
+            if let Some(pins) = self.pins_of(set) {
                 pins.store(0, Release);
             }
         }
@@ -115,8 +118,12 @@ impl FlowTable {
 
     /// When the entry runs out, in units of 2^32 ns.
     pub(crate) fn deadline(&self, spot: Spot) -> Option<&AtomicU16> {
-        let offset = offset_of!(FlowSet, deadlines) + spot.way * size_of::<u16>();
-        self.sets.quarter(spot.set, offset)
+        self.deadline_of(spot.set, spot.way)
+    }
+
+    fn deadline_of(&self, set: usize, way: usize) -> Option<&AtomicU16> {
+        let offset = offset_of!(FlowSet, deadlines) + way * size_of::<u16>();
+        self.sets.quarter(set, offset)
     }
 
     fn live(&self, spot: Spot, now: u64) -> bool {
@@ -165,8 +172,7 @@ impl FlowTable {
         let now = (clock() >> 32) as u16;
         for set in 0..self.sets.count() {
             for way in 0..WAYS {
-                let offset = offset_of!(FlowSet, deadlines) + way * size_of::<u16>();
-                let Some(deadline) = self.sets.quarter(set, offset) else {
+                let Some(deadline) = self.deadline_of(set, way) else {
                     continue;
                 };
                 let end = deadline.load(Relaxed);

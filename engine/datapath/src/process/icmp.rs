@@ -154,15 +154,15 @@ pub(super) fn other_protocol(
         return Verdict::Drop(DropReason::VipProtocol);
     }
     let end = answer::packet_end(frame.bytes(), family);
-    let limit = state.icmp_errors.about(ingress.ifindex, now);
-    let answered = answer::error(
+    let kind = ErrorKind::ProtocolUnreachable;
+    told(
         frame,
-        ErrorKind::ProtocolUnreachable,
+        (kind, end),
         (&dst, &src),
-        end,
-        limit,
-    );
-    replied(frame, answered, ingress.ifindex, state)
+        ingress.ifindex,
+        now,
+        state,
+    )
 }
 
 /// A packet whose hop count Weft would use up: its sender hears of it from the node (CSM-07).
@@ -185,10 +185,8 @@ pub(super) fn time_exceeded(
         return UNANSWERED;
     };
     let ends = (&node, &packet.tuple().src);
-    let (kind, end) = (ErrorKind::TimeExceeded, packet.end());
-    let limit = state.icmp_errors.about(ingress.ifindex, now);
-    let answered = answer::error(frame, kind, ends, end, limit);
-    replied(frame, answered, ingress.ifindex, state)
+    let about = (ErrorKind::TimeExceeded, packet.end());
+    told(frame, about, ends, ingress.ifindex, now, state)
 }
 
 /// A packet or fragment that is longer than the pod that it goes to takes ([`State::narrow`]): its sender hears of it
@@ -217,7 +215,20 @@ pub(super) fn too_long(
     };
     let node = tables.node_address(ingress.ifindex, src.family());
     let ends = (&node.unwrap_or(dst), &src);
-    let limit = state.icmp_errors.about(ingress.ifindex, now);
-    let answered = answer::error(frame, ErrorKind::TooLong(state.narrow), ends, end, limit);
-    replied(frame, answered, ingress.ifindex, state)
+    let about = (ErrorKind::TooLong(state.narrow), end);
+    told(frame, about, ends, ingress.ifindex, now, state)
+}
+
+/// Answers a packet that ends at `end` with an error, from and to those, if its pod is not to hear of fewer.
+fn told(
+    frame: &mut FrameBuf<'_>,
+    (kind, end): (ErrorKind, usize),
+    ends: (&Address, &Address),
+    ifindex: u32,
+    now: Now,
+    state: &mut State,
+) -> Verdict {
+    let limit = state.icmp_errors.about(ifindex, now);
+    let answered = answer::error(frame, kind, ends, end, limit);
+    replied(frame, answered, ifindex, state)
 }

@@ -169,7 +169,7 @@ fn to_pod(
             if let Err(reason) = routable {
                 return Verdict::Drop(reason);
             }
-            let flow = unserved(key, FlowKind::Direct, (pod.slot, end, true), now, state);
+            let flow = state.unserved(key, FlowKind::Direct, (pod.slot, end, true), now);
             let added = match add(flow.clone(), now, tables, state) {
                 Err(clash @ (InsertError::Clash(_) | InsertError::NoPort)) => {
                     with_other_port(flow, clash, now, tables, state)
@@ -196,7 +196,7 @@ fn older_flow(
     tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    let flow = unserved(key, FlowKind::Kernel, parts, now, state);
+    let flow = state.unserved(key, FlowKind::Kernel, parts, now);
     let added = match add(flow.clone(), now, tables, state) {
         // The reply's key is another flow's: remember this direction alone.
         Err(InsertError::Clash(_)) => state.add(NewFlow {
@@ -213,33 +213,5 @@ fn older_flow(
             KernelReason::OlderThanEnrolment,
             state,
         ),
-    }
-}
-
-/// A flow without a service: as it is from end to end.
-fn unserved(
-    key: FlowKey,
-    kind: FlowKind,
-    (client_slot, end, reply): (SlotRef, FlowEnd, bool),
-    now: Now,
-    state: &mut State,
-) -> NewFlow {
-    let (owner, cookie) = (state.worker, state.cookie());
-    NewFlow {
-        key,
-        end,
-        source: None,
-        kind,
-        reply,
-        client_slot,
-        service: 0,
-        member: SlotRef::FIXED,
-        max_flows: None,
-        reset: false,
-        backend: None,
-        leaves: kind == FlowKind::Direct,
-        owner,
-        cookie,
-        now,
     }
 }

@@ -44,27 +44,16 @@ impl State {
     /// The bound, or what has changed since the client's SYN: then the client is to be reset.
     pub fn admit(&mut self, key: FlowKey, now: Now, tables: &Tables) -> Result<FlowId, DropReason> {
         let (pod, service) = self.begin(&key, now, tables)?;
+        let vip = FlowEnd {
+            address: key.tuple.dst,
+            port: key.tuple.dport,
+            ifindex: 0,
+            slot: SlotRef::FIXED,
+        };
         let flow = NewFlow {
-            key,
-            end: FlowEnd {
-                address: key.tuple.dst,
-                port: key.tuple.dport,
-                ifindex: 0,
-                slot: SlotRef::FIXED,
-            },
-            source: None,
-            kind: FlowKind::Client,
-            reply: false,
-            client_slot: pod.slot,
             service: service.id(),
-            member: SlotRef::FIXED,
             max_flows: service.options().max_flows,
-            reset: false,
-            backend: None,
-            leaves: false,
-            owner: self.worker,
-            cookie: self.cookie(),
-            now,
+            ..self.unserved(key, FlowKind::Client, (pod.slot, vip, false), now)
         };
         add(flow, now, tables, self).map_err(refusal)
     }
