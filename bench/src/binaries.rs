@@ -18,11 +18,20 @@ pub fn weft_lab() -> Option<PathBuf> {
 
 /// HAProxy, of the distribution's package.
 pub fn haproxy() -> Option<PathBuf> {
+    daemon("haproxy")
+}
+
+/// nginx, of the distribution's package.
+pub fn nginx() -> Option<PathBuf> {
+    daemon("nginx")
+}
+
+fn daemon(name: &str) -> Option<PathBuf> {
     // Root's PATH does not have to name the directory that daemons are in.
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into()])
-        .map(|directory| directory.join("haproxy"))
+        .map(|directory| directory.join(name))
         .find(|path| path.is_file())
 }
 

@@ -7,6 +7,7 @@ use crate::wait::{START_LIMIT, wait_until};
 use anyhow::{Context, Result};
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 /// The port nginx listens on in a pod.
@@ -33,29 +34,62 @@ pub fn nginx(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
     let blob = fs::File::create(directory.join("blob"))?;
     blob.set_len(16 << 20)?;
     let root = directory.display();
+    let server = format!(
+        "  server {{\n    listen {HTTP_PORT} reuseport;\n    listen [::]:{HTTP_PORT} reuseport;\n    root {root};\n\
+         \x20   location = / {{ default_type text/plain; return 200 \"{name} $remote_addr $remote_port\\n\"; }}\n\
+         \x20   location = /blob {{ default_type application/octet-stream; }}\n  }}\n"
+    );
+    spawn_nginx(lab, namespace, &directory, &server, &[])?;
+    listening(namespace, HTTP_PORT, "nginx")
+}
+
+/// What [`origin`] answers with 1,024 bytes.
+pub const SMALL: &str = "/small";
+/// What it answers with 1,000,000.
+pub const LARGE: &str = "/large";
+
+/// nginx in one process on one port, for measurements, under a wrapper such as `chrt -f 10`: says as little as it can.
+pub fn origin(lab: &mut Lab, pod: &Pod, port: u16, wrapper: &[&str]) -> Result<()> {
+    let directory = lab.directory().join(format!("nginx-{port}"));
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join(&LARGE[1..]), vec![b'x'; 1_000_000])?;
+    let (root, body) = (directory.display(), "x".repeat(1024));
+    let server = format!(
+        "  sendfile on;\n  open_file_cache max=10;\n  server {{\n    listen {port};\n    root {root};\n\
+         \x20   location = {SMALL} {{ default_type text/plain; return 200 \"{body}\"; }}\n  }}\n"
+    );
+    spawn_nginx(lab, &pod.namespace, &directory, &server, wrapper)?;
+    listening(&pod.namespace, port, "nginx")
+}
+
+fn spawn_nginx(
+    lab: &mut Lab,
+    namespace: &Namespace,
+    directory: &Path,
+    servers: &str,
+    wrapper: &[&str],
+) -> Result<()> {
+    let file = directory.join("nginx.conf");
+    fs::write(&file, nginx_configuration(directory, servers))?;
+    let words = [wrapper, &["nginx", "-e", "stderr", "-c"]].concat();
+    let mut command = namespace.command(words[0]);
+    command.args(&words[1..]).arg(&file);
+    let name = directory.file_name().context("no name")?;
+    lab.spawn(&name.to_string_lossy(), &mut command)
+}
+
+/// A configuration of nginx in one process with these `servers`, with what it writes in `directory`; nothing that ends a connection
+/// by itself.
+pub(crate) fn nginx_configuration(directory: &Path, servers: &str) -> String {
+    let root = directory.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {root}/{kind};\n"))
         .concat();
-    let configuration = format!(
+    format!(
         "daemon off;\nmaster_process off;\npid {root}/pid;\nerror_log stderr warn;\n\
-         events {{ worker_connections 1024; }}\n\
-         http {{\n  access_log off;\n{temporary}  keepalive_requests 1000000;\n\
-         \x20 server {{\n    listen {HTTP_PORT} reuseport;\n    listen [::]:{HTTP_PORT} reuseport;\n    root {root};\n\
-         \x20   location = / {{ default_type text/plain; return 200 \"{name} $remote_addr $remote_port\\n\"; }}\n\
-         \x20   location = /blob {{ default_type application/octet-stream; }}\n  }}\n}}\n"
-    );
-    let file = directory.join("nginx.conf");
-    fs::write(&file, configuration)?;
-    let mut command = namespace.command("nginx");
-    command
-        .arg("-e")
-        .arg("stderr")
-        .arg("-p")
-        .arg(&directory)
-        .arg("-c")
-        .arg(&file);
-    lab.spawn(&format!("nginx-{name}"), &mut command)?;
-    listening(namespace, HTTP_PORT, "nginx")
+         worker_rlimit_nofile 60000;\nevents {{ worker_connections 50000; }}\n\
+         http {{\n  access_log off;\n{temporary}  keepalive_requests 1000000000;\n  keepalive_timeout 1h;\n{servers}}}\n"
+    )
 }
 
 /// iperf3 as a server, for any number of runs one after another.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use weft_lab::impairment::Impairment;
 use weft_lab::machine;
 use weft_lab::tools::{
-    bookinfo, crowd, crr, flood, flows, greet, link, lookup, rr, serve, sink, transfer, web,
+    bookinfo, crowd, crr, flood, flows, greet, http_load, link, lookup, rr, serve, sink, transfer,
+    web,
 };
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +57,29 @@ pub enum Tool {
         #[arg(long, default_value_t = 10_000)]
         count: usize,
         /// For how long at most
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
+    /// Asks a server over HTTP/1.1, as fast as it answers or at a rate
+    HttpLoad {
+        /// The server
+        to: SocketAddr,
+        /// What it is asked for
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// Over how many connections
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// Each request over a connection of its own
+        #[arg(long)]
+        once: bool,
+        /// How many a second; as many as are answered when not given
+        #[arg(long)]
+        rate: Option<f64>,
+        /// For how long
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
         /// On which core
@@ -303,6 +327,26 @@ impl Tool {
                     Some(at_once) => crowd::connections(to, at_once, count, limit)?,
                 };
                 println!("{}", serde_json::to_string(&found)?);
+                Ok(())
+            }),
+            Self::HttpLoad {
+                to,
+                path,
+                connections,
+                once,
+                rate,
+                seconds,
+                core,
+            } => pinned(core, || {
+                let plan = http_load::Plan {
+                    to,
+                    path,
+                    connections,
+                    once,
+                    rate,
+                    time: Duration::from_secs_f64(seconds),
+                };
+                println!("{}", serde_json::to_string(&http_load::run(&plan)?)?);
                 Ok(())
             }),
             Self::Transfer {

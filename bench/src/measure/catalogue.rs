@@ -1,6 +1,7 @@
 //! Every scenario there is.
 
 use super::Figure;
+use super::http::Asks;
 use super::path::PathKind;
 use super::scenario::{Node, Probe, Scenario, Workload};
 use crate::lab::Family;
@@ -29,6 +30,15 @@ const BULK_PROXIES: &[PathKind] = &[
     PathKind::Haproxy,
     PathKind::HaproxySplice,
     PathKind::Envoy,
+    PathKind::Direct,
+];
+/// Weft's HTTP stage, and what stands between pods elsewhere.
+const GATEWAYS: &[PathKind] = &[
+    PathKind::WeftHttp,
+    PathKind::WeftHttpNode,
+    PathKind::HaproxyHttp,
+    PathKind::NginxHttp,
+    PathKind::EnvoyHttp,
     PathKind::Direct,
 ];
 /// Those that hold connections.
@@ -268,6 +278,90 @@ pub static SCENARIOS: &[Scenario] = &[
             )
         },
     ),
+    requests(
+        "l7-rps-32",
+        "1 KB over HTTP/1.1, 32 connections, each asked as soon as it has answered",
+        Asks::Small(32),
+    ),
+    hop(
+        "l7-hop-cpu-32",
+        "processor time of the whole machine for a request of l7-rps-32, beyond that of direct",
+        Asks::Small(32),
+        Figure::Processor,
+    ),
+    requests(
+        "l7-rps-512",
+        "l7-rps-32 with 512 connections",
+        Asks::Small(512),
+    ),
+    hop(
+        "l7-hop-cpu-512",
+        "processor time of the whole machine for a request of l7-rps-512, beyond that of direct",
+        Asks::Small(512),
+        Figure::Processor,
+    ),
+    request_time(
+        "l7-latency-1-p50",
+        "1 KB over HTTP/1.1, one connection, median",
+        Asks::Small(1),
+        Figure::Median,
+    ),
+    hop(
+        "l7-hop-latency-1-p50",
+        "the same beyond that of direct",
+        Asks::Small(1),
+        Figure::Median,
+    ),
+    request_time(
+        "l7-latency-half-p50",
+        "1 KB over HTTP/1.1, 32 connections, 10,000 requests a second, from when each was due; median",
+        Asks::HalfLoad,
+        Figure::Median,
+    ),
+    request_time(
+        "l7-latency-half-p99",
+        "the same, 99th percentile",
+        Asks::HalfLoad,
+        Figure::Tail,
+    ),
+    request_time(
+        "l7-latency-half-p999",
+        "the same, 99.9th percentile",
+        Asks::HalfLoad,
+        Figure::FarTail,
+    ),
+    Scenario {
+        unit: "bodies/s",
+        ..requests("l7-bulk", "1 MB over HTTP/1.1, 8 connections", Asks::Large)
+    },
+    Scenario {
+        unit: "connections/s",
+        ..requests(
+            "l7-cps",
+            "1 KB over HTTP/1.1, a connection for each, 32 at a time",
+            Asks::Once,
+        )
+    },
+    Scenario {
+        unit: "bytes",
+        ..over(
+            GATEWAYS.split_last().unwrap().1,
+            request_time(
+                "l7-idle-memory",
+                "resident memory of the proxy's process per connection that is idle after a request, of 10,000",
+                Asks::Idle,
+                Figure::Memory,
+            ),
+        )
+    },
+    over(
+        &[PathKind::WeftUser, PathKind::WeftUserL7],
+        median(
+            "l7-l4-cost",
+            "l4-rr-p50 through user space, without and with a service at the HTTP stage that nobody asks",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
 ];
 
 /// A rate at one service.
@@ -284,7 +378,34 @@ const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: 
             paths: BALANCERS,
         },
         figure: Figure::Rate,
+        beyond_direct: false,
         over_ipv4: None,
+    }
+}
+
+/// Requests a second through what works at layer 7.
+const fn requests(id: &'static str, about: &'static str, asks: Asks) -> Scenario {
+    over(GATEWAYS, rate(id, about, "requests/s", Probe::Http(asks)))
+}
+
+/// How long a request takes through it.
+const fn request_time(
+    id: &'static str,
+    about: &'static str,
+    asks: Asks,
+    figure: Figure,
+) -> Scenario {
+    Scenario {
+        figure,
+        ..over(GATEWAYS, median(id, about, Probe::Http(asks)))
+    }
+}
+
+/// What a request takes through it beyond what it takes without.
+const fn hop(id: &'static str, about: &'static str, asks: Asks, figure: Figure) -> Scenario {
+    Scenario {
+        beyond_direct: true,
+        ..request_time(id, about, asks, figure)
     }
 }
 

@@ -24,10 +24,19 @@ const PACE: Duration = Duration::from_micros(500);
 /// How long one connection may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Measures once at `placement`: resident memory of the process with the connections less that without them. An
-/// operation, for the processor time, is making one.
-pub fn measure(topology: &Topology, placement: &Placement) -> Result<Sample> {
+/// Measures connections that a byte has gone through, once at `placement`.
+pub fn measure_tcp(topology: &Topology, placement: &Placement) -> Result<Sample> {
     let to = topology.target(Family::V4, crowd_port(placement.server_core));
+    measure(topology, to, open)
+}
+
+/// Measures once: resident memory of the process with connections that `open` makes, less that without them. An
+/// operation, for the processor time, is making one.
+pub fn measure(
+    topology: &Topology,
+    to: SocketAddr,
+    open: fn(SocketAddr) -> Result<TcpStream>,
+) -> Result<Sample> {
     let process = topology.process()?;
     let most = usize::try_from(open_files())?.saturating_sub(SPARE) / 2;
     let count = topology.effort().operations(COUNT).min(most);

@@ -11,6 +11,7 @@ pub mod connections;
 pub mod flood;
 pub mod flows;
 pub mod html;
+pub mod http;
 pub mod idle_memory;
 pub mod lookup_scale;
 pub mod path;
@@ -89,6 +90,10 @@ pub enum Figure {
     Median,
     /// Its 99th percentile.
     Tail,
+    /// Its 99.9th percentile.
+    FarTail,
+    /// Processor time of the whole machine for an operation.
+    Processor,
     /// How long a change takes from its text until it is live.
     Change,
     /// How long of that after the text has been understood.
@@ -127,6 +132,9 @@ impl Sample {
 
     /// The figure; NaN where it was not measured.
     pub fn figure(&self, figure: Figure) -> f64 {
+        if figure == Figure::Processor {
+            return self.cpu_us_per_op;
+        }
         self.figures.get(&figure).copied().unwrap_or(f64::NAN)
     }
 }

@@ -9,6 +9,8 @@ use anyhow::{Result, bail};
 pub enum PathKind {
     /// Weft with `fast_path = "off"`: every packet through user space.
     WeftUser,
+    /// The same, on a node that has a service with `stage = "http"` besides, which nobody asks.
+    WeftUserL7,
     /// kube-proxy-shaped iptables-legacy rules with conntrack.
     Iptables,
     /// kube-proxy-shaped nftables rules (verdict maps) with conntrack.
@@ -25,22 +27,38 @@ pub enum PathKind {
     HaproxySplice,
     /// Envoy's tcp_proxy behind a REDIRECT of the kernel.
     Envoy,
+    /// Weft with `stage = "http"`; endpoints see the client.
+    WeftHttp,
+    /// The same with `source = "node"`.
+    WeftHttpNode,
+    /// HAProxy in HTTP mode behind a REDIRECT of the kernel.
+    HaproxyHttp,
+    /// nginx as a proxy behind a REDIRECT of the kernel.
+    NginxHttp,
+    /// Envoy's HTTP connection manager behind a REDIRECT of the kernel.
+    EnvoyHttp,
     /// No translation: the backend's own address, no rule loaded.
     Direct,
 }
 
 impl PathKind {
     /// Every path.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Weft,
         Self::WeftTcp,
         Self::WeftUser,
+        Self::WeftUserL7,
         Self::Iptables,
         Self::Nftables,
         Self::Ebpf,
         Self::Haproxy,
         Self::HaproxySplice,
         Self::Envoy,
+        Self::WeftHttp,
+        Self::WeftHttpNode,
+        Self::HaproxyHttp,
+        Self::NginxHttp,
+        Self::EnvoyHttp,
         Self::Direct,
     ];
 
@@ -48,18 +66,21 @@ impl PathKind {
     pub fn id(self) -> &'static str {
         match self {
             Self::WeftUser => "weft-user",
+            Self::WeftUserL7 => "weft-user-l7",
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",
             Self::Ebpf => "ebpf",
-            Self::Weft | Self::WeftTcp => "weft",
-            Self::Haproxy => "haproxy",
+            Self::Weft | Self::WeftTcp | Self::WeftHttp => "weft",
+            Self::WeftHttpNode => "weft-node",
+            Self::Haproxy | Self::HaproxyHttp => "haproxy",
             Self::HaproxySplice => "haproxy-splice",
-            Self::Envoy => "envoy",
+            Self::NginxHttp => "nginx",
+            Self::Envoy | Self::EnvoyHttp => "envoy",
             Self::Direct => "direct",
         }
     }
 
-    /// The paths called `id`: Weft is another one where connections end.
+    /// The paths called `id`: Weft, and each proxy, is another one at each layer.
     pub fn find(id: &str) -> Result<Vec<Self>> {
         let found: Vec<Self> = Self::ALL
             .into_iter()
@@ -67,6 +88,7 @@ impl PathKind {
             .collect();
         if found.is_empty() {
             let mut known = Self::ALL.map(Self::id).to_vec();
+            known.sort_unstable();
             known.dedup();
             bail!("no path {id}; there are {}", known.join(", "));
         }
@@ -75,7 +97,15 @@ impl PathKind {
 
     /// Whether it is a node process of Weft's.
     pub fn is_weft(self) -> bool {
-        matches!(self, Self::Weft | Self::WeftTcp | Self::WeftUser)
+        matches!(
+            self,
+            Self::Weft
+                | Self::WeftTcp
+                | Self::WeftUser
+                | Self::WeftUserL7
+                | Self::WeftHttp
+                | Self::WeftHttpNode
+        )
     }
 
     /// The proxy that it leads through.
@@ -84,6 +114,9 @@ impl PathKind {
             Self::Haproxy => Some(Kind::Haproxy),
             Self::HaproxySplice => Some(Kind::HaproxySplice),
             Self::Envoy => Some(Kind::Envoy),
+            Self::HaproxyHttp => Some(Kind::HaproxyHttp),
+            Self::NginxHttp => Some(Kind::NginxHttp),
+            Self::EnvoyHttp => Some(Kind::EnvoyHttp),
             _ => None,
         }
     }
@@ -96,15 +129,19 @@ impl PathKind {
     /// What it lacks on this machine, and what to do about it; `None` when it can run.
     pub fn lacks(self) -> Option<&'static str> {
         let (program, hint) = match self {
-            Self::WeftUser | Self::Weft | Self::WeftTcp => (
+            path if path.is_weft() => (
                 binaries::weft(),
                 "the node process is not built: cargo build --release -p weft",
             ),
-            Self::Haproxy | Self::HaproxySplice => (
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyHttp => (
                 binaries::haproxy(),
                 "haproxy is not installed: .ci/setup installs it",
             ),
-            Self::Envoy => (
+            Self::NginxHttp => (
+                binaries::nginx(),
+                "nginx is not installed: .ci/setup installs it",
+            ),
+            Self::Envoy | Self::EnvoyHttp => (
                 binaries::envoy(),
                 "Envoy is not installed: .ci/setup bench installs it under target",
             ),

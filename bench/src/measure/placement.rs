@@ -1,5 +1,6 @@
 //! Who runs on which core while something is measured.
 
+use super::http::Asks;
 use super::path::PathKind;
 use super::scenario::Probe;
 
@@ -18,6 +19,8 @@ pub struct Placement {
     pub name: &'static str,
     /// The core of the server's process, where there is one.
     pub server_core: usize,
+    /// Clients and servers run wherever there is room instead, and a proxy does.
+    pub floats: bool,
     /// The core that receive packet steering moves the kernel's forwarding to.
     pub rps_core: Option<usize>,
     /// The cores of the process that carries the traffic, where there is one, and the poll mode of Weft's workers.
@@ -28,6 +31,7 @@ pub struct Placement {
 const KERNEL: Placement = Placement {
     name: "forwarding on the sender's core",
     server_core: LOAD_CORE,
+    floats: false,
     rps_core: None,
     process: None,
 };
@@ -84,6 +88,7 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
             kernel("forwarding on the other core", LOAD_CORE, Some(0)),
         ],
         Probe::FloodOneCore => vec![KERNEL],
+        Probe::Http(asks) => http_placements(path, asks),
         // It is not a matter of time.
         Probe::IdleMemory if weft => vec![process("worker on the other core", OTHER, "adaptive")],
         Probe::IdleMemory => vec![process("proxy on the other core", OTHER, "")],
@@ -112,6 +117,56 @@ pub fn placements(path: PathKind, probe: Probe) -> Vec<Placement> {
     }
 }
 
+/// As [`placements`], of requests: what is not pinned shares both cores, which is the most that all of them together can do.
+fn http_placements(path: PathKind, asks: Asks) -> Vec<Placement> {
+    let floating = Placement {
+        name: "wherever there is room",
+        floats: true,
+        ..KERNEL
+    };
+    let with = |name, process| Placement {
+        name,
+        process: Some(process),
+        ..KERNEL
+    };
+    let (same, other, floating) = if path.is_weft() {
+        (
+            with("worker on the pods' core", (LOAD, "sleep")),
+            with("worker on the other core", (OTHER, "adaptive")),
+            Placement {
+                name: "pods wherever there is room",
+                process: Some((OTHER, "sleep")),
+                ..floating
+            },
+        )
+    } else if path.proxy().is_some() {
+        (
+            with("proxy on the pods' core", (LOAD, "")),
+            with("proxy on the other core", (OTHER, "")),
+            Placement {
+                process: Some((&CORES, "")),
+                ..floating
+            },
+        )
+    } else {
+        let both = Placement {
+            name: "both pods on one core",
+            ..KERNEL
+        };
+        let apart = Placement {
+            name: "a core for each pod",
+            server_core: 0,
+            ..KERNEL
+        };
+        (both, apart, floating)
+    };
+    match asks {
+        Asks::Idle => vec![other],
+        Asks::Small(1) => vec![same, other, floating],
+        _ => vec![other, floating],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +184,7 @@ mod tests {
                     };
                     let loaded = match workload.probe {
                         Probe::FloodNode | Probe::NewFlowsNode => &CORES,
+                        _ if placement.floats => &CORES,
                         _ => LOAD,
                     };
                     let shared = cores.iter().any(|core| loaded.contains(core));

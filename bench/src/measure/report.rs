@@ -1,6 +1,7 @@
 //! The report: medians, extremes, all runs, and ratios between the paths.
 
 use super::Sample;
+use super::path::PathKind;
 use super::scenario::{Scenario, Workload};
 use crate::machine::Machine;
 use comfy_table::{Table, presets};
@@ -154,6 +155,13 @@ impl ScenarioReport {
                 paths.insert((*path).to_owned(), report);
             }
         }
+        if scenario.beyond_direct {
+            let direct = paths.remove(PathKind::Direct.id());
+            let direct = direct.map_or(f64::NAN, |direct| direct.median);
+            for path in paths.values_mut() {
+                path.subtract(direct);
+            }
+        }
         let mut ratio = BTreeMap::new();
         let mut cpu_ratio = BTreeMap::new();
         for (one, other) in scenario.pairs(paths.keys().map(String::as_str)) {
@@ -191,6 +199,14 @@ impl PathReport {
             runs,
             cpu_us_per_op: round(median(samples.iter().map(|s| s.cpu_us_per_op).collect())),
             placement: placement.to_owned(),
+        }
+    }
+
+    /// Leaves what every figure is more than `base`.
+    fn subtract(&mut self, base: f64) {
+        let runs = self.runs.iter_mut();
+        for figure in runs.chain([&mut self.median, &mut self.min, &mut self.max]) {
+            *figure = round(*figure - base);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a scenario is.
 
+use super::http::Asks;
 use super::path::PathKind;
 use super::{Figure, SCENARIOS, lookup_scale};
 use crate::lab::Family;
@@ -32,6 +33,8 @@ pub enum Probe {
     FreshRoundTrip,
     /// One TCP stream at full speed.
     Bulk,
+    /// Requests over HTTP.
+    Http(Asks),
     /// No traffic: one endpoint of very many changes.
     ConfigUpdate,
     /// No node: first packets of flows to some of many services, in process.
@@ -86,6 +89,8 @@ pub struct Scenario {
     pub workload: Workload,
     /// Its figure in a sample.
     pub figure: Figure,
+    /// Of that figure, what a path has more than `direct`.
+    pub beyond_direct: bool,
     /// The scenario over IPv4 that each path is compared with itself in.
     pub over_ipv4: Option<&'static str>,
 }

@@ -35,6 +35,17 @@ pub fn crowd_port(core: usize) -> u16 {
     7400 + u16::from(core != 0)
 }
 
+/// The port of the web server on `core`, or of the one that runs on any.
+pub fn web_port(core: Option<usize>) -> u16 {
+    core.map_or(7602, |core| 7600 + u16::from(core != 0))
+}
+
+/// The ports of all web servers.
+pub fn web_ports() -> impl Iterator<Item = u16> {
+    let cores = CORES.into_iter().map(Some);
+    cores.chain([None]).map(web_port)
+}
+
 /// The port of the iperf3 server on `core`.
 pub fn bulk_port(core: usize) -> u16 {
     5201 + u16::from(core != 0)
@@ -66,6 +77,7 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
             servers("tcp", once_port),
             servers("tcp", crowd_port),
             servers("tcp", bulk_port),
+            web_ports().map(|port| ("tcp", port)).collect(),
         ]
         .concat();
     }
@@ -77,6 +89,7 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
         Probe::Connections(_) => servers("tcp", once_port),
         Probe::Crowd | Probe::IdleMemory => servers("tcp", crowd_port),
         Probe::Bulk => servers("tcp", bulk_port),
+        Probe::Http(_) => web_ports().map(|port| ("tcp", port)).collect(),
         Probe::ConfigUpdate | Probe::LookupScale => Vec::new(),
     }
 }

@@ -5,10 +5,10 @@ use super::path::PathKind;
 use super::placement::{CORES, LOAD_CORE, Placement};
 use super::scenario::{Node, Probe};
 use super::services::{
-    self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, once_port,
+    self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, once_port, web_port,
 };
 use super::{
-    Effort, Sample, bulk, config_update, connections, flood, flows, idle_memory, priority,
+    Effort, Sample, bulk, config_update, connections, flood, flows, http, idle_memory, priority,
     real_time, round_trip,
 };
 use crate::balancer::Balancer;
@@ -20,12 +20,16 @@ use crate::kubeproxy;
 use crate::lab::{Family, Lab, Pod, pick, vips};
 use crate::nftables;
 use crate::proxy::Proxy;
+use crate::servers;
 use crate::wait::{START_LIMIT, wait_until};
 use crate::weft::Weft;
 use anyhow::{Context, Result};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
+
+/// More connections and requests than any scenario makes, as every proxy has it.
+const HTTP: &str = "[backend]\nconnections = 1000000\npending = 1000000\nrequests = 1000000\n";
 
 /// A client pod, a server pod and the node between them.
 #[derive(Debug)]
@@ -97,7 +101,8 @@ impl Topology {
             Probe::FloodNode => flood::measure(self, Family::V4, &CORES),
             Probe::Connections(family) => connections::measure(self, placement, family),
             Probe::Crowd => connections::measure_crowd(self, placement),
-            Probe::IdleMemory => idle_memory::measure(self, placement),
+            Probe::IdleMemory => idle_memory::measure_tcp(self, placement),
+            Probe::Http(asks) => http::measure(self, placement, asks),
             Probe::FreshRoundTrip => round_trip::measure_fresh(self, placement),
             Probe::Bulk => bulk::measure(self, placement),
             Probe::NewFlows(family) => flows::measure_new(self, family, &[LOAD_CORE]),
@@ -126,12 +131,13 @@ impl Topology {
     fn start(&mut self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Result<()> {
         let Some(kind) = self.path.proxy() else {
             let wrapper = real_time(priority::DATAPLANE, &[]);
-            let config = self.config(cores, poll, ports);
+            let config = self.config(cores, poll, ports)?;
             self.weft = Some(Weft::start_under(&self.lab, &config, &wrapper)?);
             return Ok(());
         };
-        let core = cores[0].to_string();
-        let wrapper = real_time(priority::DATAPLANE, &["taskset", "-c", &core]);
+        let cores: Vec<String> = cores.iter().map(|core| core.to_string()).collect();
+        let cores = cores.join(",");
+        let wrapper = real_time(priority::DATAPLANE, &["taskset", "-c", &cores]);
         let rules = services::measured(ports, &self.server);
         let proxy = Proxy::start(&self.lab, kind, &self.client, &rules, &wrapper)?;
         self.proxy = Some(proxy);
@@ -226,7 +232,7 @@ impl Topology {
         Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
     }
 
-    fn config(&self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Config {
+    fn config(&self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Result<Config> {
         let mut config = Config::new();
         config.workers.cores = cores.to_vec();
         config.workers.poll = poll.into();
@@ -242,11 +248,26 @@ impl Topology {
             .enrol(&self.client, "client")
             .enrol(&self.server, "server");
         services::configure(&mut config, self.knows, ports);
-        if self.path == PathKind::WeftTcp {
-            let ports = config.services.iter_mut().flat_map(|s| &mut s.ports);
-            ports.for_each(|port| port.stage = Some("tcp".into()));
+        let stage = match self.path {
+            PathKind::WeftUserL7 => {
+                let unused = config.service("unused", VIP + 1, &[("tcp", 80, 80)]);
+                unused.select("server").http(HTTP)?;
+                return Ok(config);
+            }
+            PathKind::WeftTcp => "tcp",
+            PathKind::WeftHttp | PathKind::WeftHttpNode => "http",
+            _ => return Ok(config),
+        };
+        for service in &mut config.services {
+            service.stage(Some(stage));
+            if stage == "http" {
+                service.http(HTTP)?;
+            }
+            if self.path == PathKind::WeftHttpNode {
+                service.source("node");
+            }
         }
-        config
+        Ok(config)
     }
 
     /// Receive packet steering of what the client sends, on the node's side of its veth.
@@ -298,11 +319,13 @@ fn serve(lab: &mut Lab, server: &Pod) -> Result<()> {
             let mut command = server.namespace.command(words[0]);
             lab.spawn(&format!("{kind}-{core}"), command.args(&words[1..]))?;
         }
+        let wrapper = real_time(priority::LOAD, &["taskset", "-c", &number]);
+        servers::origin(lab, server, web_port(Some(core)), &wrapper)?;
         let port = bulk_port(core).to_string();
         // Not in real time: a stream fills its core, and would keep ksoftirqd from it.
         let mut command = server.namespace.command("iperf3");
         command.args(["--server", "--port", &port, "--affinity", &number]);
         lab.spawn(&format!("iperf3-{core}"), &mut command)?;
     }
-    Ok(())
+    servers::origin(lab, server, web_port(None), &real_time(priority::LOAD, &[]))
 }

@@ -17,9 +17,14 @@ pub const RUN: &[&str] = &[
 /// Connections a service may have: more than any scenario makes. By default 1,024.
 const MAX_CONNECTIONS: u32 = 1_000_000;
 
-/// Static listeners and clusters, no access log, no admin interface.
-pub fn render(legs: &[Leg]) -> Result<String> {
-    let listeners: Vec<Value> = legs.iter().map(listener).collect();
+/// Passes bytes on.
+pub const TCP: fn(&str) -> Value = tcp_proxy;
+/// Passes requests on, with nothing added to them.
+pub const HTTP: fn(&str) -> Value = connection_manager;
+
+/// Static listeners with `filter` and clusters, no access log, no admin interface.
+pub fn render(legs: &[Leg], filter: fn(&str) -> Value) -> Result<String> {
+    let listeners: Vec<Value> = legs.iter().map(|leg| listener(leg, filter)).collect();
     let clusters: Vec<Value> = legs.iter().map(cluster).collect();
     Ok(serde_json::to_string_pretty(&json!({
         "static_resources": {"listeners": listeners, "clusters": clusters},
@@ -34,19 +39,47 @@ fn address(ip: &str, port: u16) -> Value {
     json!({"socket_address": {"address": ip, "port_value": port}})
 }
 
-fn listener(leg: &Leg) -> Value {
+fn listener(leg: &Leg, filter: fn(&str) -> Value) -> Value {
     json!({
         "name": name(leg),
         "address": address("0.0.0.0", leg.port),
-        "filter_chains": [{"filters": [{
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": name(leg),
-                "cluster": name(leg),
-                "idle_timeout": "3600s",
-            },
-        }]}],
+        "filter_chains": [{"filters": [filter(&name(leg))]}],
+    })
+}
+
+fn tcp_proxy(cluster: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": cluster,
+            "cluster": cluster,
+            "idle_timeout": "3600s",
+        },
+    })
+}
+
+fn connection_manager(cluster: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": cluster,
+            "generate_request_id": false,
+            "common_http_protocol_options": {"idle_timeout": "3600s"},
+            "route_config": {"virtual_hosts": [{
+                "name": cluster,
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}],
+            }]},
+            "http_filters": [{
+                "name": "envoy.filters.http.router",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                    "suppress_envoy_headers": true,
+                },
+            }],
+        },
     })
 }
 
@@ -59,6 +92,7 @@ fn cluster(leg: &Leg) -> Value {
         "circuit_breakers": {"thresholds": [{
             "max_connections": MAX_CONNECTIONS,
             "max_pending_requests": MAX_CONNECTIONS,
+            "max_requests": MAX_CONNECTIONS,
         }]},
         "load_assignment": {
             "cluster_name": name(leg),

@@ -1,6 +1,6 @@
 //! HAProxy's configuration.
 
-use super::Leg;
+use super::{Kind, Leg};
 use crate::machine;
 use std::fmt::Write;
 
@@ -12,18 +12,23 @@ const SPARE: u64 = 500;
 /// Pipes for splicing; two descriptors each.
 const PIPES: u64 = 100;
 
-/// One thread, no log, as many connections as there are descriptors for.
-pub fn render(legs: &[Leg], splice: bool) -> String {
+/// One thread, no log, as many connections as there are descriptors for; in HTTP mode any connection to a backend carries
+/// anybody's requests.
+pub fn render(legs: &[Leg], kind: Kind) -> String {
     let connections = (machine::open_files().saturating_sub(SPARE) / 2).min(100_000);
-    let splicing = if splice {
-        "    option splice-auto\n    option splice-request\n    option splice-response\n"
-    } else {
-        ""
+    let mode = match kind {
+        Kind::HaproxyHttp => {
+            "    mode http\n    http-reuse always\n    timeout http-keep-alive 1h\n"
+        }
+        Kind::HaproxySplice => {
+            "    mode tcp\n    option splice-auto\n    option splice-request\n    option splice-response\n"
+        }
+        _ => "    mode tcp\n",
     };
     let mut text = format!(
         "global\n    nbthread 1\n    maxconn {connections}\n    maxpipes {PIPES}\n\
-         defaults\n    mode tcp\n    maxconn {connections}\n\
-         \x20   timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n{splicing}"
+         defaults\n    maxconn {connections}\n\
+         \x20   timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n{mode}"
     );
     for leg in legs {
         let _ = writeln!(

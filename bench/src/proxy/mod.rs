@@ -1,4 +1,4 @@
-//! The proxies that Weft's TCP stage is measured against: processes of the node, which the kernel redirects
+//! The proxies that Weft's TCP and HTTP stages are measured against: processes of the node, which the kernel redirects
 //! services' connections to. In lab namespaces only.
 //!
 //! Each runs on one core with one thread for traffic, without logs, and is told nothing but where to connect to.
@@ -6,6 +6,7 @@
 
 mod envoy;
 mod haproxy;
+mod nginx;
 mod redirect;
 
 use crate::binaries;
@@ -34,21 +35,29 @@ pub enum Kind {
     HaproxySplice,
     /// Envoy's tcp_proxy.
     Envoy,
+    /// HAProxy in HTTP mode.
+    HaproxyHttp,
+    /// nginx's HTTP proxy.
+    NginxHttp,
+    /// Envoy's HTTP connection manager.
+    EnvoyHttp,
 }
 
 impl Kind {
     /// Its program, where there is one.
     pub fn program(self) -> Option<PathBuf> {
         match self {
-            Self::Haproxy | Self::HaproxySplice => binaries::haproxy(),
-            Self::Envoy => binaries::envoy(),
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyHttp => binaries::haproxy(),
+            Self::NginxHttp => binaries::nginx(),
+            Self::Envoy | Self::EnvoyHttp => binaries::envoy(),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::Haproxy | Self::HaproxySplice => "haproxy",
-            Self::Envoy => "envoy",
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyHttp => "haproxy",
+            Self::NginxHttp => "nginx",
+            Self::Envoy | Self::EnvoyHttp => "envoy",
         }
     }
 }
@@ -96,12 +105,17 @@ impl Proxy {
         ensure!(!legs.is_empty(), "no TCP service to stand in for");
         redirect::install(&lab.node, client, &legs)?;
         let name = kind.name();
-        let (file, text, arguments) = match kind {
-            Kind::Haproxy => ("haproxy.cfg", haproxy::render(&legs, false), haproxy::RUN),
-            Kind::HaproxySplice => ("haproxy.cfg", haproxy::render(&legs, true), haproxy::RUN),
-            Kind::Envoy => ("envoy.json", envoy::render(&legs)?, envoy::RUN),
+        let directory = lab.directory();
+        let (text, arguments) = match kind {
+            Kind::Haproxy | Kind::HaproxySplice | Kind::HaproxyHttp => {
+                (haproxy::render(&legs, kind), haproxy::RUN)
+            }
+            Kind::NginxHttp => (nginx::render(&legs, &directory)?, nginx::RUN),
+            Kind::Envoy => (envoy::render(&legs, envoy::TCP)?, envoy::RUN),
+            Kind::EnvoyHttp => (envoy::render(&legs, envoy::HTTP)?, envoy::RUN),
         };
-        let file = lab.directory().join(file);
+        // Envoy takes a file for what its name ends in; JSON is YAML.
+        let file = directory.join(format!("{name}.yaml"));
         fs::write(&file, text)?;
         let program = program.to_string_lossy();
         let words = [wrapper, &[&*program], arguments].concat();

@@ -1,0 +1,105 @@
+//! Requests over HTTP/1.1 through what works at layer 7.
+
+use super::placement::{LOAD_CORE, Placement};
+use super::services::web_port;
+use super::topology::Topology;
+use super::{Figure, Sample, idle_memory, tool};
+use crate::lab::Family;
+use crate::servers;
+use crate::tools::http_load::Requests;
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Requests a second at half load: about half of what Envoy answers with 32 connections on a machine of two cores. One rate for
+/// all, because a path that was given half of what it can do itself would be the slower the more it can do.
+const HALF: f64 = 10_000.0;
+/// For how long requests are sent.
+const TIME: Duration = Duration::from_secs(2);
+/// How long the answer to one request may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Who asks for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asks {
+    /// For 1 KB over so many connections, as fast as it comes.
+    Small(usize),
+    /// For 1 KB over 32 connections, at [`HALF`].
+    HalfLoad,
+    /// For 1 MB over 8 connections.
+    Large,
+    /// For 1 KB over a connection of its own each time, 32 at a time.
+    Once,
+    /// Once, over each of very many connections.
+    Idle,
+}
+
+/// Measures once at `placement`.
+pub fn measure(topology: &Topology, placement: &Placement, asks: Asks) -> Result<Sample> {
+    let server = (!placement.floats).then_some(placement.server_core);
+    let to = topology.target(Family::V4, web_port(server));
+    if asks == Asks::Idle {
+        return idle_memory::measure(topology, to, open);
+    }
+    let (path, connections, more) = match asks {
+        Asks::Small(connections) => (servers::SMALL, connections, vec![]),
+        Asks::HalfLoad => (servers::SMALL, 32, vec!["--rate".into(), HALF.to_string()]),
+        Asks::Large => (servers::LARGE, 8, vec![]),
+        Asks::Once | Asks::Idle => (servers::SMALL, 32, vec!["--once".into()]),
+    };
+    let time = topology.effort().time(TIME).as_secs_f64();
+    let mut words = vec![
+        "http-load".into(),
+        to.to_string(),
+        "--path".into(),
+        path.into(),
+        "--connections".into(),
+        connections.to_string(),
+        "--seconds".into(),
+        time.to_string(),
+    ];
+    words.extend(more);
+    if !placement.floats {
+        words.extend(["--core".into(), LOAD_CORE.to_string()]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let found: Requests = tool::run(&topology.client.namespace, &words)?;
+    ensure!(found.failed == 0, "{} requests failed", found.failed);
+    ensure!(found.count > 0, "no request was answered");
+    let count = found.count as f64;
+    Ok(Sample::of(
+        [
+            (Figure::Rate, count / found.seconds),
+            (Figure::Median, found.p50),
+            (Figure::Tail, found.p99),
+            (Figure::FarTail, found.p999),
+        ],
+        found.busy * 1e6 / count,
+    ))
+}
+
+/// A connection that a request has been answered on.
+fn open(to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let request = format!("GET {} HTTP/1.1\r\nHost: {to}\r\n\r\n", servers::SMALL);
+    stream.write_all(request.as_bytes())?;
+    let mut answer = BufReader::new(&stream);
+    let (mut line, mut length) = (String::new(), None);
+    // Bound: a head of a server of the lab's own.
+    loop {
+        line.clear();
+        answer.read_line(&mut line)?;
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = Some(value.trim().parse()?);
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length.context("an answer without a length")?];
+    answer.read_exact(&mut body)?;
+    Ok(stream)
+}
