@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use crate::framing::{Guard, Progress};
+use crate::framing::{Body, Guard, Progress};
 use crate::run::Timers;
 use crate::{Now, Reject, Stream};
 
@@ -60,6 +60,11 @@ impl LegState {
             .map(|(_, reject)| reject)
     }
 
+    /// The reason for which the last head was refused, which is then the last of its connection.
+    pub(crate) fn refused(&self) -> Option<Reject> {
+        self.refused.get().map(|(_, reject)| reject)
+    }
+
     /// Why a body, or anything of a backend, was not passed on.
     pub(crate) fn failed(&self) -> Option<Reject> {
         self.failed.get()
@@ -99,6 +104,33 @@ impl LegState {
     /// A request goes out on this leg with the next write. What has come before that is no answer to it.
     pub(crate) fn await_response(&self, to_head: bool) {
         self.asks.set(Some(to_head));
+    }
+
+    /// Whether the next head, which is there, is of a request that is no more than head and body of HTTP/1.1.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.guard.borrow().as_ref().is_some_and(Guard::is_plain)
+    }
+
+    /// The head that is there.
+    pub(crate) fn take_head(&self) -> Vec<u8> {
+        let mut guard = self.guard.borrow_mut();
+        guard.as_mut().map(Guard::take_head).unwrap_or_default()
+    }
+
+    /// How the body of the last head ends.
+    pub(crate) fn body(&self) -> Body {
+        self.guard.borrow().as_ref().map_or(Body::None, Guard::body)
+    }
+
+    /// The trailer fields of that body, once it has come as a whole: a line each.
+    pub(crate) fn take_trailers(&self) -> Vec<u8> {
+        let mut guard = self.guard.borrow_mut();
+        guard.as_mut().map(Guard::take_trailers).unwrap_or_default()
+    }
+
+    /// Bytes of that body so far, without what frames them.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.guard.borrow().as_ref().map_or(0, Guard::body_bytes)
     }
 
     /// Whether nothing of a next message has come.
@@ -144,6 +176,16 @@ impl LegState {
     fn lose(&self, error: &io::Error) {
         self.lost.set(Some(error.kind()));
     }
+}
+
+/// What came of a look.
+enum Step {
+    /// The peer has ended its half.
+    End,
+    /// Something of a head.
+    Kept,
+    /// Something of a body.
+    Passed,
 }
 
 /// A stream and its framing. Dropping it resets the connection, unless [`LegState::end_in_order`] was called.
@@ -197,6 +239,9 @@ impl<S: Stream> Leg<S> {
         } else {
             let taken = take(&self.prefix).min(self.prefix.len());
             self.prefix.drain(..taken);
+            if self.prefix.is_empty() {
+                self.prefix = Vec::new();
+            }
             if taken == 0 {
                 return Poll::Pending; // Only whoever has room later asks for it again.
             }
@@ -268,47 +313,127 @@ impl<S: Stream> Leg<S> {
                     end => end.map_ok(drop),
                 };
             }
-            let in_body = guard.is_in_body();
-            let mut progress = Progress::Kept(0);
-            let peeked = self.poll_raw(cx, |bytes| {
-                progress = guard.advance(bytes, out.remaining());
-                match progress {
-                    Progress::Kept(taken) | Progress::Head(taken) => taken,
-                    Progress::Passed(taken) => {
-                        out.put_slice(&bytes[..taken]);
-                        taken
-                    }
-                    Progress::Failed(_) => bytes.len(),
+            let room = out.remaining();
+            let step = self.poll_step(cx, guard, |guard, bytes| {
+                let progress = guard.advance(bytes, room);
+                if let Progress::Passed(taken) = progress {
+                    out.put_slice(&bytes[..taken]);
                 }
+                progress
             });
-            if peeked.is_pending() {
-                if in_body && state.read_blocked.get().is_none() {
-                    state.read_blocked.set(Some(state.timers.now()));
-                }
-                return Poll::Pending;
-            }
-            state.read_blocked.set(None);
-            if ready!(peeked)? == 0 {
+            if let Step::End | Step::Passed = ready!(step)? {
                 return Poll::Ready(Ok(()));
             }
+        }
+    }
+
+    /// Looks at what comes next, once: `advance` shows it to the guard, and passes on what can be.
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        guard: &mut Guard,
+        advance: impl FnOnce(&mut Guard, &[u8]) -> Progress,
+    ) -> Poll<io::Result<Step>> {
+        let in_body = guard.is_in_body();
+        let mut progress = Progress::Kept(0);
+        let peeked = self.poll_raw(cx, |bytes| {
+            progress = advance(guard, bytes);
             match progress {
-                Progress::Kept(_) => {
-                    let since = guard.is_in_head().then(|| state.timers.now());
-                    state.head_since.set(state.head_since.get().or(since));
-                }
-                Progress::Head(_) => state.head_since.set(None),
-                Progress::Passed(_) => return Poll::Ready(Ok(())),
-                Progress::Failed(reject) if in_body || guard.is_for_responses() => {
-                    state.failed.set(Some(reject));
-                    return Poll::Ready(Err(ErrorKind::InvalidData.into()));
-                }
-                Progress::Failed(reject) => {
-                    guard.stand_in();
-                    state.head_since.set(None);
-                    state.refused.set(Some((guard.heads(), reject)));
+                Progress::Kept(taken) | Progress::Head(taken) | Progress::Passed(taken) => taken,
+                Progress::Failed(_) => bytes.len(),
+            }
+        });
+        let state = &self.state;
+        if peeked.is_pending() {
+            if in_body && state.read_blocked.get().is_none() {
+                state.read_blocked.set(Some(state.timers.now()));
+            }
+            return Poll::Pending;
+        }
+        state.read_blocked.set(None);
+        if ready!(peeked)? == 0 {
+            return Poll::Ready(Ok(Step::End));
+        }
+        match progress {
+            Progress::Kept(_) => {
+                let since = guard.is_in_head().then(|| state.timers.now());
+                state.head_since.set(state.head_since.get().or(since));
+            }
+            Progress::Head(_) => state.head_since.set(None),
+            Progress::Passed(_) => return Poll::Ready(Ok(Step::Passed)),
+            Progress::Failed(reject) if in_body || guard.is_for_responses() => {
+                state.failed.set(Some(reject));
+                return Poll::Ready(Err(ErrorKind::InvalidData.into()));
+            }
+            Progress::Failed(reject) => {
+                guard.stand_in();
+                state.head_since.set(None);
+                state.refused.set(Some((guard.heads(), reject)));
+            }
+        }
+        Poll::Ready(Ok(Step::Kept))
+    }
+
+    /// Whether a head is there: sound, as a whole, or what stands in for one that is refused. False at the end between two.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let state = Rc::clone(&self.state);
+        let mut guard = state.guard.borrow_mut();
+        let Some(guard) = &mut *guard else {
+            return Poll::Ready(Ok(false)); // Never: there are heads only where there is framing.
+        };
+        // Bound: each turn takes bytes that are there, and a head is of bounded length.
+        while guard.ready().is_empty() {
+            let between = guard.is_between();
+            let step = self.poll_step(cx, guard, |guard, bytes| guard.advance(bytes, 0));
+            match ready!(step)? {
+                Step::Kept => {}
+                Step::End | Step::Passed if between => return Poll::Ready(Ok(false)),
+                Step::End | Step::Passed => {
+                    return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
                 }
             }
         }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Appends what has come of a body, without what frames it, out of `most` bytes. False at its end.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+        most: usize,
+    ) -> Poll<io::Result<bool>> {
+        let state = Rc::clone(&self.state);
+        let mut guard = state.guard.borrow_mut();
+        let Some(guard) = guard.as_mut().filter(|guard| guard.is_in_body()) else {
+            return Poll::Ready(Ok(false));
+        };
+        let step = self.poll_step(cx, guard, |guard, bytes| {
+            guard.decode(bytes, most, |data| buffer.extend_from_slice(data))
+        });
+        match ready!(step)? {
+            Step::End if guard.body() == Body::UntilEnd => Poll::Ready(Ok(false)),
+            Step::End => Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+            Step::Kept | Step::Passed => Poll::Ready(Ok(true)),
+        }
+    }
+
+    /// Whether the peer has ended its half, or the connection is lost; what has come is left.
+    pub(crate) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_raw(cx, |_| 0).is_ready()
+    }
+
+    /// Whether nothing has come, and not the end: a connection between two messages is as it should be.
+    pub(crate) fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut said = !self.prefix.is_empty();
+        let peeked = self.poll_raw(cx, |bytes| {
+            said |= !bytes.is_empty();
+            0
+        });
+        if said {
+            self.state.failed.set(Some(Reject::Unsolicited));
+        }
+        peeked.is_pending() && !said
     }
 
     fn poll_plain(

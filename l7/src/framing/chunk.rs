@@ -41,6 +41,8 @@ pub(super) struct Chunks {
     state: State,
     trailers: usize,
     trailer_bytes: usize,
+    /// Trailer fields so far, a line each.
+    section: Vec<u8>,
 }
 
 impl Chunks {
@@ -49,7 +51,13 @@ impl Chunks {
             state: State::Size { digits: 0, size: 0 },
             trailers: 0,
             trailer_bytes: 0,
+            section: Vec::new(),
         }
+    }
+
+    /// The trailer fields, a line each, with names in lower case.
+    pub(super) fn take_trailers(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.section)
     }
 
     /// Whether the last byte of the body has been seen.
@@ -57,18 +65,20 @@ impl Chunks {
         self.state == State::Done
     }
 
-    /// Checks what comes next, and says how much of it is the body's.
+    /// Checks what comes next, and says how much of it is the body's. What is not framing goes to `put`.
     pub(super) fn advance(
         &mut self,
         bytes: &[u8],
         most_bytes: usize,
         most_fields: usize,
+        mut put: impl FnMut(&[u8]),
     ) -> Result<usize, Reject> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {
             if let State::Data { left } = &mut self.state {
                 let taken = (bytes.len() - at).min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= taken as u64;
+                put(&bytes[at..at + taken]);
                 at += taken;
                 if *left == 0 {
                     self.state = State::DataCr;
@@ -123,8 +133,10 @@ impl Chunks {
                     self.state = State::Done;
                     return Ok(());
                 }
-                trailer(line)?;
-                line.clear();
+                let name = trailer(line)?;
+                line[..name].make_ascii_lowercase();
+                self.section.append(line);
+                self.section.extend_from_slice(b"\r\n");
                 self.trailers += 1;
                 if self.trailers > most_fields {
                     return Err(Reject::HeadLength);
@@ -143,8 +155,8 @@ impl Chunks {
     }
 }
 
-/// Fields that frame or route a message, or say who sends it, must come before it.
-fn trailer(line: &[u8]) -> Result<(), Reject> {
+/// The length of a field's name. Fields that frame or route a message, or say who sends it, must come before it.
+fn trailer(line: &[u8]) -> Result<usize, Reject> {
     const FORBIDDEN: [&[u8]; 12] = [
         b"authorization",
         b"connection",
@@ -165,6 +177,6 @@ fn trailer(line: &[u8]) -> Result<(), Reject> {
         .any(|other| name.eq_ignore_ascii_case(other))
     {
         true => Err(Reject::Trailer),
-        false => Ok(()),
+        false => Ok(name.len()),
     }
 }

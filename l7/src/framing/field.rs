@@ -72,12 +72,23 @@ pub(super) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Names and values of a head that has passed every check.
+pub(crate) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = lines(head).skip(1);
+    lines.map_while(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        Some((&line[..colon], trim(&line[colon + 1..])))
+    })
+}
+
 /// What the fields of a head say of its framing.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Framing {
     pub(super) length: Option<u64>,
     pub(super) chunked: bool,
     pub(super) upgrade: bool,
+    /// The body is to be asked for.
+    pub(super) expects: bool,
 }
 
 impl Framing {
@@ -95,6 +106,8 @@ impl Framing {
             self.chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             self.upgrade = true;
+        } else if name.eq_ignore_ascii_case(b"expect") {
+            self.expects = true;
         }
         if self.chunked && self.length.is_some() {
             return Err(Reject::LengthAndEncoding);

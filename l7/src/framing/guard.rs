@@ -55,6 +55,14 @@ pub(crate) struct Guard {
     passed: Option<usize>,
     heads: u64,
     status: u16,
+    /// The last request asks for nothing but its answer.
+    plain: bool,
+    /// How the last message's body ends.
+    body: Body,
+    /// Bytes of it so far, without what frames them.
+    body_bytes: u64,
+    /// Its trailer fields, a line each.
+    trailers: Vec<u8>,
 }
 
 impl Guard {
@@ -83,7 +91,38 @@ impl Guard {
             passed: None,
             heads: 0,
             status: 0,
+            plain: false,
+            body: Body::None,
+            body_bytes: 0,
+            trailers: Vec::new(),
         }
+    }
+
+    /// Whether the last request is of HTTP/1.1, with nothing about it but a head and perhaps a body.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// How the last message's body ends.
+    pub(crate) fn body(&self) -> Body {
+        self.body
+    }
+
+    /// Bytes of that body so far, without what frames them.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.body_bytes
+    }
+
+    /// The trailer fields of that body, once it has been seen as a whole: a line each, with names in lower case.
+    pub(crate) fn take_trailers(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.trailers)
+    }
+
+    /// A complete head as a whole, of which nothing has been passed on.
+    pub(crate) fn take_head(&mut self) -> Vec<u8> {
+        self.line = 0;
+        self.passed = None;
+        std::mem::take(&mut self.head)
     }
 
     /// Heads that were complete so far, or replaced.
@@ -180,7 +219,12 @@ impl Guard {
 
     /// Looks at bytes that have come, of which `room` could be passed on. Not while a head is [`Self::ready`].
     pub(crate) fn advance(&mut self, bytes: &[u8], room: usize) -> Progress {
-        match self.step(bytes, room) {
+        self.decode(bytes, room, |_| ())
+    }
+
+    /// As [`Self::advance`]; what is passed on goes to `put`, without what frames it.
+    pub(crate) fn decode(&mut self, bytes: &[u8], room: usize, put: impl FnMut(&[u8])) -> Progress {
+        match self.step(bytes, room, put) {
             Ok(progress) => progress,
             Err(reject) => {
                 self.state = State::Over;
@@ -189,7 +233,12 @@ impl Guard {
         }
     }
 
-    fn step(&mut self, bytes: &[u8], room: usize) -> Result<Progress, Reject> {
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        room: usize,
+        mut put: impl FnMut(&[u8]),
+    ) -> Result<Progress, Reject> {
         let bytes = match self.state {
             State::Head => bytes,
             _ => &bytes[..bytes.len().min(room)],
@@ -201,19 +250,32 @@ impl Guard {
                     .len()
                     .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= taken as u64;
+                self.body_bytes += taken as u64;
+                put(&bytes[..taken]);
                 if *left == 0 {
                     self.state = State::Head;
                 }
                 Ok(Progress::Passed(taken))
             }
             State::Chunked(chunks) => {
-                let taken = chunks.advance(bytes, self.limits.bytes, self.limits.fields)?;
+                let body_bytes = &mut self.body_bytes;
+                let put = |data: &[u8]| {
+                    *body_bytes += data.len() as u64;
+                    put(data);
+                };
+                let limits = &self.limits;
+                let taken = chunks.advance(bytes, limits.bytes, limits.fields, put)?;
                 if chunks.is_done() {
+                    self.trailers = chunks.take_trailers();
                     self.state = State::Head;
                 }
                 Ok(Progress::Passed(taken))
             }
-            State::UntilEnd => Ok(Progress::Passed(bytes.len())),
+            State::UntilEnd => {
+                self.body_bytes += bytes.len() as u64;
+                put(bytes);
+                Ok(Progress::Passed(bytes.len()))
+            }
             State::Hold | State::Over => Ok(Progress::Kept(0)),
         }
     }
@@ -273,6 +335,7 @@ impl Guard {
         let (body, upgrade) = match self.side {
             Side::Requests => {
                 let found = head::request(&self.head, &self.limits)?;
+                self.plain = found.plain;
                 (found.body, found.upgrade)
             }
             Side::Responses { to_head, .. } => {
@@ -293,6 +356,9 @@ impl Guard {
             Body::Chunked => State::Chunked(Box::new(Chunks::new())),
             Body::UntilEnd => State::UntilEnd,
         };
+        self.body = body;
+        self.body_bytes = 0;
+        self.trailers = Vec::new();
         self.passed = Some(0);
         self.blank = false;
         self.heads += 1;

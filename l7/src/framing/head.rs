@@ -10,6 +10,8 @@ pub(super) struct Request {
     pub(super) body: Body,
     /// The connection may become another protocol's, so nothing may be read behind the head before that is decided.
     pub(super) upgrade: bool,
+    /// It is of HTTP/1.1, and asks for nothing but its answer.
+    pub(super) plain: bool,
 }
 
 /// What the rest of a connection needs to know of a response.
@@ -81,7 +83,12 @@ pub(super) fn request(head: &[u8], limits: &HeadLimits) -> Result<Request, Rejec
         } => Body::Length(length),
     };
     let upgrade = framing.upgrade && body == Body::None && !old;
-    Ok(Request { body, upgrade })
+    let plain = !old && !framing.upgrade && !framing.expects;
+    Ok(Request {
+        body,
+        upgrade,
+        plain,
+    })
 }
 
 /// Checks a whole head; `to_head`: it answers a `HEAD`.

@@ -14,6 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::exchange::exchange;
+use super::relay::{Served, requests};
 use super::service::{Exec, Service};
 use super::sniff::detect;
 use super::tunnel::{tcp, tunnel};
@@ -34,6 +35,8 @@ pub(super) struct Client {
     pub(super) meta: ConnectionMeta,
     pub(super) protocol: Protocol,
     pub(super) leg: Rc<LegState>,
+    /// The connection is to end with the request that is under way, or now.
+    pub(super) ending: Cell<bool>,
     heads: Cell<u64>,
     underway: Cell<usize>,
     idle_since: Cell<Now>,
@@ -47,6 +50,7 @@ impl Client {
             meta,
             protocol,
             leg: Rc::clone(leg),
+            ending: Cell::new(false),
             heads: Cell::new(0),
             underway: Cell::new(0),
             idle_since: Cell::new(now),
@@ -55,7 +59,7 @@ impl Client {
     }
 
     /// The number of the next request, from 1.
-    fn next_head(&self) -> u64 {
+    pub(super) fn next_head(&self) -> u64 {
         self.heads.set(self.heads.get() + 1);
         self.heads.get()
     }
@@ -115,10 +119,47 @@ async fn serve_stream<S: Stream>(
     }
     let client = Rc::new(Client::new(meta, protocol, leg.state(), timers.now()));
     match protocol {
-        Protocol::Http1 => http1(service, config, leg, &client).await,
-        Protocol::Http2 => http2(service, config, leg, &client).await,
-        Protocol::Tcp => tcp(service, config, leg, &client).await,
+        Protocol::Http1 => {
+            if let Some(leg) = relay(service, config, leg, &client).await {
+                Box::pin(http1(service, config, leg, &client)).await;
+            }
+        }
+        Protocol::Http2 => Box::pin(http2(service, config, leg, &client)).await,
+        Protocol::Tcp => Box::pin(tcp(service, config, leg, &client)).await,
     }
+}
+
+/// Relays requests until one comes that takes more than that: for hyper, with the rest of the connection.
+async fn relay<S: Stream>(
+    service: &Rc<Service<S>>,
+    config: &ServiceConfig,
+    mut leg: Leg<S>,
+    client: &Rc<Client>,
+) -> Option<Leg<S>> {
+    let mut patience = Patience::new(service, config, client);
+    let served = {
+        let mut requests = pin!(requests(service, client, &mut leg));
+        poll_fn(|cx| {
+            // Bound: each impatience once, and the last one ends the connection.
+            loop {
+                if let Poll::Ready(served) = requests.as_mut().poll(cx) {
+                    return Poll::Ready(served);
+                }
+                match ready!(patience.poll(cx)) {
+                    Impatience::Head => client.leg.refuse(Reject::HeadTimeout),
+                    Impatience::Idle | Impatience::Drained => client.ending.set(true),
+                    Impatience::Stalled => return Poll::Ready(Served::Broken),
+                }
+            }
+        })
+        .await
+    };
+    match served {
+        Served::Other => return Some(leg),
+        Served::Ended => linger(service, config, leg).await,
+        Served::Broken => {} // The leg goes without an order: a reset.
+    }
+    None
 }
 
 async fn http1<S: Stream>(

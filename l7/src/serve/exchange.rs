@@ -19,7 +19,9 @@ use crate::config::{ConnectRequest, ServiceConfig, Source};
 use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, propagate};
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
-use crate::upstream::{Backend, BackendProtocol, Endpoint, Key, Lease, RequestBody, acquire};
+use crate::upstream::{
+    Backend, BackendProtocol, Codec, Endpoint, Key, Lease, RequestBody, acquire,
+};
 use crate::{Reject, Stream};
 
 /// Bytes of a path and of an authority that are logged.
@@ -41,25 +43,26 @@ pub(super) async fn exchange<S: Stream>(
 }
 
 /// Why a request is not answered by an endpoint.
-type Failure = (Flag, Option<&'static str>);
+pub(super) type Failure = (Flag, Option<&'static str>);
 
-struct Exchange<'x, S> {
-    service: &'x Rc<Service<S>>,
-    client: &'x Rc<Client>,
+/// A request that is under way.
+pub(super) struct Exchange<'x, S> {
+    pub(super) service: &'x Rc<Service<S>>,
+    pub(super) client: &'x Rc<Client>,
     config: Arc<ServiceConfig>,
-    tail: Tail,
+    pub(super) tail: Tail,
 }
 
 /// What an endpoint is asked, and what is needed to ask again.
-struct Asked {
-    parts: Parts,
+pub(super) struct Asked {
+    pub(super) parts: Parts,
     body: Option<RequestBody>,
     upgrade: bool,
-    authority: String,
+    pub(super) authority: String,
 }
 
 impl<'x, S: Stream> Exchange<'x, S> {
-    fn new(service: &'x Rc<Service<S>>, client: &'x Rc<Client>) -> Self {
+    pub(super) fn new(service: &'x Rc<Service<S>>, client: &'x Rc<Client>) -> Self {
         let record = AccessRecord {
             at: service.now(),
             service: service.id,
@@ -102,13 +105,44 @@ impl<'x, S: Stream> Exchange<'x, S> {
         }
     }
 
-    async fn run(mut self, head: u64, request: Request<Incoming>) -> Response<ResponseBody> {
-        let version = request.version();
-        if let Some(reject) = self.client.leg.refusal(head) {
-            return self.refuse(reject, version);
-        }
+    async fn run(self, head: u64, request: Request<Incoming>) -> Response<ResponseBody> {
         let (mut parts, body) = request.into_parts();
+        if let Some(reject) = self.client.leg.refusal(head) {
+            return self.refuse(reject, parts.version);
+        }
         parts.extensions.clear();
+        let (exchange, rule, mut asked) = match self.admit(parts) {
+            Ok(admitted) => admitted,
+            Err(response) => return *response,
+        };
+        let upgrade = headers::upgrade(&asked.parts.headers);
+        asked.upgrade = upgrade.is_some() && exchange.client.leg.holds();
+        asked.body = Some(RequestBody::new(body, &exchange.tail.intake));
+        if !asked.upgrade {
+            exchange.client.leg.resume();
+        }
+        let switches = asked.upgrade;
+        let codec = |protocol| match protocol {
+            Protocol::Http2 => Codec::Http2,
+            _ => Codec::Http1,
+        };
+        let attempt = async |exchange: &Self, lease, asked: &mut Asked, retried| {
+            exchange.attempt(lease, asked, retried).await
+        };
+        match exchange
+            .forward(&rule, asked, upgrade, codec, attempt)
+            .await
+        {
+            Ok((exchange, (response, lease))) => exchange.pass(response, lease, switches),
+            Err(response) => response,
+        }
+    }
+
+    /// Says which rule serves a request, or what is answered without asking an endpoint.
+    pub(super) fn admit(
+        mut self,
+        parts: Parts,
+    ) -> Result<(Self, Arc<CompiledRule>, Asked), Box<Response<ResponseBody>>> {
         let authority = authority(&parts);
         let kind = parts.headers.get(header::CONTENT_TYPE);
         self.tail.grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
@@ -118,10 +152,10 @@ impl<'x, S: Stream> Exchange<'x, S> {
             let target = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
             record.path = cut(target, LOGGED_PATH);
         });
-        if version == Version::HTTP_2
+        if parts.version == Version::HTTP_2
             && let Err(reject) = check_http2(&parts)
         {
-            return self.refuse(reject, version);
+            return Err(Box::new(self.refuse(reject, parts.version)));
         }
         let Some(rule) = self
             .config
@@ -129,7 +163,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
             .route(&view(&parts, &authority))
             .map(Arc::clone)
         else {
-            return self.fail((Flag::NoRoute, None));
+            return Err(Box::new(self.fail((Flag::NoRoute, None))));
         };
         self.tail.recorder.note(|record| {
             record.rule = Some((Arc::clone(&rule.route), rule.index));
@@ -141,48 +175,55 @@ impl<'x, S: Stream> Exchange<'x, S> {
                 record.status = redirect.status.as_u16();
             });
             let port = self.client.meta.vip.port();
-            return answer::redirect(redirect, &authority, port, target, self.tail);
+            let response = answer::redirect(redirect, &authority, port, target, self.tail);
+            return Err(Box::new(response));
         }
         let timers = &self.service.shared.timers;
         self.tail.deadline = Deadline::after(timers, rule.timeouts.request);
-        let upgrade = headers::upgrade(&parts.headers);
         let asked = Asked {
-            upgrade: upgrade.is_some() && self.client.leg.holds(),
-            body: Some(RequestBody::new(body, &self.tail.intake)),
+            upgrade: false,
+            body: None,
             parts,
             authority,
         };
-        if !asked.upgrade {
-            self.client.leg.resume();
-        }
-        self.forward(&rule, asked, upgrade).await
+        Ok((self, rule, asked))
     }
 
-    async fn forward(
+    /// Asks an endpoint by `attempt`, over a connection of the codec for the backend's protocol. An answer, or what is answered in
+    /// its place.
+    pub(super) async fn forward<T>(
         mut self,
         rule: &CompiledRule,
         mut asked: Asked,
         upgrade: Option<HeaderValue>,
-    ) -> Response<ResponseBody> {
+        codec: impl Fn(Protocol) -> Codec,
+        mut attempt: impl AsyncFnMut(&Self, Lease, &mut Asked, bool) -> Result<T, Attempt>,
+    ) -> Result<(Self, T), Response<ResponseBody>> {
         let Pick::Backend(id) = rule.pick(self.service.shared.random()) else {
-            return self.fail((Flag::InvalidBackend, None));
+            return Err(self.fail((Flag::InvalidBackend, None)));
         };
         self.tail.recorder.note(|record| record.backend = Some(id));
         let Some(backend) = self.service.backend(id) else {
-            return self.fail((Flag::InvalidBackend, None));
+            return Err(self.fail((Flag::InvalidBackend, None)));
         };
+        let protocol = match backend.config().protocol {
+            BackendProtocol::AsClient => self.client.protocol,
+            BackendProtocol::Http1 => Protocol::Http1,
+            BackendProtocol::H2c => Protocol::Http2,
+        };
+        let codec = codec(protocol);
         self.prepare(rule, &mut asked, upgrade);
         // The deadline is lent out while the rest of the exchange is at work.
         let deadline = std::mem::replace(&mut self.tail.deadline, Deadline::never());
         let answered = {
-            let asking = pin!(self.ask(rule, id, &backend, &mut asked));
+            let asking = pin!(self.ask(rule, id, &backend, codec, &mut asked, &mut attempt));
             deadline.within(asking).await
         };
         self.tail.deadline = deadline;
         match answered {
-            Some(Ok((response, lease))) => self.pass(response, lease, asked.upgrade),
-            Some(Err(failure)) => self.fail(failure),
-            None => self.fail((Flag::RequestTimeout, None)),
+            Some(Ok(answer)) => Ok((self, answer)),
+            Some(Err(failure)) => Err(self.fail(failure)),
+            None => Err(self.fail((Flag::RequestTimeout, None))),
         }
     }
 
@@ -210,13 +251,15 @@ impl<'x, S: Stream> Exchange<'x, S> {
     }
 
     /// Asks an endpoint, and once more if it turns out that the connection to it had ended before.
-    async fn ask(
+    async fn ask<T>(
         &mut self,
         rule: &CompiledRule,
         id: BackendId,
         backend: &Rc<Backend>,
+        codec: Codec,
         asked: &mut Asked,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        attempt: &mut impl AsyncFnMut(&Self, Lease, &mut Asked, bool) -> Result<T, Attempt>,
+    ) -> Result<T, Failure> {
         let shared = &self.service.shared;
         // Bound: two tries.
         loop {
@@ -228,14 +271,14 @@ impl<'x, S: Stream> Exchange<'x, S> {
             self.tail
                 .recorder
                 .note(|record| record.endpoint = Some(endpoint.address));
-            let lease = self.lease(id, backend, &endpoint).await?;
+            let lease = self.lease(id, backend, &endpoint, codec).await?;
             let ready = shared.timers.now();
             self.tail
                 .recorder
                 .note(|record| record.queued = Some(ready - begun));
             let limit = Deadline::after(&shared.timers, rule.timeouts.backend_request);
             let tried = limit
-                .within(pin!(self.attempt(lease, asked, retried)))
+                .within(pin!(attempt(self, lease, asked, retried)))
                 .await;
             let after = shared.timers.now() - ready;
             match tried.unwrap_or(Err(Attempt::Failed((Flag::BackendTimeout, None)))) {
@@ -256,20 +299,16 @@ impl<'x, S: Stream> Exchange<'x, S> {
         id: BackendId,
         backend: &Rc<Backend>,
         endpoint: &Rc<Endpoint>,
+        codec: Codec,
     ) -> Result<Lease, Failure> {
         let config = backend.config();
-        let protocol = match config.protocol {
-            BackendProtocol::AsClient => self.client.protocol,
-            BackendProtocol::Http1 => Protocol::Http1,
-            BackendProtocol::H2c => Protocol::Http2,
-        };
         let source = match endpoint.sees_client() {
             true => Source::Client,
             false => self.config.source,
         };
         let key = Key {
             client: (source == Source::Client).then_some(self.client.meta.client),
-            protocol,
+            codec,
         };
         let request = ConnectRequest {
             service: self.service.id,
@@ -289,7 +328,10 @@ impl<'x, S: Stream> Exchange<'x, S> {
         asked: &mut Asked,
         retried: bool,
     ) -> Result<(Response<Incoming>, Lease), Attempt> {
-        let protocol = lease.connection().key.protocol;
+        let protocol = match lease.connection().key.codec {
+            Codec::Http2 => Protocol::Http2,
+            Codec::Relay | Codec::Http1 => Protocol::Http1,
+        };
         let body = asked.body.take();
         let body = body.unwrap_or_else(|| RequestBody::empty(&self.tail.intake));
         let empty = http_body::Body::is_end_stream(&body);
@@ -348,7 +390,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
     }
 
     /// `Host` for HTTP/1.1; `:authority` says it in HTTP/2.
-    fn host(&self, headers: &mut HeaderMap, authority: &str, protocol: Protocol) {
+    pub(super) fn host(&self, headers: &mut HeaderMap, authority: &str, protocol: Protocol) {
         if protocol == Protocol::Http2 {
             headers.remove(header::HOST);
             return;
@@ -395,7 +437,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         Response::from_parts(parts, ResponseBody::of_endpoint(body, self.tail))
     }
 
-    fn fail(mut self, (flag, detail): Failure) -> Response<ResponseBody> {
+    pub(super) fn fail(mut self, (flag, detail): Failure) -> Response<ResponseBody> {
         self.tail.recorder.note(|record| {
             record.flag = Some(flag);
             record.detail = detail;
@@ -406,7 +448,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         answer::failure(flag, self.tail)
     }
 
-    fn refuse(mut self, reject: Reject, version: Version) -> Response<ResponseBody> {
+    pub(super) fn refuse(mut self, reject: Reject, version: Version) -> Response<ResponseBody> {
         self.service.reject(reject);
         self.tail.recorder.note(|record| {
             record.flag = Some(match reject {
@@ -420,13 +462,13 @@ impl<'x, S: Stream> Exchange<'x, S> {
 }
 
 /// What came of a try, if no response.
-enum Attempt {
+pub(super) enum Attempt {
     Again,
     Failed(Failure),
 }
 
 /// RFC 9110 section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
+pub(super) fn is_idempotent(method: &Method) -> bool {
     [
         Method::GET,
         Method::HEAD,

@@ -26,6 +26,12 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     plain.then(|| value.clone())
 }
 
+/// Whether a message is the last one of its connection.
+pub(super) fn closes(headers: &HeaderMap) -> bool {
+    let mut connection = tokens(headers, &header::CONNECTION);
+    connection.any(|token| token.eq_ignore_ascii_case("close"))
+}
+
 /// Takes away what is for one hop only: fields that `Connection` names, and those that are known to be (RFC 9110 section 7.6.1). `TE:
 /// trailers` stays, because trailers are passed on. Framing is the next hop's own.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {

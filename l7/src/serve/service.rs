@@ -13,7 +13,7 @@ use crate::observe::{AccessRecord, Flag, Log, ServiceMetrics, Sink};
 use crate::route::BackendId;
 use crate::run::{Executor, GroupId, Timers};
 use crate::stage::ServiceId;
-use crate::upstream::Backend;
+use crate::upstream::{Backend, BackendProtocol};
 use crate::{Now, Reject};
 
 /// What all services of a stage share.
@@ -62,6 +62,8 @@ pub(crate) struct Service<S> {
     config: RefCell<Arc<ServiceConfig>>,
     backends: RefCell<BTreeMap<BackendId, Rc<Backend>>>,
     pub(crate) connections: Cell<usize>,
+    /// Whether endpoints speak what clients of HTTP/1.1 speak, so that their messages need not be taken apart.
+    relays: Cell<bool>,
     pub(crate) metrics: Rc<RefCell<ServiceMetrics>>,
 }
 
@@ -79,6 +81,7 @@ impl<S> Service<S> {
             config: RefCell::new(Arc::clone(&config)),
             backends: RefCell::default(),
             connections: Cell::new(0),
+            relays: Cell::new(false),
             metrics,
         };
         service.configure(config);
@@ -107,7 +110,15 @@ impl<S> Service<S> {
         for backend in old.into_values() {
             backend.retire();
         }
+        let mut protocols = config.backends.values().map(|backend| backend.protocol);
+        self.relays
+            .set(protocols.all(|protocol| protocol != BackendProtocol::H2c));
         *self.config.borrow_mut() = config;
+    }
+
+    /// Whether requests of HTTP/1.1 can be relayed as they are.
+    pub(super) fn relays(&self) -> bool {
+        self.relays.get()
     }
 
     pub(crate) fn backend(&self, id: BackendId) -> Option<Rc<Backend>> {

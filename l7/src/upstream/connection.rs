@@ -13,13 +13,41 @@ use hyper::client::conn::{http1, http2};
 
 use super::endpoint::Underway;
 use super::{Endpoint, Key, RequestBody};
-use crate::leg::LegState;
-use crate::observe::Protocol;
+use crate::leg::{Leg, LegState};
+use crate::{Now, Stream};
+
+/// How requests go over a connection.
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Codec {
+    /// HTTP/1.1, passed on by whoever serves the client's connection.
+    Relay,
+    /// HTTP/1.1 by hyper.
+    Http1,
+    /// HTTP/2 by hyper, many at a time.
+    Http2,
+}
 
 /// What requests go out by.
 pub(crate) enum Sender {
+    Relay(#[expect(dead_code, reason = "its drop is what it is for")] Resting),
     Http1(http1::SendRequest<RequestBody>),
     Http2(http2::SendRequest<RequestBody>),
+}
+
+/// The use of a connection whose leg is with whoever has this, or rests. Dropping it ends the connection.
+pub(crate) struct Resting(Rc<Connection>);
+
+impl Resting {
+    pub(super) fn new(connection: &Rc<Connection>) -> Self {
+        Self(Rc::clone(connection))
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.wake();
+    }
 }
 
 /// A response, or the request that was not sent.
@@ -30,12 +58,15 @@ impl Sender {
     pub(crate) fn share(&self) -> Self {
         match self {
             Self::Http2(sender) => Self::Http2(sender.clone()),
-            Self::Http1(_) => unreachable!("connections of HTTP/1.1 are not shared"),
+            Self::Relay(_) | Self::Http1(_) => {
+                unreachable!("connections of HTTP/1.1 are not shared")
+            }
         }
     }
 
     fn is_closed(&self) -> bool {
         match self {
+            Self::Relay(_) => false,
             Self::Http1(sender) => sender.is_closed(),
             Self::Http2(sender) => sender.is_closed(),
         }
@@ -43,30 +74,35 @@ impl Sender {
 
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         match self {
+            Self::Relay(_) => Poll::Ready(Ok(())),
             Self::Http1(sender) => sender.poll_ready(cx),
             Self::Http2(sender) => sender.poll_ready(cx),
         }
     }
 
-    fn send(&mut self, request: Request<RequestBody>) -> Pin<Box<dyn Future<Output = Answer>>> {
+    fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Option<Pin<Box<dyn Future<Output = Answer>>>> {
         match self {
+            Self::Relay(_) => None,
             Self::Http1(sender) => {
                 let answer = sender.try_send_request(request);
-                Box::pin(async move {
+                Some(Box::pin(async move {
                     answer.await.map_err(|mut error| {
                         let message = error.take_message();
                         (error.into_error(), message)
                     })
-                })
+                }))
             }
             Self::Http2(sender) => {
                 let answer = sender.try_send_request(request);
-                Box::pin(async move {
+                Some(Box::pin(async move {
                     answer.await.map_err(|mut error| {
                         let message = error.take_message();
                         (error.into_error(), message)
                     })
-                })
+                }))
             }
         }
     }
@@ -92,6 +128,9 @@ pub(crate) struct Connection {
     /// A sender whose request is over, for the task to put back.
     returned: RefCell<Option<Sender>>,
     detached: RefCell<Detached>,
+    /// A leg without a request, where there is no task that has it; and since when.
+    resting: RefCell<Option<Box<dyn Any>>>,
+    rested: Cell<Now>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -106,8 +145,37 @@ impl Connection {
             returning: Cell::new(false),
             returned: RefCell::default(),
             detached: RefCell::default(),
+            resting: RefCell::default(),
+            rested: Cell::default(),
             task: RefCell::default(),
         }
+    }
+
+    /// Puts a leg to rest.
+    pub(super) fn rest<S: Stream>(&self, leg: Box<Leg<S>>) {
+        self.rested.set(leg.state().now());
+        self.put_back(leg);
+    }
+
+    /// As [`Self::rest`], for one that has rested all along.
+    pub(super) fn put_back<S: Stream>(&self, leg: Box<Leg<S>>) {
+        *self.resting.borrow_mut() = Some(leg);
+    }
+
+    /// The leg that rests, of the type that whoever opened it knows.
+    pub(super) fn resting<S: Stream>(&self) -> Option<Box<Leg<S>>> {
+        let leg = self.resting.borrow_mut().take()?;
+        leg.downcast().ok()
+    }
+
+    /// Since when it rests.
+    pub(super) fn rested(&self) -> Now {
+        self.rested.get()
+    }
+
+    /// Whether it is of no more use.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Requests under way.
@@ -199,7 +267,25 @@ impl Lease {
         self.connection.leg.await_response(to_head);
         let answer = self.sender.as_mut()?.send(request);
         self.connection.wake();
-        Some(answer)
+        answer
+    }
+
+    /// The leg of a connection that is relayed over.
+    pub(crate) fn leg<S: Stream>(&self) -> Option<Box<Leg<S>>> {
+        self.connection.resting()
+    }
+
+    /// Gives that leg back: the response has come to its end, and the connection may carry another request.
+    pub(crate) fn rest<S: Stream>(mut self, mut leg: Box<Leg<S>>) {
+        let connection = &self.connection;
+        let task = connection.task.borrow().clone();
+        let waker = task.as_ref().unwrap_or(Waker::noop());
+        let quiet = leg.is_quiet(&mut Context::from_waker(waker));
+        connection.rest(leg);
+        if let Some(sender) = self.sender.take().filter(|_| quiet) {
+            // What is not taken is dropped, which ends the connection.
+            connection.endpoint.put(connection.key, connection, sender);
+        }
     }
 
     /// The response has come to its end: the connection may carry another request.
@@ -238,8 +324,10 @@ impl Drop for Lease {
             .streams
             .set(connection.streams.get().saturating_sub(1));
         drop(self.sender.take());
-        connection.wake();
-        if connection.key.protocol == Protocol::Http2 {
+        if connection.key.codec != Codec::Relay {
+            connection.wake();
+        }
+        if connection.key.codec == Codec::Http2 {
             connection.endpoint.wake();
         }
     }

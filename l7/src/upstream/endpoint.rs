@@ -6,15 +6,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 
-use super::connection::{Connection, Sender};
+use super::connection::{Codec, Connection, Sender};
 use super::{BackendLimits, EndpointConfig, EndpointState};
-use crate::observe::Protocol;
 
 /// Whose a connection is. With `source = "client"` it is one client's connection's; else everybody's.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Key {
     pub(crate) client: Option<SocketAddr>,
-    pub(crate) protocol: Protocol,
+    pub(crate) codec: Codec,
 }
 
 /// Connections that can take a request.
@@ -160,10 +159,10 @@ impl Endpoint {
 
     /// A client is gone: its connections are closed, now or when they become idle.
     pub(crate) fn forget(&self, client: SocketAddr) {
-        for protocol in [Protocol::Http1, Protocol::Http2] {
+        for codec in [Codec::Relay, Codec::Http1, Codec::Http2] {
             let key = Key {
                 client: Some(client),
-                protocol,
+                codec,
             };
             let idle = self.pools.borrow_mut().get_mut(&key).map(|pool| {
                 pool.forgotten = true;
@@ -178,7 +177,7 @@ impl Endpoint {
         let limits = self.limits.get();
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(key).or_default();
-        if key.protocol == Protocol::Http2 {
+        if key.codec == Codec::Http2 {
             pool.shared
                 .retain(|(connection, sender)| connection.is_usable(sender));
             let free = pool
@@ -236,8 +235,8 @@ impl Endpoint {
             let Some(pool) = pools.get_mut(&key).filter(|pool| !pool.forgotten) else {
                 return false;
             };
-            match key.protocol {
-                Protocol::Http2 => pool.shared.push((Rc::clone(connection), sender)),
+            match key.codec {
+                Codec::Http2 => pool.shared.push((Rc::clone(connection), sender)),
                 _ => pool.idle.push((Rc::clone(connection), sender)),
             }
         }
@@ -267,8 +266,8 @@ impl Endpoint {
             let Some(pool) = pools.get_mut(key) else {
                 return;
             };
-            let list = match key.protocol {
-                Protocol::Http2 => &mut pool.shared,
+            let list = match key.codec {
+                Codec::Http2 => &mut pool.shared,
                 _ => &mut pool.idle,
             };
             let at = list

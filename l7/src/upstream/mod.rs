@@ -13,6 +13,6 @@ pub(crate) use body::{Intake, RequestBody};
 pub use config::{
     Algorithm, BackendConfig, BackendLimits, BackendProtocol, EndpointConfig, EndpointState, Picker,
 };
-pub(crate) use connection::Lease;
+pub(crate) use connection::{Codec, Lease};
 pub(crate) use endpoint::{Endpoint, Key};
 pub(crate) use open::acquire;

@@ -8,15 +8,15 @@ use std::task::Poll;
 
 use hyper::client::conn::{http1, http2};
 
-use super::connection::{Connection, Sender};
+use super::connection::{Codec, Connection, Resting, Sender};
 use super::endpoint::{Offer, Opening};
-use super::task::{run_http1, run_http2};
+use super::task::{run_http1, run_http2, watch};
 use super::{BackendConfig, Endpoint, Key, Lease};
 use crate::Stream;
 use crate::config::ConnectRequest;
 use crate::framing::Guard;
 use crate::leg::Leg;
-use crate::observe::{Flag, Protocol};
+use crate::observe::Flag;
 use crate::run::Deadline;
 use crate::serve::{BUFFER, Exec, Service, WINDOW};
 
@@ -107,12 +107,16 @@ async fn open<S: Stream>(
     let mut stream = shared.connect(request)?;
     poll_fn(|cx| stream.poll_connected(cx)).await?;
     let limits = service.config().limits.head;
-    let guard = (key.protocol == Protocol::Http1).then(|| Guard::responses(limits));
+    let guard = (key.codec != Codec::Http2).then(|| Guard::responses(limits));
     let leg = Leg::new(stream, Vec::new(), guard, &shared.timers);
     let state = Rc::clone(leg.state());
     let connection = Rc::new(Connection::new(key, state, Rc::clone(endpoint)));
     let idle = config.idle_timeout;
-    let sender = if key.protocol == Protocol::Http2 {
+    let sender = if key.codec == Codec::Relay {
+        connection.rest(Box::new(leg));
+        service.spawn(watch::<S>(Rc::clone(service), Rc::clone(&connection), idle));
+        Sender::Relay(Resting::new(&connection))
+    } else if key.codec == Codec::Http2 {
         let exec = Exec::of(service);
         let mut builder = http2::Builder::new(exec);
         builder

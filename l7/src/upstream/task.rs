@@ -15,6 +15,55 @@ use crate::leg::Leg;
 use crate::run::Alarm;
 use crate::serve::{Exec, Service};
 
+/// Looks after a connection while it rests: closes it when it has for long enough, when the endpoint does, and when nobody wants it any
+/// more.
+pub(super) fn watch<S: Stream>(
+    service: Rc<Service<S>>,
+    connection: Rc<Connection>,
+    idle: Duration,
+) -> impl Future<Output = ()> {
+    let gone = Gone(Rc::clone(&connection));
+    look_after(service, connection, idle, gone)
+}
+
+async fn look_after<S: Stream>(
+    service: Rc<Service<S>>,
+    connection: Rc<Connection>,
+    idle: Duration,
+    gone: Gone,
+) {
+    let timers = &service.shared.timers;
+    let alarm = timers.alarm();
+    poll_fn(|cx| {
+        connection.register(cx.waker());
+        // Bound: an alarm that has come is set to a later time, or ends this.
+        loop {
+            if connection.is_closed() {
+                return Poll::Ready(());
+            }
+            let mut since = timers.now();
+            if let Some(mut leg) = connection.resting::<S>() {
+                since = connection.rested();
+                let quiet = leg.is_quiet(cx);
+                connection.put_back(leg);
+                if !quiet || since + idle <= timers.now() {
+                    return Poll::Ready(());
+                }
+            }
+            alarm.set(since + idle);
+            std::task::ready!(alarm.poll_expired(cx));
+        }
+    })
+    .await;
+    drop(gone);
+    if let Some(reject) = connection.leg.failed() {
+        service.metrics.borrow_mut().upstream_rejected[reject as usize] += 1;
+    } else if connection.leg.is_answered() {
+        connection.leg.end_in_order();
+    }
+    drop(connection.resting::<S>());
+}
+
 /// Drives a connection of HTTP/1.1, puts it back into its pool after each request, and closes it when it has been idle.
 pub(super) fn run_http1<S: Stream>(
     service: Rc<Service<S>>,
