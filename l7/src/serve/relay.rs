@@ -70,9 +70,10 @@ pub(super) async fn requests<S: Stream>(
         let served = match refused {
             Some(reject) => {
                 let response = exchange.refuse(reject, Version::HTTP_11);
-                answer(leg, response, false, false).await
+                Box::pin(answer(leg, response, false, false)).await
             }
-            None => relay(exchange, head, leg).await,
+            // In memory of its own, so that a connection without a request has none of it.
+            None => Box::pin(relay(exchange, head, leg)).await,
         };
         if let Some(served) = served {
             return served;
