@@ -103,7 +103,8 @@ async fn serve_stream<S: Stream>(
         Some(_) => (timeouts.detect, timeouts.detect),
         None => (timeouts.idle, timeouts.head),
     };
-    let Ok(start) = detect(&mut stream, timers, first, rest).await else {
+    // What is over while the connection waits is boxed, so that it does not wait with it.
+    let Ok(start) = Box::pin(detect(&mut stream, timers, first, rest)).await else {
         return stream.abort();
     };
     let protocol = match (start.protocol, config.tcp) {
@@ -156,7 +157,7 @@ async fn relay<S: Stream>(
     };
     match served {
         Served::Other => return Some(leg),
-        Served::Ended => linger(service, config, leg).await,
+        Served::Ended => Box::pin(linger(service, config, leg)).await,
         Served::Broken => {} // The leg goes without an order: a reset.
     }
     None
