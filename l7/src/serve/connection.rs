@@ -83,19 +83,33 @@ impl Drop for Underway {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<S: Stream>(service: Rc<Service<S>>, stream: S, meta: ConnectionMeta) {
-    let mut open = Open::new(&service, meta);
-    let config = service.config();
-    serve_stream(&service, &config, stream, meta).await;
-    open.ended = true;
+pub(crate) fn serve<S: Stream>(
+    service: Rc<Service<S>>,
+    stream: S,
+    meta: ConnectionMeta,
+) -> impl Future<Output = ()> {
+    // Not an `async fn`, which would hold a second copy of each argument for as long as the connection waits.
+    async move {
+        let mut open = Open::new(&service, meta);
+        let config = service.config();
+        // What is over while the connection waits is boxed, so that it does not wait with it.
+        if let Some(begun) = Box::pin(begin(&service, &config, stream, meta)).await {
+            serve_protocol(&service, &config, begun).await;
+        }
+        open.ended = true;
+    }
 }
 
-async fn serve_stream<S: Stream>(
+/// A connection whose protocol is known.
+type Begun<S> = (Leg<S>, Rc<Client>);
+
+/// Reads what tells the protocol. Nothing if there is nothing to be served.
+async fn begin<S: Stream>(
     service: &Rc<Service<S>>,
     config: &ServiceConfig,
     mut stream: S,
     meta: ConnectionMeta,
-) {
+) -> Option<Begun<S>> {
     let timers = &service.shared.timers;
     // A client that waits for the server to speak first is no HTTP; where only HTTP is served, it is an idle one.
     let timeouts = &config.timeouts;
@@ -103,14 +117,14 @@ async fn serve_stream<S: Stream>(
         Some(_) => (timeouts.detect, timeouts.detect),
         None => (timeouts.idle, timeouts.head),
     };
-    // What is over while the connection waits is boxed, so that it does not wait with it.
-    let Ok(start) = Box::pin(detect(&mut stream, timers, first, rest)).await else {
-        return stream.abort();
+    let Ok(start) = detect(&mut stream, timers, first, rest).await else {
+        stream.abort();
+        return None;
     };
     let protocol = match (start.protocol, config.tcp) {
         (Some(Protocol::Http2), _) => Protocol::Http2,
         (Some(Protocol::Tcp) | None, Some(_)) => Protocol::Tcp,
-        (None, None) if start.since.is_none() => return, // It has said nothing: closed in order.
+        (None, None) if start.since.is_none() => return None, // It has said nothing: closed in order.
         _ => Protocol::Http1,
     };
     let guard = (protocol == Protocol::Http1).then(|| Guard::requests(config.limits.head));
@@ -118,49 +132,49 @@ async fn serve_stream<S: Stream>(
     if protocol == Protocol::Http1 {
         leg.state().began(start.since);
     }
-    let client = Rc::new(Client::new(meta, protocol, leg.state(), timers.now()));
-    match protocol {
-        Protocol::Http1 => {
-            if let Some(leg) = relay(service, config, leg, &client).await {
-                Box::pin(http1(service, config, leg, &client)).await;
-            }
-        }
+    let client = Client::new(meta, protocol, leg.state(), timers.now());
+    Some((leg, Rc::new(client)))
+}
+
+async fn serve_protocol<S: Stream>(
+    service: &Rc<Service<S>>,
+    config: &ServiceConfig,
+    (mut leg, client): Begun<S>,
+) {
+    match client.protocol {
+        Protocol::Http1 => match relay(service, config, &mut leg, &client).await {
+            Served::Other => Box::pin(http1(service, config, leg, &client)).await,
+            Served::Ended => Box::pin(linger(service, config, leg)).await,
+            Served::Broken => {} // The leg goes without an order: a reset.
+        },
         Protocol::Http2 => Box::pin(http2(service, config, leg, &client)).await,
         Protocol::Tcp => Box::pin(tcp(service, config, leg, &client)).await,
     }
 }
 
-/// Relays requests until one comes that takes more than that: for hyper, with the rest of the connection.
+/// Relays requests until the connection ends, or one comes that takes more than that: for hyper, with the rest of the connection.
 async fn relay<S: Stream>(
     service: &Rc<Service<S>>,
     config: &ServiceConfig,
-    mut leg: Leg<S>,
+    leg: &mut Leg<S>,
     client: &Rc<Client>,
-) -> Option<Leg<S>> {
+) -> Served {
     let mut patience = Patience::new(service, config, client);
-    let served = {
-        let mut requests = pin!(requests(service, client, &mut leg));
-        poll_fn(|cx| {
-            // Bound: each impatience once, and the last one ends the connection.
-            loop {
-                if let Poll::Ready(served) = requests.as_mut().poll(cx) {
-                    return Poll::Ready(served);
-                }
-                match ready!(patience.poll(cx)) {
-                    Impatience::Head => client.leg.refuse(Reject::HeadTimeout),
-                    Impatience::Idle | Impatience::Drained => client.ending.set(true),
-                    Impatience::Stalled => return Poll::Ready(Served::Broken),
-                }
+    let mut requests = pin!(requests(service, client, leg));
+    poll_fn(|cx| {
+        // Bound: each impatience once, and the last one ends the connection.
+        loop {
+            if let Poll::Ready(served) = requests.as_mut().poll(cx) {
+                return Poll::Ready(served);
             }
-        })
-        .await
-    };
-    match served {
-        Served::Other => return Some(leg),
-        Served::Ended => Box::pin(linger(service, config, leg)).await,
-        Served::Broken => {} // The leg goes without an order: a reset.
-    }
-    None
+            match ready!(patience.poll(cx)) {
+                Impatience::Head => client.leg.refuse(Reject::HeadTimeout),
+                Impatience::Idle | Impatience::Drained => client.ending.set(true),
+                Impatience::Stalled => return Poll::Ready(Served::Broken),
+            }
+        }
+    })
+    .await
 }
 
 async fn http1<S: Stream>(
