@@ -88,9 +88,10 @@ pub(crate) fn serve<S: Stream>(
     stream: S,
     meta: ConnectionMeta,
 ) -> impl Future<Output = ()> {
-    let mut open = Open::new(&service, meta);
+    let open = Open::new(&service, meta);
     // Not an `async fn`, which would hold a second copy of each argument for as long as the connection waits.
     async move {
+        let mut open = open;
         let config = service.config();
         // What is over while the connection waits is boxed, so that it does not wait with it.
         if let Some(begun) = Box::pin(begin(&service, &config, stream, meta)).await {
