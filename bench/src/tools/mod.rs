@@ -6,6 +6,7 @@ pub mod crr;
 pub mod flood;
 pub mod flows;
 pub mod greet;
+pub mod grpc;
 pub mod link;
 pub mod lookup;
 pub mod rr;
