@@ -17,6 +17,7 @@ pub mod conntrack;
 pub mod demo;
 pub mod far;
 pub mod fleet;
+pub mod grpc;
 pub mod http;
 pub mod impairment;
 pub mod janitor;

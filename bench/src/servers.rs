@@ -22,6 +22,8 @@ pub const ONCE_PORT: u16 = 7002;
 pub const TRANSFER_PORT: u16 = 7003;
 /// The port of the server that says over HTTP what it was asked.
 pub const WEB_PORT: u16 = 7004;
+/// The port of the gRPC server.
+pub const GRPC_PORT: u16 = 7005;
 /// The port of iperf3.
 pub const IPERF_PORT: u16 = 5201;
 
@@ -123,6 +125,14 @@ pub fn web(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
 /// What the process of [`web`] is called, and its log.
 pub fn web_name(name: &str) -> String {
     format!("web-{name}")
+}
+
+/// The gRPC server of [`crate::tools::grpc`], on [`GRPC_PORT`].
+pub fn grpc(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
+    let port = GRPC_PORT.to_string();
+    let words = ["grpc", "--name", name, "--port", &port];
+    serve(lab, namespace, &format!("grpc-{name}"), &words)?;
+    listening(namespace, GRPC_PORT, "the gRPC server")
 }
 
 /// TCP and UDP echo on [`ECHO_PORT`], pinned to `core` when given.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use weft_lab::impairment::Impairment;
 use weft_lab::machine;
 use weft_lab::tools::{
-    bookinfo, crowd, crr, flood, flows, greet, http_load, link, lookup, rr, serve, sink, transfer,
-    web,
+    bookinfo, crowd, crr, flood, flows, greet, grpc, http_load, link, lookup, rr, serve, sink,
+    transfer, web,
 };
 
 #[derive(Debug, Subcommand)]
@@ -82,6 +82,29 @@ pub enum Tool {
         /// For how long
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
+        /// On which core
+        #[arg(long)]
+        core: Option<usize>,
+    },
+    /// Makes unary gRPC calls one after another, on one thread
+    GrpcLoad {
+        /// A server (serve grpc)
+        to: SocketAddr,
+        /// Over how many connections
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+        /// Calls at once on each
+        #[arg(long, default_value_t = 1)]
+        streams: usize,
+        /// For how long, after a tenth of it to warm up
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// Bytes of a request, at least 4
+        #[arg(long, default_value_t = 64)]
+        bytes: usize,
+        /// Bytes of an answer; as many as of a request when not given
+        #[arg(long)]
+        answer: Option<u32>,
         /// On which core
         #[arg(long)]
         core: Option<usize>,
@@ -240,6 +263,14 @@ pub enum Server {
         #[arg(long)]
         name: String,
     },
+    /// Answers gRPC over HTTP/2 without TLS, on one thread
+    Grpc {
+        #[command(flatten)]
+        listen: Listen,
+        /// The server's name
+        #[arg(long, default_value = "grpc")]
+        name: String,
+    },
     /// Says its name and the client address and port it sees, over TCP and UDP
     Peer {
         #[command(flatten)]
@@ -287,6 +318,9 @@ impl Tool {
                 }),
                 Server::Web { listen, name } => {
                     pinned(listen.core, || web::serve(listen.port, &name))
+                }
+                Server::Grpc { listen, name } => {
+                    pinned(listen.core, || grpc::serve(listen.port, &name))
                 }
                 Server::Peer { listen, name } => {
                     pinned(listen.core, || serve::peer(listen.port, &name))
@@ -347,6 +381,27 @@ impl Tool {
                     time: Duration::from_secs_f64(seconds),
                 };
                 println!("{}", serde_json::to_string(&http_load::run(&plan)?)?);
+                Ok(())
+            }),
+            Self::GrpcLoad {
+                to,
+                connections,
+                streams,
+                seconds,
+                bytes,
+                answer,
+                core,
+            } => pinned(core, || {
+                let bytes = bytes.max(4);
+                let load = grpc::Load {
+                    to,
+                    connections,
+                    streams,
+                    time: Duration::from_secs_f64(seconds),
+                    bytes,
+                    answer: answer.map_or_else(|| u32::try_from(bytes), Ok)?,
+                };
+                println!("{}", serde_json::to_string(&load.run()?)?);
                 Ok(())
             }),
             Self::Transfer {

@@ -343,6 +343,14 @@ pub static SCENARIOS: &[Scenario] = &[
         )
     },
     Scenario {
+        unit: "calls/s",
+        ..requests(
+            "l7-grpc",
+            "unary gRPC calls of 64 bytes both ways, 8 at a time on each of 4 connections",
+            Asks::Grpc,
+        )
+    },
+    Scenario {
         unit: "bytes",
         ..over(
             GATEWAYS.split_last().unwrap().1,

@@ -1,11 +1,12 @@
 //! Requests over HTTP/1.1 through what works at layer 7.
 
 use super::placement::{LOAD_CORE, Placement};
-use super::services::web_port;
+use super::services::{grpc_port, web_port};
 use super::topology::Topology;
 use super::{Figure, Sample, idle_memory, tool};
 use crate::lab::Family;
 use crate::servers;
+use crate::tools::grpc;
 use crate::tools::http_load::Requests;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 /// Requests a second at half load: about half of what Envoy answers with 32 connections on a machine of two cores. One rate for
 /// all, because a path that was given half of what it can do itself would be the slower the more it can do.
-const HALF: f64 = 10_000.0;
+const HALF: &str = "10000";
 /// For how long requests are sent.
 const TIME: Duration = Duration::from_secs(2);
 /// How long the answer to one request may take.
@@ -33,6 +34,8 @@ pub enum Asks {
     Once,
     /// Once, over each of very many connections.
     Idle,
+    /// By gRPC: unary calls of 64 bytes both ways, eight at a time on each of four connections.
+    Grpc,
 }
 
 /// Measures once at `placement`.
@@ -42,28 +45,51 @@ pub fn measure(topology: &Topology, placement: &Placement, asks: Asks) -> Result
     if asks == Asks::Idle {
         return idle_memory::measure(topology, to, open);
     }
+    let core = (!placement.floats).then(|| LOAD_CORE.to_string());
+    let core = core.as_ref().map_or(vec![], |core| vec!["--core", core]);
+    let time = topology.effort().time(TIME).as_secs_f64().to_string();
+    if asks == Asks::Grpc {
+        let to = topology.target(Family::V4, grpc_port(server)).to_string();
+        let words = [
+            "grpc-load",
+            &to,
+            "--connections",
+            "4",
+            "--streams",
+            "8",
+            "--seconds",
+            &time,
+        ];
+        let words = [&words[..], &core].concat();
+        let found: grpc::Found = tool::run(&topology.client.namespace, &words)?;
+        ensure!(found.errors == 0, "{} calls failed", found.errors);
+        ensure!(found.calls > 0, "no call was answered");
+        let cpu = found.busy * 1e6 / found.calls as f64;
+        let figures = [
+            (Figure::Rate, found.rate),
+            (Figure::Median, found.p50),
+            (Figure::Tail, found.p99),
+        ];
+        return Ok(Sample::of(figures, cpu));
+    }
     let (path, connections, more) = match asks {
         Asks::Small(connections) => (servers::SMALL, connections, vec![]),
-        Asks::HalfLoad => (servers::SMALL, 32, vec!["--rate".into(), HALF.to_string()]),
+        Asks::HalfLoad => (servers::SMALL, 32, vec!["--rate", HALF]),
         Asks::Large => (servers::LARGE, 8, vec![]),
-        Asks::Once | Asks::Idle => (servers::SMALL, 32, vec!["--once".into()]),
+        Asks::Once | Asks::Idle | Asks::Grpc => (servers::SMALL, 32, vec!["--once"]),
     };
-    let time = topology.effort().time(TIME).as_secs_f64();
-    let mut words = vec![
-        "http-load".into(),
-        to.to_string(),
-        "--path".into(),
-        path.into(),
-        "--connections".into(),
-        connections.to_string(),
-        "--seconds".into(),
-        time.to_string(),
+    let (to, connections) = (to.to_string(), connections.to_string());
+    let words = [
+        "http-load",
+        &to,
+        "--path",
+        path,
+        "--connections",
+        &connections,
+        "--seconds",
+        &time,
     ];
-    words.extend(more);
-    if !placement.floats {
-        words.extend(["--core".into(), LOAD_CORE.to_string()]);
-    }
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let words = [&words[..], &more, &core].concat();
     let found: Requests = tool::run(&topology.client.namespace, &words)?;
     ensure!(found.failed == 0, "{} requests failed", found.failed);
     ensure!(found.count > 0, "no request was answered");

@@ -1,6 +1,7 @@
 //! The services a node knows during a measurement: the measured one in the middle of as many
 //! others as the scenario asks for, as kube-proxy's rules and as Weft's configuration.
 
+use super::http::Asks;
 use super::placement::CORES;
 use super::scenario::{Node, Probe};
 use crate::config::{Config, Port, Service, TargetPort};
@@ -46,6 +47,16 @@ pub fn web_ports() -> impl Iterator<Item = u16> {
     cores.chain([None]).map(web_port)
 }
 
+/// The port of the gRPC server on `core`, or of the one that runs on any.
+pub fn grpc_port(core: Option<usize>) -> u16 {
+    web_port(core) + 100
+}
+
+/// The ports of all gRPC servers.
+pub fn grpc_ports() -> impl Iterator<Item = u16> {
+    web_ports().map(|port| port + 100)
+}
+
 /// The port of the iperf3 server on `core`.
 pub fn bulk_port(core: usize) -> u16 {
     5201 + u16::from(core != 0)
@@ -77,7 +88,10 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
             servers("tcp", once_port),
             servers("tcp", crowd_port),
             servers("tcp", bulk_port),
-            web_ports().map(|port| ("tcp", port)).collect(),
+            web_ports()
+                .chain(grpc_ports())
+                .map(|port| ("tcp", port))
+                .collect(),
         ]
         .concat();
     }
@@ -89,6 +103,7 @@ pub fn ports(services: usize, probe: Probe) -> Vec<ServicePort> {
         Probe::Connections(_) => servers("tcp", once_port),
         Probe::Crowd | Probe::IdleMemory => servers("tcp", crowd_port),
         Probe::Bulk => servers("tcp", bulk_port),
+        Probe::Http(Asks::Grpc) => grpc_ports().map(|port| ("tcp", port)).collect(),
         Probe::Http(_) => web_ports().map(|port| ("tcp", port)).collect(),
         Probe::ConfigUpdate | Probe::LookupScale => Vec::new(),
     }

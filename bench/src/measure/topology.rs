@@ -5,7 +5,8 @@ use super::path::PathKind;
 use super::placement::{CORES, LOAD_CORE, Placement};
 use super::scenario::{Node, Probe};
 use super::services::{
-    self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, once_port, web_port,
+    self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, grpc_port, grpc_ports,
+    once_port, web_port,
 };
 use super::{
     Effort, Sample, bulk, config_update, connections, flood, flows, http, idle_memory, priority,
@@ -261,7 +262,11 @@ impl Topology {
         for service in &mut config.services {
             service.stage(Some(stage));
             if stage == "http" {
-                service.http(HTTP)?;
+                let calls = ports
+                    .iter()
+                    .any(|port| grpc_ports().any(|grpc| grpc == port.1));
+                let protocol = if calls { "protocol = \"h2c\"\n" } else { "" };
+                service.http(&[HTTP, protocol].concat())?;
             }
             if self.path == PathKind::WeftHttpNode {
                 service.source("node");
@@ -311,6 +316,7 @@ fn serve(lab: &mut Lab, server: &Pod) -> Result<()> {
             ("udp-echo", datagram_port(core)),
             ("tcp-once", once_port(core)),
             ("tcp-crowd", crowd_port(core)),
+            ("grpc", grpc_port(Some(core))),
         ];
         for (kind, port) in servers {
             let port = port.to_string();
@@ -327,5 +333,10 @@ fn serve(lab: &mut Lab, server: &Pod) -> Result<()> {
         command.args(["--server", "--port", &port, "--affinity", &number]);
         lab.spawn(&format!("iperf3-{core}"), &mut command)?;
     }
+    let port = grpc_port(None).to_string();
+    let words = [&*program, "serve", "grpc", "--port", &port];
+    let words = real_time(priority::LOAD, &words);
+    let mut command = server.namespace.command(words[0]);
+    lab.spawn("grpc", command.args(&words[1..]))?;
     servers::origin(lab, server, web_port(None), &real_time(priority::LOAD, &[]))
 }

@@ -85,7 +85,7 @@ fn connection_manager(cluster: &str) -> Value {
 
 fn cluster(leg: &Leg) -> Value {
     let backend = address(&leg.backend.ip().to_string(), leg.backend.port());
-    json!({
+    let mut cluster = json!({
         "name": name(leg),
         "type": "STATIC",
         "connect_timeout": "5s",
@@ -98,5 +98,14 @@ fn cluster(leg: &Leg) -> Value {
             "cluster_name": name(leg),
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": backend}}]}],
         },
-    })
+    });
+    if leg.h2c {
+        cluster["typed_extension_protocol_options"] = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            },
+        });
+    }
+    cluster
 }

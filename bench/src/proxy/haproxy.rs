@@ -33,9 +33,10 @@ pub fn render(legs: &[Leg], kind: Kind) -> String {
     for leg in legs {
         let _ = writeln!(
             text,
-            "listen service-{port}\n    bind 0.0.0.0:{port}\n    server backend {backend}",
+            "listen service-{port}\n    bind 0.0.0.0:{port}{protocol}\n    server backend {backend}{protocol}",
             port = leg.port,
-            backend = leg.backend
+            backend = leg.backend,
+            protocol = if leg.h2c { " proto h2" } else { "" },
         );
     }
     text

@@ -12,6 +12,7 @@ mod redirect;
 use crate::binaries;
 use crate::kubeproxy::Rule;
 use crate::lab::{Lab, Pod};
+use crate::measure::services::grpc_ports;
 use crate::process::Process;
 use crate::wait::{START_LIMIT, wait_for};
 use anyhow::{Context, Result, bail, ensure};
@@ -68,6 +69,8 @@ struct Leg {
     port: u16,
     service: SocketAddr,
     backend: SocketAddr,
+    /// Both ends speak HTTP/2 without TLS.
+    h2c: bool,
 }
 
 /// A proxy at work in a lab's node. Dropping it stops it; the redirection stays.
@@ -99,6 +102,7 @@ impl Proxy {
                     port,
                     service: rule.vip,
                     backend,
+                    h2c: grpc_ports().any(|port| port == rule.vip.port()),
                 })
             })
             .collect();

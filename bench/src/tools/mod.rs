@@ -6,6 +6,7 @@ pub mod crr;
 pub mod flood;
 pub mod flows;
 pub mod greet;
+pub mod grpc;
 pub mod http_load;
 pub mod link;
 pub mod lookup;
