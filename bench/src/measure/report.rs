@@ -311,6 +311,27 @@ mod tests {
     }
 
     #[test]
+    fn a_hop_is_what_a_path_takes_beyond_direct() {
+        let scenario = Scenario::find("l7-hop-cpu-32").unwrap();
+        let mut samples = Samples::new();
+        for (path, placement, cpu) in [
+            ("weft", "p", 30.0),
+            ("haproxy", "p", 45.0),
+            ("direct", "p", 26.0),
+            ("direct", "q", 25.0),
+        ] {
+            let sample = Sample::rate(f64::NAN, cpu);
+            samples.insert((scenario.workload, path, placement), vec![sample]);
+        }
+        let report = Report::new(Machine::this(), &[scenario], &samples, false);
+        let json = serde_json::to_value(&report).unwrap();
+        let first = &json["scenarios"][0];
+        assert_eq!(first["paths"]["weft"]["median"], 5.0);
+        assert_eq!(first["paths"]["haproxy"]["runs"][0], 20.0);
+        assert_eq!(first["ratio"], serde_json::json!({"weft/haproxy": 0.25}));
+    }
+
+    #[test]
     fn the_median_of_an_even_number_lies_between() {
         assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), 2.5);
         assert!(median(Vec::new()).is_nan());

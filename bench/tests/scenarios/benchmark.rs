@@ -29,6 +29,7 @@ const PROXIES: [&str; 4] = [
     "tcp-proxy-cps-32",
     "tcp-idle-memory",
 ];
+const GATEWAYS: [&str; 3] = ["l7-rps-32", "l7-grpc", "l7-idle-memory"];
 
 #[test]
 fn lab_a_quick_benchmark_reports_every_path_and_leaves_nothing_behind() -> Result<()> {
@@ -61,6 +62,20 @@ fn lab_a_quick_benchmark_of_proxies_goes_over_the_paths_of_each_scenario() -> Re
             let measured = keys(&scenario["paths"]);
             assert_eq!(measured.contains("haproxy-splice"), id == "tcp-proxy-bulk");
             assert_eq!(measured.contains("direct"), id != "tcp-idle-memory");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn lab_a_quick_benchmark_of_layer_7_goes_over_the_paths_of_each_scenario() -> Result<()> {
+    with_weft(|| {
+        let (report, _) = quick(&GATEWAYS)?;
+        for (index, id) in GATEWAYS.into_iter().enumerate() {
+            let scenario = &report["scenarios"][index];
+            compared("weft", &["weft-node", "haproxy", "nginx"], scenario).context(id)?;
+            let measured = keys(&scenario["paths"]);
+            assert_eq!(measured.contains("direct"), id != "l7-idle-memory");
         }
         Ok(())
     })

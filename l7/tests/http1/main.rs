@@ -7,5 +7,6 @@ mod support;
 mod forwarding;
 mod pressure;
 mod refusals;
+mod relay;
 mod tunnels;
 mod upstreams;
