@@ -234,11 +234,17 @@ async fn pass<S: Stream>(
         lease,
         mut up,
     } = answered;
-    let parts = message::response(head);
-    let Some(mut parts) = parts.filter(|parts| parts.status != StatusCode::SWITCHING_PROTOCOLS)
-    else {
-        let failure = (Flag::UpstreamProtocol, Some("upgrade"));
-        return own(client, exchange.fail(failure), closes, false).await;
+    let parts = match message::response(head) {
+        Some(parts) if parts.status != StatusCode::SWITCHING_PROTOCOLS => Ok(parts),
+        Some(_) => Err("upgrade"),
+        None => Err(Reject::Parser.name()),
+    };
+    let mut parts = match parts {
+        Ok(parts) => parts,
+        Err(detail) => {
+            let response = exchange.fail((Flag::UpstreamProtocol, Some(detail)));
+            return own(client, response, closes, false).await;
+        }
     };
     let body = leg.state().body();
     let last = headers::closes(&parts.headers)
