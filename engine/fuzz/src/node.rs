@@ -21,9 +21,16 @@ use weft_xdp::PinOutcome;
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
-/// Frames of the node, and places of each ring.
-const FRAMES: usize = 4096;
-const RING: usize = 2048;
+/// Room in a node.
+#[derive(Copy, Clone, Debug)]
+pub struct Room {
+    /// Frames, and places of each ring.
+    pub frames: usize,
+    pub ring: usize,
+    /// Flows in the table.
+    pub flows: usize,
+}
+
 const WEFT0: [u8; 6] = [2, 0, 0, 0, 0, 0xf0];
 /// The node's own address.
 pub const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 7, 1));
@@ -67,9 +74,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node of this configuration. Its pods' interfaces are called by their numbers: `veth11` is 11.
-    pub fn new(text: &str, seed: u64, max_flows: usize) -> Self {
-        let compiled = compile(text);
+    /// A node of this configuration.
+    pub fn new(compiled: &Compiled, seed: u64, room: Room) -> Self {
         let shared: Arc<Shared> = Arc::default();
         let waker = Waker::new(Arc::clone(&shared)).expect("a file descriptor");
         let handover = HandOver::mesh(&[waker]).remove(0);
@@ -77,11 +83,11 @@ impl Node {
         let (logged, records) = unbounded();
         let pins = Pins::default();
         let worker = Worker::new(Parts {
-            io: MemoryIo::new(FRAMES, 2048, RING),
+            io: MemoryIo::new(room.frames, 2048, room.ring),
             pins: pins.clone(),
             tables: Arc::new(Arc::clone(&compiled.tables).into()),
             state: State::new(StateConfig {
-                max_flows,
+                max_flows: room.flows,
                 seed,
                 worker: 0,
                 workers: 1,
@@ -221,7 +227,8 @@ impl Node {
     }
 }
 
-fn compile(text: &str) -> Compiled {
+/// The configuration as control compiles it. Pods' interfaces are called by their numbers: `veth11` is 11.
+pub fn compile(text: &str) -> Compiled {
     let source = Source {
         path: "node.toml".into(),
         text: text.to_owned(),

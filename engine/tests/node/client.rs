@@ -7,10 +7,11 @@ use std::time::Duration;
 use weft_datapath::Now;
 use weft_stack::Stream;
 
+use crate::books::Outcome;
 use crate::plan::{Ask, Random, content, message};
 use crate::pods::Pod;
 use crate::stream::{Attention, read, write};
-use crate::{NAMES, Outcome, PATIENCE, VIP};
+use crate::{NAMES, PATIENCE, VIP};
 
 pub struct Client {
     pub attention: Attention,
