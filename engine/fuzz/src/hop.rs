@@ -17,6 +17,7 @@ const VIP: End = (Ipv4Addr::new(10, 96, 0, 80), 80);
 const CLIENT: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 244, 1, 1), 1);
 const BACKEND: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 244, 1, 2), 2);
 const TARGET: u16 = 8080;
+/// With a timeout, for requests whose client is gone unnoticed and whose backend says nothing.
 const CONFIG: &str = r#"
 [node]
 name = "a"
@@ -37,6 +38,11 @@ endpoints = [{ address = "10.244.1.2" }]
 ports = [{ port = 80, target_port = 8080, stage = "http", source = "node" }]
 http = { idle_timeout = "20s", stall_timeout = "20s", connections = 8 }
 backend = { protocol = "http1", connections = 4 }
+[[service.routes]]
+name = "r"
+[[service.routes.rules]]
+backends = [{ service = "s" }]
+timeouts = { request = "30s" }
 "#;
 static COMPILED: LazyLock<Compiled> = LazyLock::new(|| compile(CONFIG));
 /// The stack leaves a reserve of places to other packets.
