@@ -1,6 +1,8 @@
 //! Drives a stage with arbitrary bytes, for fuzzers and property tests: whatever they are, it does not panic, comes to rest,
 //! keeps nothing, and passes on only what is sound.
 
+mod framing;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -14,11 +16,13 @@ use crate::memory::{MemoryStream, pair};
 use crate::route::{
     Action, BackendId, HeaderModifier, Route, RouteTable, Rule, Timeouts, WeightedBackend,
 };
-use crate::upstream::{BackendConfig, EndpointConfig, EndpointState};
+use crate::upstream::{BackendConfig, BackendProtocol, EndpointConfig, EndpointState};
 use crate::{
     Budget, ConnectRequest, ConnectionMeta, HeadLimits, Now, ServiceConfig, ServiceId, Stage,
     Upstreams,
 };
+
+pub use self::framing::{Side, framing};
 
 const SERVICE: ServiceId = ServiceId(0);
 const BACKEND: BackendId = BackendId(0);
@@ -59,16 +63,7 @@ pub fn responses(input: &[u8]) {
     for piece in input.chunks(usize::from(size).max(1)) {
         world.rounds(Some(piece));
     }
-    if let Some(endpoint) = world.endpoints.borrow_mut().last_mut() {
-        endpoint.stream.shutdown_now();
-    }
-    world.rounds(Some(&[]));
-    let mut guard = Guard::responses(HeadLimits::default());
-    guard.await_response(false);
-    if let Ok(Some(answer)) = world.client.read_now() {
-        sound(&mut guard, &answer, "a client");
-    }
-    world.finish();
+    world.answered();
 }
 
 /// A client sends these bytes behind the preface of HTTP/2.
@@ -85,6 +80,65 @@ pub fn http2(input: &[u8]) {
         let _ = world.client.read_now();
     }
     world.finish();
+}
+
+/// A client sends these pieces behind the preface of HTTP/2. Endpoints answer every request.
+///
+/// # Panics
+///
+/// If something reaches an endpoint that is no sound request, or the stage does not come to rest.
+pub fn http2_requests<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) {
+    let mut world = World::new();
+    let _ = world.client.write_now(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    for piece in pieces {
+        let _ = world.client.write_now(piece);
+        world.rounds(None);
+        let _ = world.client.read_now();
+    }
+    world.finish();
+}
+
+/// A client asks, and an endpoint that is asked in HTTP/2 answers with these pieces.
+///
+/// # Panics
+///
+/// If something reaches the client that is no sound response, or the stage does not come to rest.
+pub fn http2_responses<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) {
+    let mut world = World::asking(BackendProtocol::H2c);
+    let asked = world.client.write_now(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(asked.is_ok(), "the stage does not take a request");
+    world.rounds(Some(&[]));
+    for piece in pieces {
+        world.rounds(Some(piece));
+    }
+    world.answered();
+}
+
+/// Reads what an endpoint is sent, and finds out whether it is sound.
+#[derive(Debug)]
+pub struct Reader(Guard);
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self(Guard::requests(HeadLimits::default()))
+    }
+}
+
+impl Reader {
+    /// Takes what has come.
+    ///
+    /// # Panics
+    ///
+    /// If it is no sound request, nor the beginning of one.
+    pub fn take(&mut self, bytes: &[u8]) {
+        sound(&mut self.0, bytes, "an endpoint");
+    }
+
+    /// Requests that have come whole.
+    pub fn whole(&self) -> u64 {
+        let partly = !self.0.is_between() && !self.0.is_in_head();
+        self.0.heads() - u64::from(partly)
+    }
 }
 
 struct Endpoint {
@@ -108,6 +162,7 @@ impl Upstreams<MemoryStream> for Endpoints {
 }
 
 struct World {
+    protocol: BackendProtocol,
     stage: Stage<MemoryStream>,
     client: MemoryStream,
     endpoints: Rc<RefCell<Vec<Endpoint>>>,
@@ -116,6 +171,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::asking(BackendProtocol::Http1)
+    }
+
+    /// With endpoints that are asked in this protocol.
+    fn asking(protocol: BackendProtocol) -> Self {
         let endpoints: Rc<RefCell<Vec<Endpoint>>> = Rc::default();
         let mut stage = Stage::new(Endpoints(Rc::clone(&endpoints)), 1, Budget::default());
         let rule = Rule {
@@ -138,7 +198,7 @@ impl World {
                 state: EndpointState::Ready,
                 sees_client: false,
             }],
-            protocol: crate::upstream::BackendProtocol::Http1,
+            protocol,
             ..BackendConfig::default()
         };
         let config = ServiceConfig {
@@ -155,6 +215,7 @@ impl World {
         };
         stage.accept(SERVICE, ours, meta);
         Self {
+            protocol,
             stage,
             client,
             endpoints,
@@ -171,7 +232,8 @@ impl World {
                 (0..10_000).any(|_| self.stage.turn(self.now).is_none_or(|next| next > self.now));
             assert!(rests, "the stage does not come to rest");
             for endpoint in self.endpoints.borrow_mut().iter_mut() {
-                if let Ok(Some(bytes)) = endpoint.stream.read_now() {
+                let came = endpoint.stream.read_now();
+                if let (Ok(Some(bytes)), BackendProtocol::Http1) = (came, self.protocol) {
                     sound(&mut endpoint.guard, &bytes, "an endpoint");
                 }
                 let whole =
@@ -187,6 +249,20 @@ impl World {
             }
             answer = answer.map(|_| &[][..]);
         }
+    }
+
+    /// The endpoint ends its answer, and the client has got what is sound.
+    fn answered(mut self) {
+        if let Some(endpoint) = self.endpoints.borrow_mut().last_mut() {
+            endpoint.stream.shutdown_now();
+        }
+        self.rounds(Some(&[]));
+        let mut guard = Guard::responses(HeadLimits::default());
+        guard.await_response(false);
+        if let Ok(Some(answer)) = self.client.read_now() {
+            sound(&mut guard, &answer, "a client");
+        }
+        self.finish();
     }
 
     /// Lets all patience run out: nothing may be left.

@@ -14,7 +14,7 @@ use crate::route::BackendId;
 use crate::stage::ServiceId;
 
 /// What a connection speaks.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
     /// HTTP/1.1, or 1.0.
     Http1,

@@ -1,7 +1,7 @@
 //! One endpoint at work: its connections, those that are idle, and who waits for one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
@@ -10,7 +10,7 @@ use super::connection::{Codec, Connection, Sender};
 use super::{BackendLimits, EndpointConfig, EndpointState};
 
 /// Whose a connection is. With `source = "client"` it is one client's connection's; else everybody's.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Key {
     pub(crate) client: Option<SocketAddr>,
     pub(crate) codec: Codec,
@@ -58,7 +58,8 @@ pub(crate) struct Endpoint {
     limits: Cell<BackendLimits>,
     requests: Cell<usize>,
     connections: Cell<usize>,
-    pools: RefCell<HashMap<Key, Pool>>,
+    /// In order: which of them makes room for another is not left to chance (U-05).
+    pools: RefCell<BTreeMap<Key, Pool>>,
     waiters: RefCell<Waiters>,
 }
 
@@ -219,7 +220,7 @@ impl Endpoint {
     }
 
     /// Closes an idle connection that is not of this key, to make room for one that is.
-    fn spare(pools: &mut HashMap<Key, Pool>, key: &Key) -> bool {
+    fn spare(pools: &mut BTreeMap<Key, Pool>, key: &Key) -> bool {
         let mut others = pools.iter_mut().filter(|(other, _)| *other != key);
         others.any(|(_, pool)| pool.idle.pop().is_some())
     }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use weft_l7::memory::MemoryStream;
 
-use crate::plan::{Fault, Random, ask, chunks, content, message};
+use crate::plan::{After, Random, answer, ask, content, message};
 
 pub struct Endpoint {
     stream: MemoryStream,
@@ -13,15 +13,6 @@ pub struct Endpoint {
     output: Vec<u8>,
     after: After,
     ended: bool,
-}
-
-/// What happens once everything is written.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum After {
-    Go,
-    Close,
-    Reset,
-    Stall,
 }
 
 impl Endpoint {
@@ -82,71 +73,6 @@ impl Endpoint {
             "request {number}"
         );
         *seen.entry(number).or_default() += 1;
-        let body = content(!number, ask.gets);
-        let out = &mut self.output;
-        let head = |fields: &str| {
-            format!("HTTP/1.1 200 OK\r\nX-Number: {number}\r\n{fields}\r\n").into_bytes()
-        };
-        let length = format!("Content-Length: {}\r\n", body.len());
-        let chunked = "Transfer-Encoding: chunked\r\n";
-        let bodiless = ask.method == "HEAD";
-        match ask.fault {
-            // An answer without a body is whole with its head.
-            fault if bodiless && fault.is_within() => out.extend(head(&length)),
-            Fault::Chunks => {
-                out.extend(head(chunked));
-                if !bodiless {
-                    chunks(out, &body);
-                }
-            }
-            Fault::UntilEnd => {
-                out.extend(head(""));
-                out.extend(if bodiless { &[][..] } else { &body });
-                self.after = After::Close;
-            }
-            Fault::Stall => self.after = After::Stall,
-            Fault::Reset => self.after = After::Reset,
-            Fault::StallWithin | Fault::ResetWithin | Fault::CutWithin => {
-                // A byte is always missing.
-                let length = format!("Content-Length: {}\r\n", body.len() + 1);
-                out.extend(head(&length));
-                out.extend(&body[..body.len() / 2]);
-                self.after = match ask.fault {
-                    Fault::StallWithin => After::Stall,
-                    Fault::ResetWithin => After::Reset,
-                    _ => After::Close,
-                };
-            }
-            Fault::Lie => {
-                out.extend(b"SSH-2.0-nothing\r\n\r\n");
-                self.after = After::Close;
-            }
-            Fault::LieOfLength => {
-                out.extend(head(&format!("{length}{chunked}")));
-                chunks(out, &body);
-                self.after = After::Stall;
-            }
-            Fault::LieWithin => {
-                out.extend(head(chunked));
-                out.extend(b"5\r\nhello, this is not a chunk\r\n0\r\n\r\n");
-                self.after = After::Stall;
-            }
-            Fault::None | Fault::CloseAfter | Fault::Interim | Fault::Twice => {
-                if ask.fault == Fault::Interim {
-                    out.extend(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n");
-                }
-                let twice = ask.fault == Fault::Twice;
-                let close = if twice { "Connection: close\r\n" } else { "" };
-                out.extend(head(&format!("{length}{close}")));
-                out.extend(if bodiless { &[][..] } else { &body });
-                if twice {
-                    out.extend(b"HTTP/1.1 200 OK\r\nX-Number: 0\r\nContent-Length: 0\r\n\r\n");
-                    self.after = After::Stall;
-                }
-                if ask.fault == Fault::CloseAfter {
-                    self.after = After::Close;
-                }
-            }
-        }
+        (self.output, self.after) = answer(&ask);
     }
 }

@@ -149,6 +149,86 @@ pub fn ask(number: u64, seed: u64) -> Ask {
     }
 }
 
+/// What happens once everything is written.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum After {
+    Go,
+    Close,
+    Reset,
+    Stall,
+}
+
+/// What an endpoint answers, and what it does then.
+pub fn answer(ask: &Ask) -> (Vec<u8>, After) {
+    let (number, mut out, mut after) = (ask.number, Vec::new(), After::Go);
+    let body = content(!number, ask.gets);
+    let head = |fields: &str| {
+        format!("HTTP/1.1 200 OK\r\nX-Number: {number}\r\n{fields}\r\n").into_bytes()
+    };
+    let length = format!("Content-Length: {}\r\n", body.len());
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let bodiless = ask.method == "HEAD";
+    match ask.fault {
+        // An answer without a body is whole with its head.
+        fault if bodiless && fault.is_within() => out.extend(head(&length)),
+        Fault::Chunks => {
+            out.extend(head(chunked));
+            if !bodiless {
+                chunks(&mut out, &body);
+            }
+        }
+        Fault::UntilEnd => {
+            out.extend(head(""));
+            out.extend(if bodiless { &[][..] } else { &body });
+            after = After::Close;
+        }
+        Fault::Stall => after = After::Stall,
+        Fault::Reset => after = After::Reset,
+        Fault::StallWithin | Fault::ResetWithin | Fault::CutWithin => {
+            // A byte is always missing.
+            let length = format!("Content-Length: {}\r\n", body.len() + 1);
+            out.extend(head(&length));
+            out.extend(&body[..body.len() / 2]);
+            after = match ask.fault {
+                Fault::StallWithin => After::Stall,
+                Fault::ResetWithin => After::Reset,
+                _ => After::Close,
+            };
+        }
+        Fault::Lie => {
+            out.extend(b"SSH-2.0-nothing\r\n\r\n");
+            after = After::Close;
+        }
+        Fault::LieOfLength => {
+            out.extend(head(&format!("{length}{chunked}")));
+            chunks(&mut out, &body);
+            after = After::Stall;
+        }
+        Fault::LieWithin => {
+            out.extend(head(chunked));
+            out.extend(b"5\r\nhello, this is not a chunk\r\n0\r\n\r\n");
+            after = After::Stall;
+        }
+        Fault::None | Fault::CloseAfter | Fault::Interim | Fault::Twice => {
+            if ask.fault == Fault::Interim {
+                out.extend(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n");
+            }
+            let twice = ask.fault == Fault::Twice;
+            let close = if twice { "Connection: close\r\n" } else { "" };
+            out.extend(head(&format!("{length}{close}")));
+            out.extend(if bodiless { &[][..] } else { &body });
+            if twice {
+                out.extend(b"HTTP/1.1 200 OK\r\nX-Number: 0\r\nContent-Length: 0\r\n\r\n");
+                after = After::Stall;
+            }
+            if ask.fault == Fault::CloseAfter {
+                after = After::Close;
+            }
+        }
+    }
+    (out, after)
+}
+
 /// The bytes that belong to a number.
 pub fn content(number: u64, size: usize) -> Vec<u8> {
     let mut random = Random(number);
