@@ -17,7 +17,7 @@ use crate::leg::{Leg, LegState};
 use crate::{Now, Stream};
 
 /// How requests go over a connection.
-#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Codec {
     /// HTTP/1.1, passed on by whoever serves the client's connection.
     Relay,
