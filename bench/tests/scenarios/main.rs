@@ -21,6 +21,7 @@ mod fleet;
 mod fragments;
 mod hostile;
 mod http_fixture;
+mod http_grpc;
 mod http_limits;
 mod http_routes;
 mod http_seen;
