@@ -20,6 +20,7 @@ mod fixture;
 mod fleet;
 mod fragments;
 mod hostile;
+mod http_faults;
 mod http_fixture;
 mod http_grpc;
 mod http_limits;
