@@ -24,6 +24,7 @@ mod http_faults;
 mod http_fixture;
 mod http_grpc;
 mod http_limits;
+mod http_restart;
 mod http_routes;
 mod http_seen;
 mod http_stage;
