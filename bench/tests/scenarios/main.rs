@@ -23,6 +23,7 @@ mod hostile;
 mod http_faults;
 mod http_fixture;
 mod http_grpc;
+mod http_hostile;
 mod http_limits;
 mod http_restart;
 mod http_routes;
