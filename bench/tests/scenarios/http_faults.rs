@@ -316,7 +316,7 @@ fn amb12_a_panic_resets_one_services_connections_and_no_others() -> Result<()> {
             done.store(true, Ordering::Relaxed);
             for load in loads {
                 let asked = load.join().map_err(|_| anyhow!("a load panicked"))??;
-                ensure!(asked > 100, "only {asked} requests");
+                ensure!(asked > 20, "only {asked} requests");
             }
             Ok(())
         })?;

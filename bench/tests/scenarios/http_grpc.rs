@@ -300,7 +300,11 @@ fn env05_clients_and_endpoints_may_speak_different_versions_of_http() -> Result<
                         .to_lowercase()
                         .contains("content-length: 16777216");
                     ensure!(none.status == 200 && length, "{none:?}");
-                    assert_eq!(ask(&["-d", "a=b"], "/nothing")?.status, 404);
+                    // nginx answers before it has the body, and then gives up the stream (RFC 9113 section 8.1). curl of
+                    // 2023, whose body is under way, takes that for a failure.
+                    if version.starts_with("HTTP/1") {
+                        assert_eq!(ask(&["-d", "a=b"], "/nothing")?.status, 404);
+                    }
                 }
             }
         }

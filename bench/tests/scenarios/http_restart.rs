@@ -22,8 +22,8 @@ const GRPC: u8 = 40;
 /// Clients of each kind and family.
 const CLIENTS: usize = 3;
 /// Until when every client has been served again, from when the process is there again: a SYN that was lost is sent
-/// again after a second, and once more after two.
-const AGAIN: Duration = Duration::from_secs(4);
+/// again after a second, and once more after two. Twice that, for a busy machine.
+const AGAIN: Duration = Duration::from_secs(8);
 
 /// A client that asks all the time, on a new connection after every failure.
 struct Client<'s> {
@@ -152,7 +152,7 @@ fn under_load(site: &Site, fault: impl FnOnce() -> Result<Weft>) -> Result<Weft>
         let clients = shared.start(scope, namespace);
         let done = || shared.done.store(true, Ordering::Relaxed);
         let outcome = (|| {
-            progress(&clients, 20, Duration::from_secs(5))?;
+            progress(&clients, 20, AGAIN)?;
             let began = Instant::now();
             // Both ends are told, those too that only wait.
             let waiting = idle.map(|connection| {
@@ -164,7 +164,7 @@ fn under_load(site: &Site, fault: impl FnOnce() -> Result<Weft>) -> Result<Weft>
             let weft = fault()?;
             progress(&clients, 1, AGAIN).context("after the fault")?;
             let again = Instant::now();
-            progress(&clients, 50, Duration::from_secs(5))?;
+            progress(&clients, 50, AGAIN)?;
             for waited in waiting {
                 let (end, at) = waited.join().map_err(|_| anyhow!("it panicked"))??;
                 ensure!(end == Err(ErrorKind::ConnectionReset), "{end:?}");
