@@ -14,6 +14,7 @@ mod command_line;
 mod crash;
 mod endpoints;
 mod enrolment;
+mod examples;
 mod failure;
 mod fast_path;
 mod fixture;
