@@ -92,6 +92,15 @@ pub struct Order {
 }
 
 impl Order {
+    /// No message, and this status.
+    pub fn only(code: i32) -> Self {
+        Self {
+            messages: 0,
+            bytes: 0,
+            code,
+        }
+    }
+
     /// As a message.
     pub fn encode(self) -> Bytes {
         let mut message = Vec::with_capacity(12);

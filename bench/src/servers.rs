@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The port nginx listens on in a pod.
 pub const HTTP_PORT: u16 = 8080;
+/// The port on which nginx speaks HTTP/2, from the first byte and without TLS.
+pub const H2C_PORT: u16 = 8081;
 /// The port of the peer server, TCP and UDP.
 pub const PEER_PORT: u16 = 7000;
 /// The port of the UDP and TCP echo servers.
@@ -29,7 +31,7 @@ pub const IPERF_PORT: u16 = 5201;
 
 /// nginx in one process; every answer is the server's name and the client it saw.
 ///
-/// `/blob` is a file of 16 MiB, for transfers that last.
+/// `/blob` is a file of 16 MiB, for transfers that last; `/protocol` says by which version of HTTP it was asked.
 pub fn nginx(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
     let directory = lab.directory().join(format!("nginx-{name}"));
     fs::create_dir_all(&directory)?;
@@ -37,8 +39,10 @@ pub fn nginx(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
     blob.set_len(16 << 20)?;
     let root = directory.display();
     let server = format!(
-        "  server {{\n    listen {HTTP_PORT} reuseport;\n    listen [::]:{HTTP_PORT} reuseport;\n    root {root};\n\
+        "  server {{\n    listen {HTTP_PORT} reuseport;\n    listen [::]:{HTTP_PORT} reuseport;\n\
+         \x20   listen {H2C_PORT} http2;\n    listen [::]:{H2C_PORT} http2;\n    root {root};\n\
          \x20   location = / {{ default_type text/plain; return 200 \"{name} $remote_addr $remote_port\\n\"; }}\n\
+         \x20   location = /protocol {{ default_type text/plain; return 200 \"{name} $server_protocol\\n\"; }}\n\
          \x20   location = /blob {{ default_type application/octet-stream; }}\n  }}\n"
     );
     spawn_nginx(lab, namespace, &directory, &server, &[])?;

@@ -348,6 +348,7 @@ fn backend_config(source: &Referred, by_client: bool) -> BackendConfig {
         protocol: back.protocol,
         limits: back.limits,
         connect_timeout: back.connect_timeout,
+        response_timeout: back.response_timeout,
         idle_timeout: back.idle_timeout,
     }
 }

@@ -30,6 +30,7 @@ pub(super) const BACK_KEYS: &[&str] = &[
     "requests",
     "streams",
     "connect_timeout",
+    "response_timeout",
     "idle_timeout",
 ];
 
@@ -112,6 +113,7 @@ pub(super) fn read_back(value: &Value<'_, '_>) -> Option<Back> {
     let requests = bound(&table, "requests", plain.limits.requests);
     let streams = bound(&table, "streams", plain.limits.streams);
     let connect_timeout = time("connect_timeout", plain.connect_timeout);
+    let response_timeout = time("response_timeout", plain.response_timeout);
     let idle_timeout = time("idle_timeout", plain.idle_timeout);
     Some(Back {
         balance: balance?,
@@ -123,6 +125,7 @@ pub(super) fn read_back(value: &Value<'_, '_>) -> Option<Back> {
             streams: streams?,
         },
         connect_timeout: connect_timeout?,
+        response_timeout: response_timeout?,
         idle_timeout: idle_timeout?,
     })
 }

@@ -57,7 +57,9 @@ pub struct Back {
     pub limits: BackendLimits,
     /// How long a connection may take to open.
     pub connect_timeout: Duration,
-    /// How long one may be idle.
+    /// How long they may keep a request whose rule has no timeouts without an answer.
+    pub response_timeout: Duration,
+    /// How long a connection may be idle.
     pub idle_timeout: Duration,
 }
 
@@ -69,6 +71,7 @@ impl Default for Back {
             protocol: plain.protocol,
             limits: plain.limits,
             connect_timeout: plain.connect_timeout,
+            response_timeout: plain.response_timeout,
             idle_timeout: plain.idle_timeout,
         }
     }

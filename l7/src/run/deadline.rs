@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Alarm, Timers};
 
 /// A moment by which something has to be over, if there is one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Deadline(Option<Alarm>);
 
 impl Deadline {
@@ -23,6 +23,19 @@ impl Deadline {
             alarm.set(timers.now() + time);
             alarm
         }))
+    }
+
+    /// So long from now, in place of what it was before.
+    pub(crate) fn restart(&mut self, timers: &Timers, time: Duration) {
+        let alarm = self.0.get_or_insert_with(|| timers.alarm());
+        alarm.set(timers.now() + time);
+    }
+
+    /// Takes the bound away, until the next [`Self::restart`].
+    pub(crate) fn clear(&self) {
+        if let Some(alarm) = &self.0 {
+            alarm.clear();
+        }
     }
 
     pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -40,6 +40,8 @@ pub(super) struct Client {
     heads: Cell<u64>,
     underway: Cell<usize>,
     idle_since: Cell<Now>,
+    /// For the next request: an alarm that is moved costs less than a new one.
+    pub(super) spare: Cell<Deadline>,
     /// What the connection goes on as, once the response is out.
     pub(super) upgrade: RefCell<Option<(Lease, Recorder)>>,
 }
@@ -54,6 +56,7 @@ impl Client {
             heads: Cell::new(0),
             underway: Cell::new(0),
             idle_since: Cell::new(now),
+            spare: Cell::default(),
             upgrade: RefCell::default(),
         }
     }

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -83,7 +84,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
             sent: 0,
             queued: None,
             backend_first_byte: None,
-            total: std::time::Duration::ZERO,
+            total: Duration::ZERO,
             trace: None,
         };
         let sink: Rc<dyn Sink> = Rc::clone(service) as Rc<dyn Sink>;
@@ -276,10 +277,11 @@ impl<'x, S: Stream> Exchange<'x, S> {
             self.tail
                 .recorder
                 .note(|record| record.queued = Some(ready - begun));
-            let limit = Deadline::after(&shared.timers, rule.timeouts.backend_request);
-            let tried = limit
-                .within(pin!(attempt(self, lease, asked, retried)))
-                .await;
+            let tried = {
+                let patience = backend.config().response_timeout;
+                let attempt = pin!(attempt(self, lease, asked, retried));
+                self.in_time(rule, patience, attempt).await
+            };
             let after = shared.timers.now() - ready;
             match tried.unwrap_or(Err(Attempt::Failed((Flag::BackendTimeout, None)))) {
                 Ok(answer) => {
@@ -292,6 +294,33 @@ impl<'x, S: Stream> Exchange<'x, S> {
                 Err(Attempt::Again) => self.tail.recorder.note(|record| record.retries += 1),
             }
         }
+    }
+
+    /// What a try comes to, if it does within the rule's time; where it has none at all, unless nothing moves for so long.
+    async fn in_time<F: Future + Unpin>(
+        &self,
+        rule: &CompiledRule,
+        patience: Duration,
+        mut attempt: F,
+    ) -> Option<F::Output> {
+        let time = rule.timeouts.backend_request;
+        if time.is_none() && rule.timeouts.request.is_some() {
+            return Some(attempt.await);
+        }
+        let received = &self.tail.intake.received;
+        let mut limit = self.client.spare.take();
+        // Bound: each turn takes the time, and there are more only while the client sends.
+        let tried = loop {
+            let before = received.get();
+            limit.restart(&self.service.shared.timers, time.unwrap_or(patience));
+            let tried = limit.within(&mut attempt).await;
+            if tried.is_some() || time.is_some() || received.get() == before {
+                break tried;
+            }
+        };
+        limit.clear();
+        self.client.spare.set(limit);
+        tried
     }
 
     async fn lease(

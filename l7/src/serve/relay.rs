@@ -161,7 +161,9 @@ async fn attempt<S: Stream>(
         let client = &mut **client.borrow_mut();
         // Bound: interim responses, each of which has come as a whole.
         loop {
-            upload(cx, &mut up, client, &mut leg)?;
+            let uploaded = upload(cx, &mut up, client, &mut leg);
+            note_upload(exchange, client, &up);
+            uploaded?;
             match ready!(leg.poll_head(cx)) {
                 Ok(true) => {}
                 Ok(false) | Err(_) => return Poll::Ready(Err(CLOSED)),
@@ -174,7 +176,6 @@ async fn attempt<S: Stream>(
         }
     })
     .await;
-    note_upload(exchange, *client.borrow(), &up);
     match head {
         Ok(head) => Ok(Answered {
             head,

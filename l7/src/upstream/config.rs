@@ -20,6 +20,8 @@ pub struct BackendConfig {
     pub limits: BackendLimits,
     /// How long a connection may take to open.
     pub connect_timeout: Duration,
+    /// How long an endpoint may keep a request without an answer that its rule gives no time, from when nothing of it came any more.
+    pub response_timeout: Duration,
     /// How long a connection may be idle before it is closed.
     pub idle_timeout: Duration,
 }
@@ -33,6 +35,7 @@ impl Default for BackendConfig {
             protocol: BackendProtocol::AsClient,
             limits: BackendLimits::default(),
             connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(60),
         }
     }

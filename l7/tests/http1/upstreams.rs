@@ -315,6 +315,40 @@ fn httproute_timeouts() {
     }
 }
 
+#[test]
+fn an_endpoint_that_never_answers_is_answered_for_without_timeouts_too() {
+    let mut world = World::new(service_with(vec![rule("/")], backend(1)));
+    let mut client = world.client();
+    client.send(get("/"));
+    let mut endpoint = world.opened();
+    world.pass(Duration::from_secs(299));
+    assert_eq!(client.read(), "");
+    world.pass(Duration::from_secs(2));
+    fails(&mut world, &mut client, Flag::BackendTimeout);
+    assert!(endpoint.is_reset());
+    // Not while the request is still coming in.
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    let _endpoint = world.opened();
+    for _ in 0..10 {
+        world.pass(Duration::from_secs(50));
+        assert_eq!(client.read(), "");
+        client.send("x");
+    }
+    world.pass(Duration::from_secs(601));
+    fails(&mut world, &mut client, Flag::BackendTimeout);
+    // A bound of the whole request is one.
+    let mut patient = rule("/");
+    patient.timeouts.request = Some(Duration::from_secs(1_000));
+    let mut world = World::new(service_with(vec![patient], backend(1)));
+    let mut client = world.client();
+    client.send(get("/"));
+    let _endpoint = world.opened();
+    world.pass(Duration::from_secs(999));
+    assert_eq!(client.read(), "");
+    world.pass(Duration::from_secs(2));
+    fails(&mut world, &mut client, Flag::RequestTimeout);
+}
+
 /// K-24: endpoint states as at layer 4, for requests instead of connections.
 #[test]
 fn k_24_an_endpoint_that_drains_gets_no_new_requests() {

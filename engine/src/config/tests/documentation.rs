@@ -106,13 +106,19 @@ fn every_kind_of_error_has_an_example_that_is_true() {
     );
 }
 
+/// The labs run `weft check` on them besides, on a machine that has their interfaces.
 #[test]
-fn every_example_is_valid() {
+fn every_example_is_valid_and_linked_to() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
+    let layer7 = include_str!("../../../../docs/l7.md");
     let mut read = 0;
     for file in std::fs::read_dir(folder).unwrap() {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        valid(&text);
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy();
+        let config = valid(&std::fs::read_to_string(&path).unwrap());
+        let http = config.services.iter().any(|service| service.is_http());
+        let page = if http { layer7 } else { DOCUMENTATION };
+        assert!(page.contains(&format!("](../configs/{name})")), "{name}");
         read += 1;
     }
     assert!(read >= 2);

@@ -1,5 +1,7 @@
 //! The HTTP stage of a worker: whose connections it gets, when it has its turn, and how its own are opened.
 
+#[cfg(debug_assertions)]
+mod fault;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -74,11 +76,14 @@ impl Http {
         seed: u64,
     ) -> Self {
         let wishes = Wishes::default();
+        let upstreams = wishes.clone();
+        #[cfg(debug_assertions)]
+        let upstreams = fault::Faulty::from_environment(upstreams);
         Self {
             published,
             access_log,
             records_lost: 0,
-            stage: Stage::new(wishes.clone(), seed, BUDGET),
+            stage: Stage::new(upstreams, seed, BUDGET),
             wishes,
             services: BTreeMap::new(),
             leaving: Vec::new(),
