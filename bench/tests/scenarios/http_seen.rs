@@ -115,7 +115,7 @@ fn obs06_requests_are_logged_with_times_and_reasons() -> Result<()> {
         for (key, value) in [
             ("method", "POST"),
             ("path", "/user?q=1"),
-            ("service", "lab/web:tcp-80"),
+            ("service", "lab/web:80"),
             ("backend", "lab/c:80"),
             ("route", "reviews"),
         ] {
@@ -182,10 +182,10 @@ fn obs01_metrics_and_status_count_requests() -> Result<()> {
         let node = &site.fixture.lab.node;
         let metrics = curl(node, &[], "http://127.0.0.1:9464/metrics")?.text();
         let wanted = [
-            "istio_requests_total{destination_service=\"lab/web:tcp-80\",route=\"reviews\",rule=\"0\",backend=\"lab/c:tcp-80\",response_code=\"200\"} 10",
-            "weft_http_flags_total{destination_service=\"lab/web:tcp-80\",flag=\"no_endpoint\"} 2",
-            "istio_request_duration_milliseconds_count{destination_service=\"lab/web:tcp-80\"} 12",
-            "istio_request_duration_milliseconds_bucket{le=\"+Inf\",destination_service=\"lab/web:tcp-80\"} 12",
+            "istio_requests_total{destination_service=\"lab/web:80\",route=\"reviews\",rule=\"0\",backend=\"lab/c:80\",response_code=\"200\"} 10",
+            "weft_http_flags_total{destination_service=\"lab/web:80\",flag=\"no_endpoint\"} 2",
+            "istio_request_duration_milliseconds_count{destination_service=\"lab/web:80\"} 12",
+            "istio_request_duration_milliseconds_bucket{le=\"+Inf\",destination_service=\"lab/web:80\"} 12",
             "hubble_drop_total{reason=\"src_spoof\"} 0",
         ];
         for line in wanted {

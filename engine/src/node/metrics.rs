@@ -119,19 +119,21 @@ impl Node {
             flows += snapshot.flows;
         }
         let http = self.http_sums()?;
+        let layer7 = self.control.layer7().load_full();
+        let stages = layer7.services().values();
+        let backends = stages.flat_map(|stage| &stage.config.backends);
+        let mut backends: BTreeMap<BackendId, String> = backends
+            .map(|(id, backend)| (*id, backend.name.to_string()))
+            .collect();
+        // Those that no rule names any more have the name of their service.
         let series = http.services.values();
         let series = series.flat_map(|sum| sum.metrics.requests.keys());
-        let backends = series.filter_map(|series| {
-            let id = series.backend?;
-            let (service, port) = self.control.names().service(id.0);
-            let name = match port {
-                "" => service.to_owned(),
-                port => format!("{service}:{port}"),
-            };
-            Some((id, name))
-        });
+        for id in series.filter_map(|series| series.backend) {
+            let service = self.control.names().service(id.0).0;
+            backends.entry(id).or_insert_with(|| service.to_owned());
+        }
         let metrics = Metrics {
-            backends: backends.collect(),
+            backends,
             http,
             engine: Box::new(engine),
             flows,
