@@ -39,6 +39,7 @@ mod syn_flood;
 mod table_changes;
 mod tcp_links;
 mod tcp_stage;
+mod top;
 mod unenrolled;
 mod upgrade;
 mod upgrade_refused;

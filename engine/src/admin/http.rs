@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::view::Counts;
+use super::view::{Bucket, Counts};
 
 /// `weft routes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +72,15 @@ pub struct HttpService {
     pub connections: u64,
     /// Requests that have ended, by the class of their status: `2xx`; `none` for those without.
     pub requests: Counts,
+    /// How long they took, from the request's header to the end of the response.
+    #[serde(default)]
+    pub durations: Vec<Bucket>,
+    /// Bytes of their bodies.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes of the responses' bodies.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// Why requests were answered by the node, or cut short.
     pub flags: Counts,
     /// Requests that were refused for their form.

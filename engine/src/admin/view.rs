@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::http::HttpService;
+use super::traffic::ServiceTraffic;
 use crate::config::{ConfigError, Errors};
 
 /// Counts by name, in the order of their names.
@@ -25,6 +26,9 @@ pub struct Status {
     pub pid: u32,
     /// Since it took over traffic.
     pub uptime_s: u64,
+    /// When this was read, by a clock that only goes on.
+    #[serde(default)]
+    pub at_us: u64,
     /// The configuration files, as given.
     pub files: Vec<String>,
     /// Generation of the published tables.
@@ -50,6 +54,9 @@ pub struct Status {
     /// Records of the access log that were lost, because they could not be written as fast as they came.
     #[serde(default)]
     pub access_log_lost: u64,
+    /// Services' traffic, when it is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<ServiceTraffic>,
     /// Sums over all workers and hooks.
     pub ledger: Ledger,
     /// The checked equations, with `--audit`.
@@ -105,6 +112,9 @@ pub struct Worker {
     pub socket_mode: String,
     /// Since its last heartbeat.
     pub heartbeat_age_ms: u64,
+    /// CPU time of its thread, if the kernel says. With `poll = "spin"` that is all the time.
+    #[serde(default)]
+    pub cpu_us: Option<u64>,
     /// Generation of the tables that its last burst saw.
     pub generation: u64,
     /// Flows in its table.

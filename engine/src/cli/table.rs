@@ -8,7 +8,7 @@ use crate::admin::view::{
     Counts, Flow, Flows, LbList, Owned, Packets, Reloaded, Status, Upgraded, Worker,
 };
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -30,7 +30,7 @@ fn counts(counts: &Counts) -> String {
     }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use weft_l7::observe::{Flag, ServiceMetrics};
+use weft_l7::observe::{BUCKETS, Flag, Histogram, ServiceMetrics};
 use weft_l7::route::{Action, CompiledRule, RequestView};
 use weft_l7::upstream::EndpointState;
 use weft_l7::{Reject, ServiceConfig, Source};
@@ -15,7 +15,7 @@ use super::status::ask;
 use super::{Error, Node};
 use crate::admin::Answer;
 use crate::admin::http::{Backend, Explained, HttpService, Routes, ServiceRoutes, Step};
-use crate::admin::view::Counts;
+use crate::admin::view::{Bucket, Counts};
 use crate::layer7;
 use crate::worker::Command;
 
@@ -108,6 +108,9 @@ impl Node {
                     open: *open,
                     connections: metrics.connections,
                     requests,
+                    durations: buckets(&metrics.duration),
+                    received_bytes: metrics.received,
+                    sent_bytes: metrics.sent,
                     flags: named(&Flag::ALL.map(Flag::name), &metrics.flags),
                     rejected: named(&Reject::ALL.map(Reject::name), &metrics.rejected),
                     events: events.map(|(name, count)| (name.to_owned(), count)).into(),
@@ -141,6 +144,14 @@ impl Node {
             Err(reason) => Answer::Failed(reason),
         }
     }
+}
+
+fn buckets(histogram: &Histogram) -> Vec<Bucket> {
+    let bounds = BUCKETS.iter().map(|bound| Some(*bound)).chain([None]);
+    let buckets = bounds.zip(histogram.counts);
+    buckets
+        .map(|(le_us, count)| Bucket { le_us, count })
+        .collect()
 }
 
 /// Counts that are not zero, by name.

@@ -3,12 +3,15 @@
 mod access_log;
 mod audit;
 mod error;
+mod flows;
 mod http;
 mod metrics;
 mod reload;
 mod signals;
 mod start;
 mod status;
+mod threads;
+mod traffic;
 mod upgrade;
 
 use std::os::unix::net::UnixListener;
@@ -129,6 +132,7 @@ struct Node {
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
     reloads: view::Reloads,
+    accounts: traffic::Accounts,
     upgrading: Upgrading,
     /// The upgrade that this program came by.
     upgraded: Option<view::Upgraded>,
@@ -221,6 +225,7 @@ impl Node {
             restart_needed: Vec::new(),
             last_refusal: Vec::new(),
             reloads: view::Reloads::default(),
+            accounts: traffic::Accounts::default(),
             upgrading: Upgrading::default(),
             upgraded,
         })
@@ -402,8 +407,8 @@ impl Node {
 
     async fn answer(&mut self, request: Request) -> Answer {
         let answer = match request {
-            Request::Status { audit } => {
-                let status = self.status(audit).await;
+            Request::Status { audit, traffic } => {
+                let status = self.status(audit, traffic).await;
                 status.map(|status| Answer::Status(Box::new(status)))
             }
             Request::LbList { vip } => self.services(vip).map(Answer::LbList),
@@ -464,6 +469,7 @@ impl Node {
             tracing::error!(error = chain(&error), "cannot follow the node's addresses");
         }
         self.control.collect_retired();
+        self.accounts.look_after();
         if self.past.elapsed() >= PAST {
             self.past = Instant::now();
             self.control.kernel().keep_past();
