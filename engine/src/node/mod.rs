@@ -413,7 +413,7 @@ impl Node {
             }
             Request::LbList { vip } => self.services(vip).map(Answer::LbList),
             Request::Flows => self.flows().map(Answer::Flows),
-            Request::Routes { service } => Ok(Answer::Routes(self.routes(service.as_deref()))),
+            Request::Routes { service } => Ok(self.routes(service.as_deref())),
             Request::Explain {
                 method,
                 url,

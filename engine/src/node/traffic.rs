@@ -137,7 +137,7 @@ impl Node {
 }
 
 /// As the configuration calls it.
-fn stage(stage: Stage) -> &'static str {
+pub(super) fn stage(stage: Stage) -> &'static str {
     match stage {
         Stage::L4 => "l4",
         Stage::Tcp(_) => "tcp",
