@@ -16,7 +16,7 @@ use super::lookup::{authority, check_http2, view};
 use super::service::Service;
 use super::{answer, headers};
 use crate::config::{ConnectRequest, ServiceConfig, Source};
-use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, propagate};
+use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, first_line, propagate};
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
 use crate::upstream::{Backend, BackendProtocol, Endpoint, Key, Lease, RequestBody, acquire};
@@ -105,6 +105,10 @@ impl<'x, S: Stream> Exchange<'x, S> {
     async fn run(mut self, head: u64, request: Request<Incoming>) -> Response<ResponseBody> {
         let version = request.version();
         if let Some(reject) = self.client.leg.refusal(head) {
+            let line = self.client.leg.refused_line();
+            self.tail.recorder.note(|record| {
+                (record.method, record.path) = first_line(&line, LOGGED_PATH);
+            });
             return self.refuse(reject, version);
         }
         let (mut parts, body) = request.into_parts();
@@ -307,7 +311,10 @@ impl<'x, S: Stream> Exchange<'x, S> {
         self.host(request.headers_mut(), &asked.authority, protocol);
         let before = lease.connection().leg.read();
         let Some(answer) = lease.send(request, to_head) else {
-            return Err(Attempt::Failed((Flag::UpstreamClosed, None)));
+            return Err(Attempt::Failed(match is_not_http2(&lease) {
+                true => (Flag::UpstreamProtocol, Some("no_http2")),
+                false => (Flag::UpstreamClosed, None),
+            }));
         };
         match answer.await {
             Ok(response) => Ok((response, lease)),
@@ -342,6 +349,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         }
         match lease.connection().leg.failed() {
             Some(reject) => (Flag::UpstreamProtocol, Some(reject.name())),
+            None if is_not_http2(lease) => (Flag::UpstreamProtocol, Some("no_http2")),
             None if error.is_parse() => (Flag::UpstreamProtocol, None),
             None => (Flag::UpstreamClosed, None),
         }
@@ -417,6 +425,12 @@ impl<'x, S: Stream> Exchange<'x, S> {
         });
         answer::refusal(reject, version, self.tail)
     }
+}
+
+/// Whether HTTP/2 was begun with an endpoint that speaks something else: HTTP/1.1, most likely.
+fn is_not_http2(lease: &Lease) -> bool {
+    let connection = lease.connection();
+    connection.key.protocol == Protocol::Http2 && connection.leg.is_not_http2()
 }
 
 /// What came of a try, if no response.
