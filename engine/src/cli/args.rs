@@ -62,7 +62,7 @@ pub(super) enum LogFormat {
 pub(super) enum Command {
     /// Take over the traffic of the enrolled pods, in the foreground.
     ///
-    /// Logs a line with `ready` once it has. SIGHUP reads the files again, as `weft reload` does.
+    /// Logs a line with `ready` once it has. SIGHUP reads the files again, as `weft reload` does, and opens the access log again.
     /// SIGTERM and SIGINT give everything back to the kernel and remove what Weft made; a second
     /// one ends the process at once and leaves that to `weft cleanup` or the next `weft run`.
     /// After a crash the kernel carries new connections on by itself, and `weft run` takes over

@@ -325,6 +325,10 @@ impl Node {
                 () = signals.ends.asked() => return Ok(Ending::Stop),
                 // Until a check is over: the next program reads the files anyway.
                 _ = signals.hangup.recv(), if !self.upgrading.is_under_way() => {
+                    // Whatever becomes of the configuration: logs may have been moved away.
+                    if let Some(log) = &self.access_log {
+                        log.reopen();
+                    }
                     if let Answer::Failed(reason) = self.reload().await {
                         tracing::error!("{reason}");
                     }
