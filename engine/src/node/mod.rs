@@ -424,7 +424,7 @@ impl Node {
                 headers,
                 service,
             } => Ok(self.explain(&method, &url, &headers, service.as_deref())),
-            Request::Metrics => self.metrics().map(Answer::Metrics),
+            Request::Metrics => self.metrics().await.map(Answer::Metrics),
             Request::Owned => owned(&self.dir).map(Answer::Owned).map_err(Error::from),
             Request::Reload => Ok(self.reload().await),
             Request::Upgrade { .. } => Ok(under_way()),

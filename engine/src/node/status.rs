@@ -151,7 +151,7 @@ impl Node {
     }
 
     /// Where the packets are, since the node process took over.
-    async fn reading(&self) -> Result<Reading, Error> {
+    pub(super) async fn reading(&self) -> Result<Reading, Error> {
         let mut reading = Reading::of_kernel(self.control.kernel(), self.baseline).await?;
         reading.workers = self.workers.len() as u64;
         reading.bulk_lost = netlink::bulk_losses(&self.lanes()).await?;
@@ -309,20 +309,14 @@ fn tcp(report: &TcpReport) -> Tcp {
 }
 
 fn ledger(reading: &Reading) -> Ledger {
-    let path = [
-        ("punt_lost", reading.punt_lost),
-        ("socket_lost", reading.socket_lost),
-        ("bulk_lost", reading.bulk_lost),
-        ("inject_lost", reading.inject_lost),
-        ("transmit_invalid", reading.invalid),
-    ];
     Ledger {
         engine: packets(&reading.engine),
         hooks: Counter::ALL
             .iter()
             .map(|&counter| (counter.name().to_string(), reading.hooks[counter]))
             .collect(),
-        path: path
+        path: reading
+            .lost()
             .into_iter()
             .map(|(name, n)| (name.to_string(), n))
             .collect(),
