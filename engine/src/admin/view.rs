@@ -328,9 +328,9 @@ pub struct Flow {
     pub client: SocketAddr,
     /// What it dialled.
     pub destination: SocketAddr,
-    /// Where its packets go: the backend, or the destination itself.
-    pub backend: SocketAddr,
-    /// `service`, `direct` or `kernel`.
+    /// Where its packets go: the backend, or the destination itself; none for a client's connection to an HTTP stage.
+    pub backend: Option<SocketAddr>,
+    /// `service`, `direct`, `kernel`, `terminated`, or of HTTP stages `client` and `upstream`.
     pub kind: String,
     /// The service's name, for a flow to one.
     pub service: Option<String>,
@@ -341,14 +341,14 @@ pub struct Flow {
     /// Where it stands: the client's state in RFC 9293's words (`syn_sent` to `closed`), or `one_way` and
     /// `two_way` for UDP.
     pub state: String,
-    /// Packets from the client.
-    pub packets_out: u64,
-    /// Packets to the client.
-    pub packets_in: u64,
+    /// Packets from the client, to the backend of an `upstream` one. None for what is not counted: what Weft itself sends.
+    pub packets_out: Option<u64>,
+    /// Packets to the client, of an `upstream` one from the backend.
+    pub packets_in: Option<u64>,
     /// Bytes of IP packets from the client.
-    pub bytes_out: u64,
+    pub bytes_out: Option<u64>,
     /// Bytes of IP packets to the client.
-    pub bytes_in: u64,
+    pub bytes_in: Option<u64>,
     /// Since the flow's first packet.
     pub age_ms: u64,
     /// Since its last packet.

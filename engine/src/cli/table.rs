@@ -375,12 +375,16 @@ pub(super) fn flows(flows: &Flows) -> String {
 }
 
 fn flow_row(flow: &Flow) -> [String; 13] {
-    let volume = |packets: u64, bytes: u64| format!("{packets} / {bytes} B");
+    let volume = |packets: Option<u64>, bytes: Option<u64>| match packets.zip(bytes) {
+        Some((packets, bytes)) => format!("{packets} / {bytes} B"),
+        None => "-".into(),
+    };
     [
         flow.protocol.clone(),
         flow.client.to_string(),
         flow.destination.to_string(),
-        flow.backend.to_string(),
+        flow.backend
+            .map_or_else(|| "-".into(), |backend| backend.to_string()),
         flow.service.clone().unwrap_or_else(|| "-".into()),
         flow.kind.clone(),
         flow.state.clone(),

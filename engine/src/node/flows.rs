@@ -36,13 +36,20 @@ impl Node {
         let (front, back) = (flow.tuple(), flow.backend_tuple());
         let socket = |address: Address, port| SocketAddr::new(address.into(), port);
         let service = self.control.names().service(flow.service()).0;
-        let [packets_out, packets_in] = flow.packets();
-        let [bytes_out, bytes_in] = flow.bytes();
+        // What the stack sends on behalf of the HTTP stage is not looked up in the flow table.
+        let counted = |[out, back]: [u64; 2]| match flow.kind() {
+            FlowKind::Client => (Some(out), None),
+            FlowKind::Upstream => (None, Some(back)),
+            _ => (Some(out), Some(back)),
+        };
+        let (packets_out, packets_in) = counted(flow.packets());
+        let (bytes_out, bytes_in) = counted(flow.bytes());
+        let ends_here = flow.kind() == FlowKind::Client;
         Flow {
             protocol: front.proto.to_string(),
             client: socket(front.src, front.sport),
             destination: socket(front.dst, front.dport),
-            backend: socket(back.dst, back.dport),
+            backend: (!ends_here).then(|| socket(back.dst, back.dport)),
             kind: match flow.kind() {
                 FlowKind::Service => "service",
                 FlowKind::Direct => "direct",
@@ -84,16 +91,16 @@ impl Node {
             protocol: front.proto.to_string(),
             client: socket(front.src, front.sport),
             destination: socket(front.dst, front.dport),
-            backend: socket(back.src, back.sport),
+            backend: Some(socket(back.src, back.sport)),
             kind: service.map_or("direct", |_| "service").into(),
             service: service.map(ToString::to_string),
             client_pod: pod_name(front.src),
             backend_pod: pod_name(back.src),
             state: flow.state().into(),
-            packets_out,
-            packets_in,
-            bytes_out,
-            bytes_in,
+            packets_out: Some(packets_out),
+            packets_in: Some(packets_in),
+            bytes_out: Some(bytes_out),
+            bytes_in: Some(bytes_in),
             age_ms: since(flow.created),
             idle_ms: since(flow.last_seen),
             tier: 0,
