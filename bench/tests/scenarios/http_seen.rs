@@ -147,7 +147,8 @@ fn obs06_requests_are_logged_with_times_and_reasons() -> Result<()> {
             ]
         );
         assert_eq!(of("code")[1..], ["UH", "NR", "DPE"]);
-        assert_eq!(lines[3]["detail"], "host_repeated");
+        let refused = ["detail", "method", "path", "authority"].map(|key| &lines[3][key]);
+        assert_eq!(refused, ["host_repeated", "GET", "/", ""]);
         let first = &lines[0];
         for (key, value) in [
             ("method", "POST"),

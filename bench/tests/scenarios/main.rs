@@ -28,6 +28,7 @@ mod http_stage;
 mod icmp;
 mod isolation;
 mod kernel;
+mod operator;
 mod oracle;
 mod order;
 mod ownership;

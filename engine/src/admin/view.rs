@@ -223,6 +223,9 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `enrolled`, `grace` (recently enrolled), `draining` or `absent` (its interface is gone, or cannot be served).
     pub state: String,
+    /// Whether both ends of its veth are up; none while there is no interface. Nothing looks at it when a backend is chosen.
+    #[serde(default)]
+    pub carrier: Option<bool>,
     /// Since its enrolment.
     pub enrolled_s: u64,
 }

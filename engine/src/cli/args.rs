@@ -124,11 +124,21 @@ Example:
     },
     /// Show workers, queues, pods and where the packets went.
     ///
-    /// A worker's FLOWS are those in its table, EVICTED those that made room for new ones, its PINS the owner entries that it has in the
+    /// Of a worker: QUEUE is its number and its queue of weft1, POLL how it waits, XDP how its program is attached (`native`, or slower
+    /// `generic`), SOCKET `copy` or `zero-copy`, HEARTBEAT when its last step was, GENERATION that of the tables it works with.
+    /// RECEIVED packets became FORWARDED (into a pod), REPLIED (answered), TO KERNEL (given back) or DROPPED. Its FLOWS are those in its table, EVICTED those that made room for new ones, its PINS the owner entries that it has in the
     /// kernel. Its FRAMES are free, on the FILL ring, received (RX), in its hands (APP) or being
-    /// sent (TX). A pod's STATE is `grace` while its enrolment is recent, then `enrolled`;
+    /// sent (TX); SOCKET STATISTICS are the kernel's of its socket.
+    ///
+    /// Of its TCP stack, once there is one: CONNECTIONS, those with buffers (SOCKETS), HALF OPEN ones and those in TIME WAIT; segments
+    /// DELIVERED to a connection, ANSWERED without one, DROPPED by reason; EVENTS of connections, and those REFUSED by reason.
+    /// Of an HTTP service: OPEN connections of clients and all there were, REQUESTS by class of status, FLAGS of those that the node
+    /// answered itself, those REJECTED for their form, and other EVENTS; docs/l7.md has the words.
+    ///
+    /// A pod's STATE is `grace` while its enrolment is recent, then `enrolled`;
     /// `draining` once it has left the configuration; `absent`, and the kernel's, while its interface
-    /// is gone or cannot be served, which `weft check` explains. The ledger counts packets since
+    /// is gone or cannot be served, which `weft check` explains; `link down` where an end of its veth is, which no backend is
+    /// left out for. The ledger counts packets since
     /// `weft run`: by the engine, given back to the kernel and dropped by reason, by the BPF
     /// programs (hooks), and lost in between (path).
     Status {
@@ -167,7 +177,11 @@ Example:
     ///
     /// KIND is `service`, `direct` (pod to pod), `kernel` (seen, and left to the kernel), `terminated` (joined to a connection of Weft's own to
     /// the backend), or of HTTP stages `client` (its connection) and `upstream` (one to a backend). OUT and
-    /// IN are packets and bytes from and to the client. A flow stays listed until it expires, so
+    /// IN are packets and bytes from and to the client, for `upstream` to and from the backend; `-` where Weft itself sends, which is not counted by flow.
+    ///
+    /// STATE is the client's, of TCP as RFC 9293 has it (`syn_sent` to `closed`), of UDP `one_way` or `two_way`. AGE is since the first
+    /// packet, IDLE since the last. TIER says who decides about its packets: 0 the hooks, by what was compiled, 1 a worker, 2 its TCP
+    /// stack; WORKER which one, if one does. DESTINATION is what the client dialled, BACKEND where its packets go. A flow stays listed until it expires, so
     /// `closing` ones are connections that have just ended.
     Flows {
         #[command(flatten)]

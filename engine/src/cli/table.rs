@@ -112,7 +112,10 @@ pub(super) fn status(status: &Status) -> String {
             pod.ifindex
                 .map_or_else(|| "-".into(), |index| index.to_string()),
             addresses.join(" "),
-            pod.state.clone(),
+            match pod.carrier {
+                Some(false) => format!("{}, link down", pod.state),
+                _ => pod.state.clone(),
+            },
             duration(pod.enrolled_s),
         ]);
     }

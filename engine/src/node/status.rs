@@ -1,6 +1,6 @@
 //! What the node process says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ impl Node {
             workers: (0..self.workers.len())
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
-            pods: self.pods(),
+            pods: self.pods(&netlink::interfaces().await?),
             http: Self::http_services(&http),
             access_log_lost: http.records_lost,
             traffic,
@@ -166,8 +166,12 @@ impl Node {
         Ok(reading)
     }
 
-    fn pods(&self) -> Vec<Pod> {
+    fn pods(&self, interfaces: &[netlink::Interface]) -> Vec<Pod> {
         let now = worker::now();
+        let carries: HashMap<u32, bool> = interfaces
+            .iter()
+            .map(|interface| (interface.index, interface.up && interface.carrier))
+            .collect();
         let pods = self.control.registry().pods().iter();
         pods.map(|pod| Pod {
             name: pod.config.name.clone(),
@@ -181,6 +185,7 @@ impl Node {
                 _ => "enrolled",
             }
             .into(),
+            carrier: pod.ifindex.and_then(|index| carries.get(&index).copied()),
             enrolled_s: now.since(pod.enrolled_at).as_secs(),
         })
         .collect()
