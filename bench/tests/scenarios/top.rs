@@ -1,6 +1,6 @@
 //! `weft top`: rates for scripts, and the live view in a terminal.
 
-use crate::fixture::with_weft;
+use crate::fixture::{WEB, with_weft};
 use crate::http_fixture::{Site, to};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use weft_lab::http::Connection;
 use weft_lab::lab::{Family, Lab};
+use weft_lab::servers::WEB_PORT;
 use weft_lab::wait::wait_for;
 use weft_lab::weft::{Weft, exit, offline};
 
@@ -183,6 +184,11 @@ fn top_draws_on_a_terminal_and_gives_it_back() -> Result<()> {
         screen.press("?")?;
         ensure!(weft.stop()?.success());
         screen.shows("no node process answers")?;
+        let mut later = site.config("")?;
+        later.service("zzz", WEB + 6, &[("tcp", 80, WEB_PORT)]);
+        let mut weft = Weft::start(lab, &later)?;
+        screen.shows("lab/zzz:80")?;
+        ensure!(weft.stop()?.success());
         screen.press("q")?;
         assert_eq!(screen.ends()?, Some(0));
         assert_eq!(
