@@ -46,6 +46,8 @@ pub struct HttpService {
 struct Referred {
     id: BackendId,
     service: Arc<Service>,
+    /// The number of its port.
+    number: u16,
     port: Option<Arc<weft_datapath::ServicePort>>,
     endpoints: Vec<EndpointConfig>,
 }
@@ -170,6 +172,7 @@ impl Compiler<'_> {
         Referred {
             id: BackendId(number),
             service: Arc::clone(service),
+            number: port.port,
             port: found.map(Arc::clone),
             endpoints: found.map_or_else(Vec::new, |found| self.endpoints(found)),
         }
@@ -209,7 +212,7 @@ impl Compiler<'_> {
             (source.id, Arc::new(config))
         });
         let config = ServiceConfig {
-            name: full_name(service, port).into(),
+            name: full_name(service, port.port).into(),
             routes: Arc::new(self.routes(http, own)),
             backends: backends.collect(),
             source: match self.source {
@@ -317,11 +320,9 @@ fn to_itself(name: &str, own: BackendId) -> Route {
     }
 }
 
-fn full_name(service: &Service, port: &ServicePort) -> String {
-    match &port.name {
-        Some(name) => format!("{}:{name}", service.name),
-        None => format!("{}:{}", service.name, port.port),
-    }
+/// What a service port is called wherever it is named as one: by its number, which each has.
+fn full_name(service: &Service, port: u16) -> String {
+    format!("{}:{port}", service.name)
 }
 
 fn backend_config(source: &Referred, by_client: bool) -> BackendConfig {
@@ -331,10 +332,6 @@ fn backend_config(source: &Referred, by_client: bool) -> BackendConfig {
         .http
         .as_ref()
         .map_or(&plain, |http| &http.back);
-    let name = source.port.as_ref().map_or_else(
-        || source.service.name.clone(),
-        |port| format!("{}:{}", source.service.name, port.port()),
-    );
     let algorithm = match back.balance {
         _ if by_client => hashed(source),
         Balance::LeastRequest => Algorithm::LeastRequest,
@@ -342,7 +339,7 @@ fn backend_config(source: &Referred, by_client: bool) -> BackendConfig {
         Balance::Maglev => hashed(source),
     };
     BackendConfig {
-        name: name.into(),
+        name: full_name(&source.service, source.number).into(),
         endpoints: source.endpoints.clone(),
         algorithm,
         protocol: back.protocol,

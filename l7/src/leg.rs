@@ -32,6 +32,8 @@ pub(crate) struct LegState {
     write_blocked: Cell<Option<Now>>,
     read: Cell<u64>,
     written: Cell<u64>,
+    /// The first bytes that came are no SETTINGS frame, with which each end of HTTP/2 begins (RFC 9113 section 3.4).
+    no_http2: Cell<bool>,
     /// The peer has ended its half.
     ended: Cell<bool>,
     /// How the stream failed.
@@ -65,6 +67,14 @@ impl LegState {
         self.refused.get().map(|(_, reject)| reject)
     }
 
+    /// The first line of the request that was refused, as far as it is known: nobody has checked it.
+    pub(crate) fn refused_line(&self) -> Box<[u8]> {
+        let guard = self.guard.borrow();
+        guard
+            .as_ref()
+            .map_or_else(Box::default, |guard| guard.refused().into())
+    }
+
     /// Why a body, or anything of a backend, was not passed on.
     pub(crate) fn failed(&self) -> Option<Reject> {
         self.failed.get()
@@ -94,6 +104,11 @@ impl LegState {
     /// Bytes that came.
     pub(crate) fn read(&self) -> u64 {
         self.read.get()
+    }
+
+    /// Whether what the peer began with is not HTTP/2, where nothing else is followed.
+    pub(crate) fn is_not_http2(&self) -> bool {
+        self.no_http2.get()
     }
 
     /// Status of the last response.
@@ -209,6 +224,7 @@ impl<S: Stream> Leg<S> {
             write_blocked: Cell::default(),
             read: Cell::default(),
             written: Cell::default(),
+            no_http2: Cell::default(),
             ended: Cell::default(),
             lost: Cell::default(),
             orderly: Cell::default(),
@@ -441,7 +457,15 @@ impl<S: Stream> Leg<S> {
         cx: &mut Context<'_>,
         out: &mut ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        let state = Rc::clone(&self.state);
+        let first = state.read.get() == 0;
         let peeked = self.poll_raw(cx, |bytes| {
+            if first {
+                // A frame's type is its fourth byte, and 4 that of SETTINGS.
+                state
+                    .no_http2
+                    .set(bytes.get(3).is_some_and(|kind| *kind != 4));
+            }
             let taken = bytes.len().min(out.remaining());
             out.put_slice(&bytes[..taken]);
             taken

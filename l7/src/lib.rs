@@ -22,7 +22,7 @@ pub use config::{
     ConnectRequest, ConnectionMeta, ServiceConfig, ServiceLimits, ServiceTimeouts, Source,
     Upstreams,
 };
-pub use framing::{HeadLimits, Reject};
+pub use framing::{HeadLimits, Reject, check_request};
 pub use stage::{Budget, ServiceId, Stage};
 pub use stream::Stream;
 pub use time::Now;

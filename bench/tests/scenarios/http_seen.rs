@@ -3,7 +3,7 @@
 use crate::fixture::with_weft;
 use crate::http_fixture::{Site, to};
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
 use weft_lab::http::{Connection, curl};
@@ -34,22 +34,38 @@ fn ing03_routes_are_listed_in_order_and_a_requests_rule_is_explained() -> Result
         let services = routes["services"].as_array().context("no services")?;
         assert_eq!(services.len(), 2, "one for each family: {routes}");
         for service in services {
-            let lines: Vec<&str> = service["routes"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            let rules: Vec<&str> = lines
+            let routes = service["routes"].as_array().context("no routes")?;
+            let rules: Vec<_> = routes
                 .iter()
-                .filter_map(|line| line.rsplit("-> ").next())
+                .map(|one| (&one["route"], &one["rule"], &one["path_type"], &one["path"]))
                 .collect();
+            let route = &Value::from("reviews");
+            let (exact, prefix, user) = ("exact".into(), "prefix".into(), "/user".into());
             assert_eq!(
                 rules,
-                ["reviews rule 2", "reviews rule 0", "reviews rule 1"],
-                "{lines:?}"
+                [
+                    (route, &2.into(), &exact, &"/none".into()),
+                    (route, &0.into(), &prefix, &user),
+                    (route, &1.into(), &prefix, &user),
+                ]
             );
+            let jason = json!([{ "name": "end-user", "value": "jason" }]);
+            assert_eq!(routes[1]["headers"], jason);
+            let shares = json!([{ "backend": "lab/a:80", "weight": 3 }, { "backend": "lab/none:80", "weight": 1 }]);
+            assert_eq!(routes[2]["backends"], shares);
+            let text = "any host, path under /user -> reviews rule 1";
+            assert_eq!(routes[2]["text"], text);
         }
+        let none = weft.cli(&["routes", "lab/a"])?;
+        assert_eq!(none.code(), Some(exit::FAILED));
+        let reason =
+            "only ports at stage = \"http\" have routes, and lab/a serves 80/tcp at stage = \"l4\"";
+        ensure!(none.stderr.contains(reason), "{none:?}");
+        ensure!(
+            weft.cli(&["routes", "lab/nobody"])?
+                .stderr
+                .contains("there is no service")
+        );
         let url = format!("http://{}/user/1", to(Family::V4));
         let explained = weft.text(&["route", "explain", "GET", &url])?;
         ensure!(
@@ -64,6 +80,27 @@ fn ing03_routes_are_listed_in_order_and_a_requests_rule_is_explained() -> Result
         ensure!(explained.contains("to lab/c:80 100%"), "{explained}");
         let explained = weft.json(&["route", "explain", "GET", "http://any.example/else"])?;
         assert_eq!(explained["outcome"], "no rule matches: 404");
+        for (words, reason) in [
+            (
+                vec!["GET", "http://any.example/a/%2e%2e/b"],
+                "dot_segment, 400",
+            ),
+            (
+                vec!["GET", &url, "-H", "Host: a", "-H", "Host: b"],
+                "host_repeated, 400",
+            ),
+            (vec!["GET", &url, "-H", "Host: a b"], "host_invalid, 400"),
+            (vec!["CONNECT", &url], "connect, 501"),
+        ] {
+            let words: Vec<&str> = ["route", "explain"].into_iter().chain(words).collect();
+            let refused = weft.json(&words)?;
+            let (name, status) = reason.split_once(", ").context("no status")?;
+            assert_eq!(refused["refused"], name, "{refused}");
+            assert_eq!(
+                refused["outcome"],
+                format!("refused before any route is looked at, for {name}: {status}")
+            );
+        }
         let bad = weft.cli(&["route", "explain", "G T", &url])?;
         assert_eq!(bad.code(), Some(exit::FAILED));
         Ok(())
@@ -110,12 +147,13 @@ fn obs06_requests_are_logged_with_times_and_reasons() -> Result<()> {
             ]
         );
         assert_eq!(of("code")[1..], ["UH", "NR", "DPE"]);
-        assert_eq!(lines[3]["detail"], "host_repeated");
+        let refused = ["detail", "method", "path", "authority"].map(|key| &lines[3][key]);
+        assert_eq!(refused, ["host_repeated", "GET", "/", ""]);
         let first = &lines[0];
         for (key, value) in [
             ("method", "POST"),
             ("path", "/user?q=1"),
-            ("service", "lab/web:tcp-80"),
+            ("service", "lab/web:80"),
             ("backend", "lab/c:80"),
             ("route", "reviews"),
         ] {
@@ -182,10 +220,10 @@ fn obs01_metrics_and_status_count_requests() -> Result<()> {
         let node = &site.fixture.lab.node;
         let metrics = curl(node, &[], "http://127.0.0.1:9464/metrics")?.text();
         let wanted = [
-            "istio_requests_total{destination_service=\"lab/web:tcp-80\",route=\"reviews\",rule=\"0\",backend=\"lab/c:tcp-80\",response_code=\"200\"} 10",
-            "weft_http_flags_total{destination_service=\"lab/web:tcp-80\",flag=\"no_endpoint\"} 2",
-            "istio_request_duration_milliseconds_count{destination_service=\"lab/web:tcp-80\"} 12",
-            "istio_request_duration_milliseconds_bucket{le=\"+Inf\",destination_service=\"lab/web:tcp-80\"} 12",
+            "istio_requests_total{destination_service=\"lab/web:80\",route=\"reviews\",rule=\"0\",backend=\"lab/c:80\",response_code=\"200\"} 10",
+            "weft_http_flags_total{destination_service=\"lab/web:80\",flag=\"no_endpoint\"} 2",
+            "istio_request_duration_milliseconds_count{destination_service=\"lab/web:80\"} 12",
+            "istio_request_duration_milliseconds_bucket{le=\"+Inf\",destination_service=\"lab/web:80\"} 12",
             "hubble_drop_total{reason=\"src_spoof\"} 0",
         ];
         for line in wanted {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::view::Counts;
+use super::view::{Bucket, Counts};
 
 /// `weft routes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,10 +22,57 @@ pub struct ServiceRoutes {
     pub vip: SocketAddr,
     /// Whom endpoints see: `client` or `node`.
     pub source: String,
-    /// Every match, and the route and rule it leads to, in the order in which they are tried.
-    pub routes: Vec<String>,
+    /// Every match, and where it leads, in the order in which they are tried.
+    pub routes: Vec<Match>,
     /// The backends that rules name, and the service's own.
     pub backends: Vec<Backend>,
+}
+
+/// A match, and where it leads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Match {
+    /// Of which host requests are, with `*` in front for one or more labels; of any where it is none.
+    pub hostname: Option<String>,
+    /// `exact` or `prefix`.
+    pub path_type: String,
+    /// The path, or that under which it has to be: `/` for any.
+    pub path: String,
+    /// The method, if it matters.
+    pub method: Option<String>,
+    /// Header fields that have to be there.
+    pub headers: Vec<NameValue>,
+    /// Query parameters that have to be there.
+    pub query: Vec<NameValue>,
+    /// The route's name.
+    pub route: String,
+    /// The rule's place in it, from 0.
+    pub rule: usize,
+    /// The rule's name, if it has one.
+    pub rule_name: Option<String>,
+    /// Where requests go; none for a redirect.
+    pub backends: Vec<Share>,
+    /// Status of the redirect, if it is one.
+    pub redirect: Option<u16>,
+    /// All of it in a line, for people.
+    pub text: String,
+}
+
+/// A header field or a query parameter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NameValue {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A backend of a rule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Share {
+    /// `namespace/name:port`; none if there is none such.
+    pub backend: Option<String>,
+    /// Its share of requests, against the others'.
+    pub weight: u32,
 }
 
 /// A backend and its endpoints.
@@ -46,6 +93,9 @@ pub struct Explained {
     pub service: String,
     /// Where clients connect to.
     pub vip: SocketAddr,
+    /// Why the request does not get as far as the routes, if it does not: a name of docs/l7.md.
+    #[serde(default)]
+    pub refused: Option<String>,
     /// Every match that was looked at, in order, up to the one that wins.
     pub steps: Vec<Step>,
     /// What becomes of the request.
@@ -72,6 +122,15 @@ pub struct HttpService {
     pub connections: u64,
     /// Requests that have ended, by the class of their status: `2xx`; `none` for those without.
     pub requests: Counts,
+    /// How long they took, from the request's header to the end of the response.
+    #[serde(default)]
+    pub durations: Vec<Bucket>,
+    /// Bytes of their bodies.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes of the responses' bodies.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// Why requests were answered by the node, or cut short.
     pub flags: Counts,
     /// Requests that were refused for their form.

@@ -4,6 +4,7 @@ mod client;
 pub mod http;
 mod latency;
 mod server;
+pub mod traffic;
 pub mod view;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,9 @@ pub enum Request {
         /// Check the ledger too.
         #[serde(default)]
         audit: bool,
+        /// Add up services' traffic, too, which means to look at every flow.
+        #[serde(default)]
+        traffic: bool,
     },
     /// Services and backends as the workers see them.
     LbList {

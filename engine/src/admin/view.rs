@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::http::HttpService;
+use super::traffic::ServiceTraffic;
 use crate::config::{ConfigError, Errors};
 
 /// Counts by name, in the order of their names.
@@ -25,6 +26,9 @@ pub struct Status {
     pub pid: u32,
     /// Since it took over traffic.
     pub uptime_s: u64,
+    /// When this was read, by a clock that only goes on.
+    #[serde(default)]
+    pub at_us: u64,
     /// The configuration files, as given.
     pub files: Vec<String>,
     /// Generation of the published tables.
@@ -50,6 +54,9 @@ pub struct Status {
     /// Records of the access log that were lost, because they could not be written as fast as they came.
     #[serde(default)]
     pub access_log_lost: u64,
+    /// Services' traffic, when it is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<ServiceTraffic>,
     /// Sums over all workers and hooks.
     pub ledger: Ledger,
     /// The checked equations, with `--audit`.
@@ -105,6 +112,9 @@ pub struct Worker {
     pub socket_mode: String,
     /// Since its last heartbeat.
     pub heartbeat_age_ms: u64,
+    /// CPU time of its thread, if the kernel says. With `poll = "spin"` that is all the time.
+    #[serde(default)]
+    pub cpu_us: Option<u64>,
     /// Generation of the tables that its last burst saw.
     pub generation: u64,
     /// Flows in its table.
@@ -213,6 +223,9 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `enrolled`, `grace` (recently enrolled), `draining` or `absent` (its interface is gone, or cannot be served).
     pub state: String,
+    /// Whether both ends of its veth are up; none while there is no interface. Nothing looks at it when a backend is chosen.
+    #[serde(default)]
+    pub carrier: Option<bool>,
     /// Since its enrolment.
     pub enrolled_s: u64,
 }
@@ -318,9 +331,9 @@ pub struct Flow {
     pub client: SocketAddr,
     /// What it dialled.
     pub destination: SocketAddr,
-    /// Where its packets go: the backend, or the destination itself.
-    pub backend: SocketAddr,
-    /// `service`, `direct` or `kernel`.
+    /// Where its packets go: the backend, or the destination itself; none for a client's connection to an HTTP stage.
+    pub backend: Option<SocketAddr>,
+    /// `service`, `direct`, `kernel`, `terminated`, or of HTTP stages `client` and `upstream`.
     pub kind: String,
     /// The service's name, for a flow to one.
     pub service: Option<String>,
@@ -331,14 +344,14 @@ pub struct Flow {
     /// Where it stands: the client's state in RFC 9293's words (`syn_sent` to `closed`), or `one_way` and
     /// `two_way` for UDP.
     pub state: String,
-    /// Packets from the client.
-    pub packets_out: u64,
-    /// Packets to the client.
-    pub packets_in: u64,
+    /// Packets from the client, to the backend of an `upstream` one. None for what is not counted: what Weft itself sends.
+    pub packets_out: Option<u64>,
+    /// Packets to the client, of an `upstream` one from the backend.
+    pub packets_in: Option<u64>,
     /// Bytes of IP packets from the client.
-    pub bytes_out: u64,
+    pub bytes_out: Option<u64>,
     /// Bytes of IP packets to the client.
-    pub bytes_in: u64,
+    pub bytes_in: Option<u64>,
     /// Since the flow's first packet.
     pub age_ms: u64,
     /// Since its last packet.

@@ -1,9 +1,11 @@
 //! Commands that work without a node process.
 
+use std::fs;
 use std::path::PathBuf;
 
 use super::{Exit, failed, print_json, print_text, refused, table};
 use crate::admin::view::refusals;
+use crate::admin::{self, Answer, ClientError, Request};
 use crate::control::checked;
 use crate::node;
 use crate::rundir::RunDir;
@@ -49,12 +51,36 @@ pub(super) fn check(files: &[PathBuf], programs: bool, json: bool) -> Exit {
 
 /// `weft owned`.
 pub(super) fn owned(dir: &RunDir, json: bool) -> Exit {
-    match node::owned(dir) {
-        Ok(owned) if json => print_json(&owned),
-        Ok(owned) => print_text(&table::owned(&owned)),
-        Err(error) => return failed(&error),
+    // Pins are seen from everywhere, and number interfaces of the node's network namespace: who is in another one cannot name them.
+    let elsewhere = dir.holder().filter(|pid| is_elsewhere(*pid));
+    let told = elsewhere.map(|pid| (pid, admin::ask(&dir.socket(), &Request::Owned)));
+    let owned = match told {
+        Some((_, Ok(Answer::Owned(owned)))) => owned,
+        Some((pid, Ok(_) | Err(ClientError::Broken { .. }))) => {
+            eprintln!(
+                "weft: the node process is in another network namespace and does not answer: try nsenter --net=/proc/{pid}/ns/net weft owned"
+            );
+            return Exit::Failed;
+        }
+        // Nobody is there: a process that has the number by now, perhaps.
+        Some((_, Err(ClientError::Unreachable { .. }))) | None => match node::owned(dir) {
+            Ok(owned) => owned,
+            Err(error) => return failed(&error),
+        },
+    };
+    if json {
+        print_json(&owned);
+    } else {
+        print_text(&table::owned(&owned));
     }
     Exit::Ok
+}
+
+/// Whether the process is in another network namespace than this one.
+fn is_elsewhere(pid: u32) -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let there = namespace(&pid.to_string());
+    there.is_some() && there != namespace("self")
 }
 
 /// `weft cleanup`.

@@ -15,7 +15,7 @@ pub(super) fn routes(routes: &Routes) -> String {
         let (name, vip, source) = (&service.service, service.vip, &service.source);
         let _ = writeln!(text, "{name}  {vip}  source {source}");
         for route in &service.routes {
-            let _ = writeln!(text, "  {route}");
+            let _ = writeln!(text, "  {}", route.text);
         }
         let backends = service.backends.iter().map(|backend| {
             let (name, ready, all) = (&backend.backend, backend.ready, backend.endpoints);

@@ -8,7 +8,7 @@ use crate::admin::view::{
     Counts, Flow, Flows, LbList, Owned, Packets, Reloaded, Status, Upgraded, Worker,
 };
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
@@ -30,7 +30,7 @@ fn counts(counts: &Counts) -> String {
     }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
@@ -112,7 +112,10 @@ pub(super) fn status(status: &Status) -> String {
             pod.ifindex
                 .map_or_else(|| "-".into(), |index| index.to_string()),
             addresses.join(" "),
-            pod.state.clone(),
+            match pod.carrier {
+                Some(false) => format!("{}, link down", pod.state),
+                _ => pod.state.clone(),
+            },
             duration(pod.enrolled_s),
         ]);
     }
@@ -375,12 +378,16 @@ pub(super) fn flows(flows: &Flows) -> String {
 }
 
 fn flow_row(flow: &Flow) -> [String; 13] {
-    let volume = |packets: u64, bytes: u64| format!("{packets} / {bytes} B");
+    let volume = |packets: Option<u64>, bytes: Option<u64>| match packets.zip(bytes) {
+        Some((packets, bytes)) => format!("{packets} / {bytes} B"),
+        None => "-".into(),
+    };
     [
         flow.protocol.clone(),
         flow.client.to_string(),
         flow.destination.to_string(),
-        flow.backend.to_string(),
+        flow.backend
+            .map_or_else(|| "-".into(), |backend| backend.to_string()),
         flow.service.clone().unwrap_or_else(|| "-".into()),
         flow.kind.clone(),
         flow.state.clone(),

@@ -59,7 +59,13 @@ fn outcome(socket: &Path, id: u64) -> Result<Option<Upgraded>, ClientError> {
     let mut since: Option<Instant> = None;
     // Bound: the time that nobody answers, or one long answer.
     loop {
-        match admin::ask(socket, &Request::Status { audit: false }) {
+        match admin::ask(
+            socket,
+            &Request::Status {
+                audit: false,
+                traffic: false,
+            },
+        ) {
             Ok(Answer::Status(status)) => {
                 return Ok(status.upgrade.filter(|upgrade| upgrade.id == id));
             }

@@ -35,6 +35,7 @@ pub use model::{
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::{PodIndex, ResolvedEndpoint};
+pub(crate) use scalar::parse_duration;
 pub(crate) use share::Earlier;
 pub use system::{InterfaceInfo, check_cores, check_interfaces};
 pub use weft_xdp::FastPath;

@@ -34,6 +34,11 @@ const TIMEOUT: DurationRange = DurationRange {
 /// Gateway API's bound of `backendRefs[].weight`.
 const WEIGHT_MAX: u64 = 1_000_000;
 
+/// Gateway API's methods, but for CONNECT, and that of RFC 5789.
+const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH",
+];
+
 /// Routes of a service, and rules of a route: a table has room for a million.
 const MOST: usize = 1_000;
 
@@ -133,6 +138,15 @@ fn read_match(value: &Value<'_, '_>) -> Option<Match> {
         let text = value.string("a method")?;
         let method = Method::from_bytes(text.as_bytes()).ok();
         let method = method.or_else(|| bad(value, text, "a method, such as GET"))?;
+        // RFC 9110 section 9.1. It would never match what people mean by it.
+        let capitals = text.to_ascii_uppercase();
+        if capitals != text && METHODS.contains(&capitals.as_str()) {
+            return bad(
+                value,
+                text,
+                "a method: they are case-sensitive, and known ones have capitals, such as GET",
+            );
+        }
         Some(Some(method))
     });
     let headers = table.optional("headers", Vec::new(), read_fields);

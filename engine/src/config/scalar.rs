@@ -127,7 +127,7 @@ impl Value<'_, '_> {
 
 /// A whole number and its unit. Too large a number of a known unit is the longest duration, so that
 /// the range check speaks.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
     let (digits, unit) = text.split_at(unit_at);
     let milliseconds: u64 = match unit {

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,12 +24,20 @@ const WAITING: usize = 16_384;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The thread that writes. It ends when no worker can send any more.
-pub(super) struct Writer(JoinHandle<()>);
+pub(super) struct Writer {
+    thread: JoinHandle<()>,
+    reopen: Arc<AtomicBool>,
+}
 
 impl Writer {
+    /// Goes on in the file that has the name by now: the old one has been moved away. What was written before is in the old one.
+    pub(super) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until everything is written. For when the workers are gone.
     pub(super) fn finish(self) {
-        let _ = self.0.join(); // A panic was logged by its own thread.
+        let _ = self.thread.join(); // A panic was logged by its own thread.
     }
 }
 
@@ -39,25 +49,34 @@ pub(super) fn open(
     to: &AccessLog,
     layer7: Arc<ArcSwap<Layer7>>,
 ) -> io::Result<Option<(Sender<AccessRecord>, Writer)>> {
-    let out: Box<dyn Write + Send> = match to {
+    let (out, path): (Box<dyn Write + Send>, _) = match to {
         AccessLog::Off => return Ok(None),
-        AccessLog::Stdout => Box::new(io::stdout()),
-        AccessLog::File(path) => Box::new(File::options().create(true).append(true).open(path)?),
+        AccessLog::Stdout => (Box::new(io::stdout()), None),
+        AccessLog::File(path) => (Box::new(append(path)?), Some(path.clone())),
     };
     let (sender, records) = bounded(WAITING);
+    let reopen = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&reopen);
     let thread = std::thread::Builder::new()
         .name("weft-access-log".into())
         .spawn(move || {
             let _ = weft_xdp::hold_ends(); // Signals are control's.
-            if let Err(error) = write(&mut BufWriter::new(out), &records, &layer7) {
+            let file = path.as_deref().map(|path| (path, &*asked));
+            if let Err(error) = write(BufWriter::new(out), file, &records, &layer7) {
                 tracing::error!(%error, "the access log ends: it cannot be written");
             }
         })?;
-    Ok(Some((sender, Writer(thread))))
+    Ok(Some((sender, Writer { thread, reopen })))
 }
 
+fn append(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+/// Writes what comes. `file`: where to, and whether that is to be opened anew.
 fn write(
-    out: &mut impl Write,
+    mut out: BufWriter<Box<dyn Write + Send>>,
+    file: Option<(&Path, &AtomicBool)>,
     records: &Receiver<AccessRecord>,
     layer7: &ArcSwap<Layer7>,
 ) -> io::Result<()> {
@@ -68,7 +87,7 @@ fn write(
             match records.try_recv() {
                 Ok(record) => {
                     let line = Line::new(&record, &layer7, wall_clock(&record));
-                    serde_json::to_writer(&mut *out, &line)?;
+                    serde_json::to_writer(&mut out, &line)?;
                     out.write_all(b"\n")?;
                 }
                 Err(error) => break error == TryRecvError::Disconnected,
@@ -77,6 +96,17 @@ fn write(
         out.flush()?;
         if gone {
             return Ok(());
+        }
+        if let Some((path, reopen)) = file
+            && reopen.swap(false, Ordering::Relaxed)
+        {
+            match append(path) {
+                Ok(file) => out = BufWriter::new(Box::new(file)),
+                Err(error) => {
+                    let path = path.display();
+                    tracing::error!(%error, %path, "the access log goes on in the old file");
+                }
+            }
         }
         std::thread::sleep(PAUSE);
     }

@@ -77,6 +77,19 @@ impl Reading {
     }
 }
 
+impl Reading {
+    /// What was lost between the hooks and the sockets, by name.
+    pub fn lost(&self) -> [(&'static str, u64); 5] {
+        [
+            ("punt_lost", self.punt_lost),
+            ("socket_lost", self.socket_lost),
+            ("bulk_lost", self.bulk_lost),
+            ("inject_lost", self.inject_lost),
+            ("transmit_invalid", self.invalid),
+        ]
+    }
+}
+
 /// `left = right`, or `left` is ahead by what is under way.
 struct Side {
     name: &'static str,

@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use weft_l7::observe::{Flag, ServiceMetrics};
-use weft_l7::route::{Action, CompiledRule, RequestView};
+use weft_l7::observe::{BUCKETS, Flag, Histogram, ServiceMetrics};
+use weft_l7::route::{Action, CompiledRule, Listed, ListedPath, RequestView};
 use weft_l7::upstream::EndpointState;
-use weft_l7::{Reject, ServiceConfig, Source};
+use weft_l7::{Reject, ServiceConfig, Source, check_request};
 
 use super::status::ask;
+use super::traffic::stage;
 use super::{Error, Node};
 use crate::admin::Answer;
-use crate::admin::http::{Backend, Explained, HttpService, Routes, ServiceRoutes, Step};
-use crate::admin::view::Counts;
+use crate::admin::http::{
+    Backend, Explained, HttpService, Match, NameValue, Routes, ServiceRoutes, Share, Step,
+};
+use crate::admin::view::{Bucket, Counts};
 use crate::layer7;
 use crate::worker::Command;
 
@@ -108,6 +111,9 @@ impl Node {
                     open: *open,
                     connections: metrics.connections,
                     requests,
+                    durations: buckets(&metrics.duration),
+                    received_bytes: metrics.received,
+                    sent_bytes: metrics.sent,
                     flags: named(&Flag::ALL.map(Flag::name), &metrics.flags),
                     rejected: named(&Reject::ALL.map(Reject::name), &metrics.rejected),
                     events: events.map(|(name, count)| (name.to_owned(), count)).into(),
@@ -117,13 +123,38 @@ impl Node {
     }
 
     /// `weft routes`.
-    pub(super) fn routes(&self, service: Option<&str>) -> Routes {
+    pub(super) fn routes(&self, service: Option<&str>) -> Answer {
         let layer7 = self.control.layer7().load_full();
         let services = layer7.services().values();
         let services = services.filter(|known| is_meant(&known.config, service));
-        Routes {
-            services: services.map(|service| service_routes(service)).collect(),
+        let services: Vec<_> = services.map(|service| service_routes(service)).collect();
+        match service {
+            Some(name) if services.is_empty() => Answer::Failed(self.without_routes(name)),
+            _ => Answer::Routes(Routes { services }),
         }
+    }
+
+    /// Why a service has no routes.
+    fn without_routes(&self, name: &str) -> String {
+        let config = self.control.config();
+        let mut services = config.services.iter();
+        let known = services.find(|service| {
+            let port = name.strip_prefix(service.name.as_str());
+            port.is_some_and(|port| port.is_empty() || port.starts_with(':'))
+        });
+        let Some(known) = known else {
+            return format!("there is no service {name:?}: `weft lb list` has their names");
+        };
+        let ports = known.ports.iter().map(|port| {
+            let stage = stage(port.stage);
+            format!(
+                "{}/{} at stage = {stage:?}",
+                port.port,
+                port.protocol.name()
+            )
+        });
+        let (service, ports) = (&known.name, ports.collect::<Vec<_>>().join(", "));
+        format!("only ports at stage = \"http\" have routes, and {service} serves {ports}")
     }
 
     /// `weft route explain`.
@@ -141,6 +172,14 @@ impl Node {
             Err(reason) => Answer::Failed(reason),
         }
     }
+}
+
+fn buckets(histogram: &Histogram) -> Vec<Bucket> {
+    let bounds = BUCKETS.iter().map(|bound| Some(*bound)).chain([None]);
+    let buckets = bounds.zip(histogram.counts);
+    buckets
+        .map(|(le_us, count)| Bucket { le_us, count })
+        .collect()
 }
 
 /// Counts that are not zero, by name.
@@ -177,9 +216,58 @@ fn service_routes(service: &layer7::HttpService) -> ServiceRoutes {
             Source::Node => "node",
         }
         .into(),
-        routes: config.routes.listing(),
+        routes: matches(config),
         backends: backends.collect(),
     }
+}
+
+/// The routes of a service, in order.
+fn matches(config: &ServiceConfig) -> Vec<Match> {
+    let field = |name: &str, value: &[u8]| NameValue {
+        name: name.to_owned(),
+        value: String::from_utf8_lossy(value).into_owned(),
+    };
+    let one = |listed: &Listed<'_>| {
+        let (path_type, path) = match &listed.path {
+            ListedPath::Exact(path) => ("exact", &**path),
+            ListedPath::Prefix(prefix) if prefix.is_empty() => ("prefix", "/"),
+            ListedPath::Prefix(prefix) => ("prefix", &**prefix),
+        };
+        let headers = listed.headers.iter();
+        let query = listed.query.iter();
+        let (backends, redirect) = match &listed.rule.action {
+            Action::Redirect(redirect) => (Vec::new(), Some(redirect.status.as_u16())),
+            Action::Forward(backends) => {
+                let backends = backends.iter().map(|backend| {
+                    let known = backend.backend.and_then(|id| config.backends.get(&id));
+                    Share {
+                        backend: known.map(|known| known.name.to_string()),
+                        weight: backend.weight,
+                    }
+                });
+                (backends.collect(), None)
+            }
+        };
+        Match {
+            hostname: listed.hostname.clone(),
+            path_type: path_type.into(),
+            path: path.into(),
+            method: listed.method.map(ToString::to_string),
+            headers: headers
+                .map(|(name, value)| field(name.as_str(), value.as_bytes()))
+                .collect(),
+            query: query
+                .map(|(name, value)| field(name, value.as_bytes()))
+                .collect(),
+            route: listed.rule.route.to_string(),
+            rule: listed.rule.index,
+            rule_name: listed.rule.name.as_deref().map(str::to_owned),
+            backends,
+            redirect,
+            text: listed.to_string(),
+        }
+    };
+    config.routes.listing().iter().map(one).collect()
 }
 
 fn explain(
@@ -206,12 +294,29 @@ fn explain(
         headers.append(name, value);
     }
     let service = choose(services, &uri, wanted)?;
+    // As curl does it: a field that is given goes before the URL's host.
+    if !headers.contains_key(header::HOST) {
+        let named = uri.authority().map(|authority| authority.as_str());
+        let host = named.map_or_else(|| service.vip.to_string(), str::to_owned);
+        let host = HeaderValue::from_str(&host).map_err(|_| format!("{host:?} is no host"))?;
+        headers.insert(header::HOST, host);
+    }
+    let limits = service.config.limits.head;
+    if let Err(reject) = check_request(&head(&method, &uri, &headers), limits) {
+        let (reason, status) = (reject.name(), reject.status().as_u16());
+        return Ok(Explained {
+            service: service.config.name.to_string(),
+            vip: service.vip,
+            refused: Some(reason.into()),
+            steps: Vec::new(),
+            outcome: format!("refused before any route is looked at, for {reason}: {status}"),
+        });
+    }
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    let authority = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
     let request = RequestView {
-        authority: authority.unwrap_or_default(),
+        authority: host.unwrap_or_default(),
         method: &method,
         path: uri.path(),
         query: uri.query(),
@@ -229,9 +334,22 @@ fn explain(
     Ok(Explained {
         service: service.config.name.to_string(),
         vip: service.vip,
+        refused: None,
         steps: steps.collect(),
         outcome,
     })
+}
+
+/// The request as a client of HTTP/1.1 sends it.
+fn head(method: &Method, uri: &Uri, headers: &HeaderMap) -> Vec<u8> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+    for (name, value) in headers {
+        let pieces = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        head.extend_from_slice(&pieces.concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 /// The service that is named, or whose VIP and port the URL has; for a host by name the only one.

@@ -23,6 +23,7 @@ use weft_l7::Reject;
 use weft_l7::observe::{BUCKETS, Flag, Histogram};
 use weft_l7::route::BackendId;
 
+use super::audit::Reading;
 use super::http::{HttpSums, Sum};
 use super::{Error, Node};
 use crate::admin::{Answer, Call, Request};
@@ -109,31 +110,28 @@ impl Node {
     ///
     /// # Errors
     /// When a worker does not say.
-    pub(super) fn metrics(&self) -> Result<String, Error> {
+    pub(super) async fn metrics(&self) -> Result<String, Error> {
+        let packets = self.reading().await?;
         let workers = self.control.workers().iter();
-        let mut engine = crate::worker::Totals::default();
-        let mut flows = 0;
-        for worker in workers {
-            let snapshot = worker.shared.read();
-            engine.add(&snapshot.totals);
-            flows += snapshot.flows;
-        }
+        let flows = workers.map(|worker| worker.shared.read().flows).sum();
         let http = self.http_sums()?;
+        let layer7 = self.control.layer7().load_full();
+        let stages = layer7.services().values();
+        let backends = stages.flat_map(|stage| &stage.config.backends);
+        let mut backends: BTreeMap<BackendId, String> = backends
+            .map(|(id, backend)| (*id, backend.name.to_string()))
+            .collect();
+        // Those that no rule names any more have the name of their service.
         let series = http.services.values();
         let series = series.flat_map(|sum| sum.metrics.requests.keys());
-        let backends = series.filter_map(|series| {
-            let id = series.backend?;
-            let (service, port) = self.control.names().service(id.0);
-            let name = match port {
-                "" => service.to_owned(),
-                port => format!("{service}:{port}"),
-            };
-            Some((id, name))
-        });
+        for id in series.filter_map(|series| series.backend) {
+            let service = self.control.names().service(id.0).0;
+            backends.entry(id).or_insert_with(|| service.to_owned());
+        }
         let metrics = Metrics {
-            backends: backends.collect(),
+            backends,
             http,
-            engine: Box::new(engine),
+            packets: Box::new(packets),
             flows,
         };
         let mut registry = Registry::default();
@@ -150,7 +148,7 @@ struct Metrics {
     http: HttpSums,
     /// Their names.
     backends: BTreeMap<BackendId, String>,
-    engine: Box<crate::worker::Totals>,
+    packets: Box<Reading>,
     flows: u64,
 }
 
@@ -290,7 +288,7 @@ impl Collector for Metrics {
         )?;
         let drops = weft_datapath::DropReason::ALL.iter();
         let drops = drops.map(|reason| {
-            let count = self.engine.fates.dropped[*reason as usize];
+            let count = self.packets.engine.fates.dropped[*reason as usize];
             ([("reason", reason.name())].to_vec(), count)
         });
         counters(
@@ -298,11 +296,30 @@ impl Collector for Metrics {
             ("hubble_drop", "Packets that the engine dropped, by reason"),
             drops,
         )?;
-        let received = [(Vec::new(), self.engine.received)];
+        let received = [(Vec::new(), self.packets.engine.received)];
         counters(
             &mut encoder,
             ("weft_packets_received", "Packets that workers received"),
             received.into_iter(),
+        )?;
+        let hooks = weft_xdp::Counter::ALL.iter().map(|&counter| {
+            let count = self.packets.hooks[counter];
+            ([("counter", counter.name())].to_vec(), count)
+        });
+        counters(
+            &mut encoder,
+            ("weft_hook_packets", "What the BPF programs counted"),
+            hooks,
+        )?;
+        let lost = self.packets.lost().into_iter();
+        let lost = lost.map(|(reason, count)| ([("reason", reason)].to_vec(), count));
+        counters(
+            &mut encoder,
+            (
+                "weft_path_lost",
+                "Packets lost between the hooks and the workers' sockets, by reason",
+            ),
+            lost,
         )?;
         let flows = [(Vec::new(), self.flows)];
         gauges(

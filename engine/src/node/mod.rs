@@ -3,12 +3,15 @@
 mod access_log;
 mod audit;
 mod error;
+mod flows;
 mod http;
 mod metrics;
 mod reload;
 mod signals;
 mod start;
 mod status;
+mod threads;
+mod traffic;
 mod upgrade;
 
 use std::os::unix::net::UnixListener;
@@ -129,6 +132,7 @@ struct Node {
     restart_needed: Vec<String>,
     last_refusal: Vec<String>,
     reloads: view::Reloads,
+    accounts: traffic::Accounts,
     upgrading: Upgrading,
     /// The upgrade that this program came by.
     upgraded: Option<view::Upgraded>,
@@ -221,6 +225,7 @@ impl Node {
             restart_needed: Vec::new(),
             last_refusal: Vec::new(),
             reloads: view::Reloads::default(),
+            accounts: traffic::Accounts::default(),
             upgrading: Upgrading::default(),
             upgraded,
         })
@@ -320,6 +325,10 @@ impl Node {
                 () = signals.ends.asked() => return Ok(Ending::Stop),
                 // Until a check is over: the next program reads the files anyway.
                 _ = signals.hangup.recv(), if !self.upgrading.is_under_way() => {
+                    // Whatever becomes of the configuration: logs may have been moved away.
+                    if let Some(log) = &self.access_log {
+                        log.reopen();
+                    }
                     if let Answer::Failed(reason) = self.reload().await {
                         tracing::error!("{reason}");
                     }
@@ -402,20 +411,20 @@ impl Node {
 
     async fn answer(&mut self, request: Request) -> Answer {
         let answer = match request {
-            Request::Status { audit } => {
-                let status = self.status(audit).await;
+            Request::Status { audit, traffic } => {
+                let status = self.status(audit, traffic).await;
                 status.map(|status| Answer::Status(Box::new(status)))
             }
             Request::LbList { vip } => self.services(vip).map(Answer::LbList),
             Request::Flows => self.flows().map(Answer::Flows),
-            Request::Routes { service } => Ok(Answer::Routes(self.routes(service.as_deref()))),
+            Request::Routes { service } => Ok(self.routes(service.as_deref())),
             Request::Explain {
                 method,
                 url,
                 headers,
                 service,
             } => Ok(self.explain(&method, &url, &headers, service.as_deref())),
-            Request::Metrics => self.metrics().map(Answer::Metrics),
+            Request::Metrics => self.metrics().await.map(Answer::Metrics),
             Request::Owned => owned(&self.dir).map(Answer::Owned).map_err(Error::from),
             Request::Reload => Ok(self.reload().await),
             Request::Upgrade { .. } => Ok(under_way()),
@@ -464,6 +473,7 @@ impl Node {
             tracing::error!(error = chain(&error), "cannot follow the node's addresses");
         }
         self.control.collect_retired();
+        self.accounts.look_after();
         if self.past.elapsed() >= PAST {
             self.past = Instant::now();
             self.control.kernel().keep_past();

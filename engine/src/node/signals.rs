@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) struct Signals {
     /// Give everything back and end.
     pub(super) ends: Ends,
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: read the configuration again, and open the access log again.
     pub(super) hangup: Signal,
 }
 

@@ -1,33 +1,24 @@
 //! What the node process says of itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam::channel;
-use weft_datapath::{
-    Address, Algorithm, BackendPath, BackendState, Direction, DropReason, FlowKey, FlowKind,
-    KernelReason, Now,
-};
-use weft_xdp::{Counter, FastFlow, FastPath, XdpStatistics, netlink};
+use weft_datapath::{Address, Algorithm, BackendPath, BackendState, DropReason, KernelReason};
+use weft_xdp::{Counter, XdpStatistics, netlink};
 
 use super::audit::{Reading, audit};
-use super::{Error, Node};
+use super::{Error, Node, threads};
 use crate::admin::view::{
-    Backend, Counts, Flow, Flows, Frames, LbList, Ledger, Owned, Packets, Pod, ServicePort, Status,
-    Tcp, Worker,
+    Backend, Counts, Frames, LbList, Ledger, Owned, Packets, Pod, ServicePort, Status, Tcp, Worker,
 };
 use crate::rundir::RunDir;
-use crate::worker::{self, Command, FlowSlice, Snapshot, TcpReport, Totals, Waker};
+use crate::worker::{self, Command, Snapshot, TcpReport, Totals, Waker};
 
-/// Flows asked of a worker at a time: about 20 us of its time.
-const SLICE: usize = 256;
 /// How long a worker may take to answer: it is woken, and looks after every burst. One that is stuck
 /// must not take control, and with it every signal, along.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The pods' names by their addresses.
-type PodNames<'n> = HashMap<IpAddr, &'n str>;
 
 /// Everything of a run directory that is on this node now.
 ///
@@ -51,12 +42,21 @@ pub fn owned(dir: &RunDir) -> Result<Vec<Owned>, weft_xdp::OwnedError> {
 }
 
 impl Node {
-    pub(super) async fn status(&self, with_audit: bool) -> Result<Status, Error> {
+    pub(super) async fn status(
+        &mut self,
+        with_audit: bool,
+        with_traffic: bool,
+    ) -> Result<Status, Error> {
         let first = self.reading().await?;
         let audit = match with_audit {
             true => Some(audit(&first, &self.reading().await?)),
             false => None,
         };
+        let traffic = match with_traffic {
+            true => self.traffic()?,
+            false => Vec::new(),
+        };
+        let at_us = worker::now().as_nanos() / 1_000;
         let xdp_mode = netlink::xdp_mode(self.pair.weft1_ifindex).await?.name();
         let config = self.control.config();
         let http = self.http_sums()?;
@@ -65,6 +65,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
+            at_us,
             files: self
                 .files
                 .iter()
@@ -79,9 +80,10 @@ impl Node {
             workers: (0..self.workers.len())
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
-            pods: self.pods(),
+            pods: self.pods(&netlink::interfaces().await?),
             http: Self::http_services(&http),
             access_log_lost: http.records_lost,
+            traffic,
             ledger: ledger(&first),
             audit,
         })
@@ -111,6 +113,7 @@ impl Node {
             xdp_mode: xdp_mode.into(),
             socket_mode: side.probe.mode()?.name().into(),
             heartbeat_age_ms: age / 1_000_000,
+            cpu_us: threads::cpu_time_us(&format!("weft-worker-{index}")),
             generation,
             flows,
             flows_max: self.launched.workers.max_flows as u64,
@@ -148,7 +151,7 @@ impl Node {
     }
 
     /// Where the packets are, since the node process took over.
-    async fn reading(&self) -> Result<Reading, Error> {
+    pub(super) async fn reading(&self) -> Result<Reading, Error> {
         let mut reading = Reading::of_kernel(self.control.kernel(), self.baseline).await?;
         reading.workers = self.workers.len() as u64;
         reading.bulk_lost = netlink::bulk_losses(&self.lanes()).await?;
@@ -163,8 +166,12 @@ impl Node {
         Ok(reading)
     }
 
-    fn pods(&self) -> Vec<Pod> {
+    fn pods(&self, interfaces: &[netlink::Interface]) -> Vec<Pod> {
         let now = worker::now();
+        let carries: HashMap<u32, bool> = interfaces
+            .iter()
+            .map(|interface| (interface.index, interface.up && interface.carrier))
+            .collect();
         let pods = self.control.registry().pods().iter();
         pods.map(|pod| Pod {
             name: pod.config.name.clone(),
@@ -178,6 +185,7 @@ impl Node {
                 _ => "enrolled",
             }
             .into(),
+            carrier: pod.ifindex.and_then(|index| carries.get(&index).copied()),
             enrolled_s: now.since(pod.enrolled_at).as_secs(),
         })
         .collect()
@@ -263,142 +271,6 @@ impl Node {
             services,
         })
     }
-
-    pub(super) fn flows(&self) -> Result<Flows, Error> {
-        let now = worker::now();
-        let ((own, fast), pods) = (self.both_flows()?, self.pod_names());
-        // Without packets: one of the fast path that an error was about.
-        let flows = own.iter().filter(|flow| flow.packets() != [0; 2]);
-        let flows = flows.map(|flow| self.flow(flow, &pods, now));
-        let fast = fast.iter().map(|flow| self.fast_flow(flow, &pods, now));
-        Ok(Flows {
-            flows: flows.chain(fast).collect(),
-        })
-    }
-
-    fn flow(&self, flow: &weft_datapath::Flow, pods: &PodNames<'_>, now: Now) -> Flow {
-        let pod_name = |address: Address| pods.get(&address.into()).map(ToString::to_string);
-        let (front, back) = (flow.tuple(), flow.backend_tuple());
-        let socket = |address: Address, port| SocketAddr::new(address.into(), port);
-        let service = self.control.names().service(flow.service()).0;
-        let [packets_out, packets_in] = flow.packets();
-        let [bytes_out, bytes_in] = flow.bytes();
-        Flow {
-            protocol: front.proto.to_string(),
-            client: socket(front.src, front.sport),
-            destination: socket(front.dst, front.dport),
-            backend: socket(back.dst, back.dport),
-            kind: match flow.kind() {
-                FlowKind::Service => "service",
-                FlowKind::Direct => "direct",
-                FlowKind::Kernel => "kernel",
-                FlowKind::Terminated => "terminated",
-                FlowKind::Client => "client",
-                FlowKind::Upstream => "upstream",
-            }
-            .into(),
-            service: flow.kind().serves().then(|| service.to_string()),
-            client_pod: pod_name(front.src),
-            backend_pod: pod_name(back.dst),
-            state: flow.state().name().into(),
-            packets_out,
-            packets_in,
-            bytes_out,
-            bytes_in,
-            age_ms: now.since(flow.created()).as_millis() as u64,
-            idle_ms: now.since(flow.last_seen()).as_millis() as u64,
-            tier: match flow.kind() {
-                kind if kind.ends_here() => 2,
-                _ => 1,
-            },
-            worker: Some(flow.owner()),
-        }
-    }
-
-    /// A flow that the hooks forward by themselves.
-    fn fast_flow(&self, flow: &FastFlow, pods: &PodNames<'_>, now: Now) -> Flow {
-        let pod_name = |address: Address| pods.get(&address.into()).map(ToString::to_string);
-        let (front, back) = (&flow.key.tuple, &flow.answers.tuple);
-        let socket = |address: Address, port| SocketAddr::new(address.into(), port);
-        let since = |nanos: u64| now.since(Now::from_nanos(nanos)).as_millis() as u64;
-        let service = flow
-            .service
-            .map(|service| self.control.names().service(service).0);
-        let ([packets_out, packets_in], [bytes_out, bytes_in]) = (flow.packets, flow.bytes);
-        Flow {
-            protocol: front.proto.to_string(),
-            client: socket(front.src, front.sport),
-            destination: socket(front.dst, front.dport),
-            backend: socket(back.src, back.sport),
-            kind: service.map_or("direct", |_| "service").into(),
-            service: service.map(ToString::to_string),
-            client_pod: pod_name(front.src),
-            backend_pod: pod_name(back.src),
-            state: flow.state().into(),
-            packets_out,
-            packets_in,
-            bytes_out,
-            bytes_in,
-            age_ms: since(flow.created),
-            idle_ms: since(flow.last_seen),
-            tier: 0,
-            worker: None,
-        }
-    }
-
-    fn pod_names(&self) -> PodNames<'_> {
-        let pods = self.control.registry().pods().iter();
-        pods.map(|pod| &pod.config)
-            .flat_map(|pod| pod.addresses.iter().map(|ip| (*ip, pod.name.as_str())))
-            .collect()
-    }
-
-    /// The workers' flows, without those that are left to the hooks, and the hooks'.
-    fn both_flows(&self) -> Result<(Vec<weft_datapath::Flow>, Vec<FastFlow>), Error> {
-        let fast = self.control.kernel().fast_flows();
-        let mut own = self.all_flows()?;
-        if self.launched.workers.fast_path == FastPath::Flows {
-            let keys: HashSet<FlowKey> = fast.iter().map(|flow| flow.key).collect();
-            let left = |flow: &weft_datapath::Flow| {
-                let key = flow.key(Direction::Forward);
-                flow.leaves() && key.is_some_and(|key| keys.contains(&key))
-            };
-            own.retain(|flow| !left(flow));
-        }
-        Ok((own, fast))
-    }
-
-    /// All flows of all workers, asked for in slices.
-    fn all_flows(&self) -> Result<Vec<weft_datapath::Flow>, Error> {
-        let mut all = Vec::new();
-        for (index, (side, handle)) in (0u16..).zip(self.workers.iter().zip(self.control.workers()))
-        {
-            let mut start = Some(0);
-            // Bound: each slice goes on where the last one ended, through a table of fixed size.
-            while let Some(from) = start {
-                let slice = flow_slice(&side.commands, &handle.waker, from)
-                    .ok_or(Error::WorkerSilent(index))?;
-                all.extend(slice.flows);
-                start = slice.next;
-            }
-        }
-        Ok(all)
-    }
-}
-
-/// Asks one worker for a slice of its flows. `None` when it does not answer in time.
-fn flow_slice(
-    commands: &channel::Sender<Command>,
-    waker: &Waker,
-    start: usize,
-) -> Option<FlowSlice> {
-    let (reply, answer) = channel::bounded(1);
-    let asked = Command::Flows {
-        start,
-        flows: Vec::with_capacity(SLICE),
-        reply,
-    };
-    ask(commands, waker, asked, &answer)
 }
 
 /// Asks one worker, and waits for the answer. `None` when it does not come in time.
@@ -442,20 +314,14 @@ fn tcp(report: &TcpReport) -> Tcp {
 }
 
 fn ledger(reading: &Reading) -> Ledger {
-    let path = [
-        ("punt_lost", reading.punt_lost),
-        ("socket_lost", reading.socket_lost),
-        ("bulk_lost", reading.bulk_lost),
-        ("inject_lost", reading.inject_lost),
-        ("transmit_invalid", reading.invalid),
-    ];
     Ledger {
         engine: packets(&reading.engine),
         hooks: Counter::ALL
             .iter()
             .map(|&counter| (counter.name().to_string(), reading.hooks[counter]))
             .collect(),
-        path: path
+        path: reading
+            .lost()
             .into_iter()
             .map(|(name, n)| (name.to_string(), n))
             .collect(),

@@ -3,6 +3,9 @@
 use super::chunk::Chunks;
 use super::{Body, HeadLimits, Reject, head};
 
+/// Bytes of a refused request's first line that are kept for the log: what the log takes of a target, and a method.
+const KEPT: usize = 1_024 + 32;
+
 /// What stands in for a request that is refused: it closes the connection, and whoever serves it knows its number.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
 
@@ -63,6 +66,8 @@ pub(crate) struct Guard {
     body_bytes: u64,
     /// Its trailer fields, a line each.
     trailers: Vec<u8>,
+    /// What had come of the first line of a request that was refused, for the log.
+    refused: Box<[u8]>,
 }
 
 impl Guard {
@@ -95,6 +100,7 @@ impl Guard {
             body: Body::None,
             body_bytes: 0,
             trailers: Vec::new(),
+            refused: Box::default(),
         }
     }
 
@@ -208,8 +214,19 @@ impl Guard {
         }
     }
 
+    /// What had come of the first line of the request that was refused, at most [`KEPT`] bytes: nobody has checked it.
+    pub(crate) fn refused(&self) -> &[u8] {
+        &self.refused
+    }
+
     /// Puts a request in place of the one that is refused. It is the last one of the connection.
     pub(crate) fn stand_in(&mut self) {
+        let end = self
+            .head
+            .iter()
+            .position(|byte| matches!(byte, b'\r' | b'\n'));
+        let line = &self.head[..end.unwrap_or(self.head.len())];
+        self.refused = line[..line.len().min(KEPT)].into();
         self.head.clear();
         self.head.extend_from_slice(STAND_IN);
         self.passed = Some(0);
@@ -291,7 +308,11 @@ impl Guard {
             let rest = &bytes[taken..];
             let end = memchr::memchr(b'\n', rest);
             let piece = &rest[..end.map_or(rest.len(), |end| end + 1)];
-            self.room(piece.len())?;
+            if let Err(reject) = self.room(piece.len()) {
+                let kept = piece.len().min(KEPT);
+                self.head.extend_from_slice(&piece[..kept]); // Part of a first line, perhaps.
+                return Err(reject);
+            }
             self.head.extend_from_slice(piece);
             taken += piece.len();
             if end.is_none() {

@@ -15,6 +15,17 @@ pub(crate) use guard::{Guard, Progress};
 pub use reject::Reject;
 pub(crate) use target::{check_hosts, check_target};
 
+/// Whether a request with this head, from its first line to the empty one, would get as far as the routes.
+///
+/// # Errors
+/// Why it would be refused.
+pub fn check_request(head: &[u8], limits: HeadLimits) -> Result<(), Reject> {
+    match Guard::requests(limits).advance(head, head.len()) {
+        Progress::Failed(reject) => Err(reject),
+        Progress::Kept(_) | Progress::Passed(_) | Progress::Head(_) => Ok(()),
+    }
+}
+
 /// How long heads may be.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct HeadLimits {

@@ -82,6 +82,10 @@ pub struct ServiceMetrics {
     pub flags: [u64; Flag::ALL.len()],
     /// Requests that have ended.
     pub requests: BTreeMap<Series, u64>,
+    /// Bytes of their bodies.
+    pub received: u64,
+    /// Bytes of the responses' bodies.
+    pub sent: u64,
     /// From the request's header to the end of the response.
     pub duration: Histogram,
     /// From sending a request to an endpoint to its response's header.
@@ -103,6 +107,8 @@ impl Default for ServiceMetrics {
             upstream_rejected: [0; Reject::ALL.len()],
             flags: [0; Flag::ALL.len()],
             requests: BTreeMap::new(),
+            received: 0,
+            sent: 0,
             duration: Histogram::default(),
             backend_duration: Histogram::default(),
         }
@@ -131,6 +137,8 @@ impl ServiceMetrics {
             upstream_rejected,
             flags,
             requests,
+            received,
+            sent,
             duration,
             backend_duration,
         } = self;
@@ -142,6 +150,8 @@ impl ServiceMetrics {
         *panics += other.panics;
         *upstream_connections += other.upstream_connections;
         *retries += other.retries;
+        *received += other.received;
+        *sent += other.sent;
         add(rejected, &other.rejected);
         add(upstream_rejected, &other.upstream_rejected);
         add(flags, &other.flags);
@@ -178,6 +188,8 @@ impl ServiceMetrics {
             self.flags[flag as usize] += 1;
         }
         self.retries += u64::from(record.retries);
+        self.received += record.received;
+        self.sent += record.sent;
         self.duration.observe(record.total);
         if let Some(first_byte) = record.backend_first_byte {
             self.backend_duration.observe(first_byte);

@@ -8,6 +8,6 @@ mod trace;
 pub use flag::Flag;
 pub use metrics::{BUCKETS, Histogram, Series, ServiceMetrics};
 pub use record::{AccessRecord, Protocol};
-pub(crate) use record::{Log, Recorder, Sink, cut};
+pub(crate) use record::{Log, Recorder, Sink, cut, first_line};
 pub use trace::TraceContext;
 pub(crate) use trace::propagate;

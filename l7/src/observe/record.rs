@@ -37,11 +37,12 @@ pub struct AccessRecord {
     pub vip: SocketAddr,
     /// What the client speaks.
     pub protocol: Protocol,
-    /// The method; none of a request that was refused for its form.
+    /// The method; none of a request whose first line has none.
     pub method: Option<Method>,
     /// What `Host` or `:authority` said, at most 256 bytes of it.
     pub authority: Box<str>,
-    /// Path and query, at most 1,024 bytes of them.
+    /// Path and query, at most 1,024 bytes of them. Of a request that was refused for its form, the target as it came, with what is
+    /// no visible ASCII escaped as `\x..`.
     pub path: Box<str>,
     /// What was answered; 0 if nothing was.
     pub status: u16,
@@ -145,7 +146,48 @@ impl Drop for Recorder {
     }
 }
 
+/// What the first line of a request says that was refused: a method, and a target that is safe to be logged. Neither, where it
+/// does not even begin with a method: that may be anything, a TLS handshake say.
+pub(crate) fn first_line(line: &[u8], most: usize) -> (Option<Method>, Box<str>) {
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let method = words.next().filter(|word| word.len() <= METHOD);
+    let method = method.and_then(|word| Method::from_bytes(word).ok());
+    let target = words.next().filter(|_| method.is_some());
+    let target = target.unwrap_or_default().escape_ascii().to_string();
+    (method, cut(&target, most))
+}
+
+/// Bytes of the longest method that is logged of such a request.
+const METHOD: usize = 24;
+
 /// The first bytes of a text, whole characters only.
 pub(crate) fn cut(text: &str, most: usize) -> Box<str> {
     text[..text.floor_char_boundary(most)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_refused_request_only_what_is_safe_is_logged() {
+        let logged = |line: &[u8]| {
+            let (method, target) = first_line(line, 16);
+            (method.map(|method| method.to_string()), target.to_string())
+        };
+        let get = || Some("GET".to_owned());
+        assert_eq!(logged(b"GET /a/../b HTTP/1.1"), (get(), "/a/../b".into()));
+        assert_eq!(
+            logged(b"GET /a\x1b[2J\xff HTTP"),
+            (get(), "/a\\x1b[2J\\xff".into())
+        );
+        assert_eq!(
+            logged(b"GET /0123456789abcdefg"),
+            (get(), "/0123456789abcde".into())
+        );
+        assert_eq!(logged(b"GET"), (get(), String::new()));
+        assert_eq!(logged(b""), (None, String::new()));
+        assert_eq!(logged(b"\x16\x03\x01 /a"), (None, String::new()));
+        assert_eq!(logged(&[b'G'; 25]), (None, String::new()));
+    }
 }

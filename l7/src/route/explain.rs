@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, Method};
 
 use super::matching::Path;
 use super::table::Candidate;
@@ -46,8 +46,8 @@ pub struct Step {
 
 impl Step {
     pub(super) fn new(
-        hostname: &str,
-        path: &Path,
+        hostname: Option<String>,
+        path: Path,
         candidate: &Candidate,
         rule: &Arc<CompiledRule>,
         request: &RequestView<'_>,
@@ -57,7 +57,7 @@ impl Step {
             false => Some(Refusal::Path),
         };
         Self {
-            text: line(hostname, path, candidate, rule),
+            text: Listed::new(hostname, path, candidate, rule).to_string(),
             rule: Arc::clone(rule),
             refusal,
         }
@@ -94,32 +94,76 @@ impl fmt::Display for Explanation {
     }
 }
 
-pub(super) fn line(
-    hostname: &str,
-    path: &Path,
-    candidate: &Candidate,
-    rule: &CompiledRule,
-) -> String {
-    use std::fmt::Write;
-    let mut text = match path {
-        Path::Exact(path) => format!("{hostname}, path = {path}"),
-        Path::Prefix(prefix) if prefix.is_empty() => format!("{hostname}, any path"),
-        Path::Prefix(prefix) => format!("{hostname}, path under {prefix}"),
-    };
-    // Writing to a string cannot fail.
-    let conditions = &candidate.conditions;
-    if let Some(method) = &conditions.method {
-        let _ = write!(text, ", method {method}");
+/// A match and where it leads, for people and programs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Listed<'t> {
+    /// `*` in front stands for one or more labels; `None` for any host.
+    pub hostname: Option<String>,
+    /// The path, or the path under which it has to be: empty for any.
+    pub path: ListedPath,
+    /// The method, if it matters.
+    pub method: Option<&'t Method>,
+    /// Header fields that have to be there.
+    pub headers: &'t [(HeaderName, HeaderValue)],
+    /// Query parameters that have to be there.
+    pub query: &'t [(String, String)],
+    /// Where it leads.
+    pub rule: &'t CompiledRule,
+}
+
+/// The path of a [`Listed`] match.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ListedPath {
+    /// This one.
+    Exact(Box<str>),
+    /// All under it.
+    Prefix(Box<str>),
+}
+
+impl<'t> Listed<'t> {
+    pub(super) fn new(
+        hostname: Option<String>,
+        path: Path,
+        candidate: &'t Candidate,
+        rule: &'t CompiledRule,
+    ) -> Self {
+        let conditions = &candidate.conditions;
+        Self {
+            hostname,
+            path: match path {
+                Path::Exact(path) => ListedPath::Exact(path),
+                Path::Prefix(prefix) => ListedPath::Prefix(prefix),
+            },
+            method: conditions.method.as_ref(),
+            headers: &conditions.headers,
+            query: &conditions.query,
+            rule,
+        }
     }
-    for (name, value) in &conditions.headers {
-        let _ = write!(text, ", header {name} = {value:?}");
+}
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.hostname.as_deref().unwrap_or("any host"))?;
+        match &self.path {
+            ListedPath::Exact(path) => write!(f, ", path = {path}")?,
+            ListedPath::Prefix(prefix) if prefix.is_empty() => write!(f, ", any path")?,
+            ListedPath::Prefix(prefix) => write!(f, ", path under {prefix}")?,
+        }
+        if let Some(method) = self.method {
+            write!(f, ", method {method}")?;
+        }
+        for (name, value) in self.headers {
+            write!(f, ", header {name} = {value:?}")?;
+        }
+        for (name, value) in self.query {
+            write!(f, ", query {name} = {value:?}")?;
+        }
+        let rule = self.rule;
+        write!(f, " -> {} rule {}", rule.route, rule.index)?;
+        match &rule.name {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
     }
-    for (name, value) in &conditions.query {
-        let _ = write!(text, ", query {name} = {value:?}");
-    }
-    let _ = write!(text, " -> {} rule {}", rule.route, rule.index);
-    if let Some(name) = &rule.name {
-        let _ = write!(text, " ({name})");
-    }
-    text
 }

@@ -16,7 +16,7 @@ mod matching;
 mod model;
 mod table;
 
-pub use explain::{Explanation, Refusal, Step};
+pub use explain::{Explanation, Listed, ListedPath, Refusal, Step};
 pub use filter::{HeaderModifier, Redirect};
 pub use host::{Hostname, RequestHost};
 pub use matching::RequestView;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::explain::{Explanation, Step};
+use super::explain::{Explanation, Listed, Step};
 use super::matching::{Conditions, Path};
 use super::{
     Action, BackendId, HeaderModifier, Match, PathMatch, RequestHost, RequestView, Route,
@@ -209,7 +209,7 @@ impl RouteTable {
                 let Some(rule) = self.rules.get(candidate.rule) else {
                     continue;
                 };
-                let step = Step::new(&hostname, &path, candidate, rule, request);
+                let step = Step::new(hostname.clone(), path, candidate, rule, request);
                 let wins = step.refusal.is_none();
                 steps.push(step);
                 if wins {
@@ -220,15 +220,15 @@ impl RouteTable {
         Explanation { steps }
     }
 
-    fn named_buckets<'t>(&'t self, host: &'t RequestHost) -> Vec<(String, &'t Bucket)> {
+    fn named_buckets<'t>(&'t self, host: &'t RequestHost) -> Vec<(Option<String>, &'t Bucket)> {
         let exact = self.exact.get(host.as_str());
-        let mut found: Vec<(String, &Bucket)> = Vec::new();
-        found.extend(exact.map(|bucket| (host.as_str().into(), bucket)));
+        let mut found: Vec<(Option<String>, &Bucket)> = Vec::new();
+        found.extend(exact.map(|bucket| (Some(host.as_str().into()), bucket)));
         for suffix in host.suffixes() {
             let bucket = self.wildcard.get(suffix);
-            found.extend(bucket.map(|bucket| (format!("*{suffix}"), bucket)));
+            found.extend(bucket.map(|bucket| (Some(format!("*{suffix}")), bucket)));
         }
-        found.push(("any host".into(), &self.any));
+        found.push((None, &self.any));
         found
     }
 
@@ -237,23 +237,23 @@ impl RouteTable {
         &self.rules
     }
 
-    /// Every match as `hostname, path, conditions -> route and rule`, in the order in which they are tried.
-    pub fn listing(&self) -> Vec<String> {
+    /// Every match, and where it leads, in the order in which they are tried.
+    pub fn listing(&self) -> Vec<Listed<'_>> {
         let exact: BTreeMap<_, _> = self.exact.iter().collect();
         let mut wildcard: Vec<_> = self.wildcard.iter().collect();
         wildcard.sort_by_key(|(suffix, _)| (usize::MAX - suffix.len(), (*suffix).clone()));
         let exact = exact
             .into_iter()
-            .map(|(name, bucket)| (name.to_string(), bucket));
+            .map(|(name, bucket)| (Some(name.to_string()), bucket));
         let wildcard = wildcard
             .into_iter()
-            .map(|(suffix, bucket)| (format!("*{suffix}"), bucket));
-        let any = [("any host".to_owned(), &self.any)];
+            .map(|(suffix, bucket)| (Some(format!("*{suffix}")), bucket));
+        let any = [(None, &self.any)];
         let mut lines = Vec::new();
         for (hostname, bucket) in exact.chain(wildcard).chain(any) {
             for (path, candidate) in bucket.in_order() {
                 if let Some(rule) = self.rules.get(candidate.rule) {
-                    lines.push(super::explain::line(&hostname, &path, candidate, rule));
+                    lines.push(Listed::new(hostname.clone(), path, candidate, rule));
                 }
             }
         }

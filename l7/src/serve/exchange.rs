@@ -17,7 +17,7 @@ use super::lookup::{authority, check_http2, view};
 use super::service::Service;
 use super::{answer, headers};
 use crate::config::{ConnectRequest, ServiceConfig, Source};
-use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, propagate};
+use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, first_line, propagate};
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
 use crate::upstream::{
@@ -109,7 +109,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
     async fn run(self, head: u64, request: Request<Incoming>) -> Response<ResponseBody> {
         let (mut parts, body) = request.into_parts();
         if let Some(reject) = self.client.leg.refusal(head) {
-            return self.refuse(reject, parts.version);
+            return self.refuse_head(reject, parts.version);
         }
         parts.extensions.clear();
         let (exchange, rule, mut asked) = match self.admit(parts) {
@@ -378,7 +378,10 @@ impl<'x, S: Stream> Exchange<'x, S> {
         self.host(request.headers_mut(), &asked.authority, protocol);
         let before = lease.connection().leg.read();
         let Some(answer) = lease.send(request, to_head) else {
-            return Err(Attempt::Failed((Flag::UpstreamClosed, None)));
+            return Err(Attempt::Failed(match is_not_http2(&lease) {
+                true => (Flag::UpstreamProtocol, Some("no_http2")),
+                false => (Flag::UpstreamClosed, None),
+            }));
         };
         match answer.await {
             Ok(response) => Ok((response, lease)),
@@ -413,6 +416,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         }
         match lease.connection().leg.failed() {
             Some(reject) => (Flag::UpstreamProtocol, Some(reject.name())),
+            None if is_not_http2(lease) => (Flag::UpstreamProtocol, Some("no_http2")),
             None if error.is_parse() => (Flag::UpstreamProtocol, None),
             None => (Flag::UpstreamClosed, None),
         }
@@ -477,6 +481,19 @@ impl<'x, S: Stream> Exchange<'x, S> {
         answer::failure(flag, self.tail)
     }
 
+    /// As [`Self::refuse`], a request that something stands in for.
+    pub(super) fn refuse_head(
+        mut self,
+        reject: Reject,
+        version: Version,
+    ) -> Response<ResponseBody> {
+        let line = self.client.leg.refused_line();
+        self.tail.recorder.note(|record| {
+            (record.method, record.path) = first_line(&line, LOGGED_PATH);
+        });
+        self.refuse(reject, version)
+    }
+
     pub(super) fn refuse(mut self, reject: Reject, version: Version) -> Response<ResponseBody> {
         self.service.reject(reject);
         self.tail.recorder.note(|record| {
@@ -488,6 +505,12 @@ impl<'x, S: Stream> Exchange<'x, S> {
         });
         answer::refusal(reject, version, self.tail)
     }
+}
+
+/// Whether HTTP/2 was begun with an endpoint that speaks something else: HTTP/1.1, most likely.
+fn is_not_http2(lease: &Lease) -> bool {
+    let connection = lease.connection();
+    connection.key.codec == Codec::Http2 && connection.leg.is_not_http2()
 }
 
 /// What came of a try, if no response.

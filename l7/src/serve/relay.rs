@@ -69,7 +69,7 @@ pub(super) async fn requests<S: Stream>(
         let exchange = Exchange::new(service, client);
         let served = match refused {
             Some(reject) => {
-                let response = exchange.refuse(reject, Version::HTTP_11);
+                let response = exchange.refuse_head(reject, Version::HTTP_11);
                 Box::pin(answer(leg, response, false, false)).await
             }
             // In memory of its own, so that a connection without a request has none of it.

@@ -289,3 +289,39 @@ fn connections_are_bounded() {
     world.run();
     assert!(!world.client().is_reset());
 }
+
+#[test]
+fn the_log_says_what_is_safely_known_of_a_refused_request() {
+    let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(10_000));
+    let cases = [
+        (
+            "POST /a/../b?q HTTP/1.1\r\nHost: a\r\n\r\n",
+            Some("POST"),
+            "/a/../b?q",
+        ),
+        (
+            "GET /\u{1b}[2J HTTP/1.1\r\nHost: a\r\n\r\n",
+            Some("GET"),
+            "/\\x1b[2J",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            Some("GET"),
+            "/",
+        ),
+        (long.as_str(), Some("GET"), &long[4..1_028]),
+        ("G\u{1}T / HTTP/1.1\r\nHost: a\r\n\r\n", None, ""),
+    ];
+    for (input, method, path) in cases {
+        let mut world = World::new(service());
+        let mut client = world.client();
+        client.send(input);
+        world.run();
+        world.pass(Duration::from_secs(2));
+        let record = world.record();
+        assert_eq!(record.flag, Some(Flag::ClientProtocol), "{input:?}");
+        assert_eq!(record.method.as_ref().map(|method| method.as_str()), method);
+        assert_eq!(&*record.path, path, "{input:?}");
+        assert_eq!(&*record.authority, "");
+    }
+}

@@ -278,3 +278,27 @@ fn idle_connections_end_on_both_sides() {
     assert!(client.is_closed());
     assert_eq!(world.stage.connections(super::support::SERVICE), 0);
 }
+
+#[test]
+fn an_endpoint_that_speaks_http1_only_is_told_by_name() {
+    for answer in [
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+        "<html>",
+    ] {
+        let mut world = World::new(service());
+        let driver = Driver::default();
+        let mut client = driver.client(&mut world);
+        let asked = client.send_request(get("http://a/"));
+        driver.round(&mut world);
+        let mut endpoint = driver.opened(&mut world);
+        endpoint.send(answer);
+        drop(endpoint);
+        let response = driver.wait(&mut world, asked).unwrap().unwrap();
+        assert_eq!(response.status(), 502);
+        let text = driver.wait(&mut world, read(response)).unwrap();
+        drop(text);
+        let record = world.record();
+        assert_eq!(record.flag, Some(Flag::UpstreamProtocol));
+        assert_eq!(record.detail, Some("no_http2"));
+    }
+}

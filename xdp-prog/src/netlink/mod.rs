@@ -111,6 +111,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether packets can pass: of a veth, that both ends are up.
+    pub carrier: bool,
     /// Whether ARP is off.
     pub no_arp: bool,
     /// Transmit queues.
@@ -139,6 +141,7 @@ impl Interface {
             peer_elsewhere: false,
             mac: None,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             no_arp: message.header.flags.contains(LinkFlags::Noarp),
             tx_queues: 0,
             rx_queues: 0,

@@ -186,6 +186,12 @@ pub(super) const CASES: &[(&str, &str)] = &[
         "node.toml:8: service[0].routes[0].rules[0].backends[0]: there is no service \"s\" with TCP port 81\n\
          node.toml:8: service[0].routes[0].rules[0].backends[1]: there is no service \"s\" with a TCP port \"x\"",
     ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
+         [[service.routes]]\nname = \"r\"\nrules = [{ redirect = {}, matches = [{ method = \"post\" }, { method = \"Get\" }, { method = \"purge\" }] }]\n",
+        "node.toml:8: service[0].routes[0].rules[0].matches[0].method: \"post\" is not a method: they are case-sensitive, and known ones have capitals, such as GET\n\
+         node.toml:8: service[0].routes[0].rules[0].matches[1].method: \"Get\" is not a method: they are case-sensitive, and known ones have capitals, such as GET",
+    ),
     // Durations.
     (
         "[node]\nname = \"a\"\ndrain = \"30\"\nenrolment_grace = \"1 m\"\n",
