@@ -16,6 +16,9 @@ const ATTACK: Duration = Duration::from_millis(800);
 /// Connections that send a header as slowly as they can.
 const SLOW: usize = 200;
 
+/// What is done over and over.
+type Attack = fn() -> Result<()>;
+
 /// RFC 9113 section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// `GET http://web/`, compressed by the static table (RFC 7541 appendix A).
