@@ -4,6 +4,7 @@
 #[path = "../src/hop.rs"]
 mod hop;
 #[path = "../src/node.rs"]
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
 mod node;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hop::run(data));
