@@ -24,9 +24,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// `GET http://web/`, compressed by the static table (RFC 7541 appendix A).
 const GET: &[u8] = b"\x82\x86\x84\x41\x03web";
 
-/// What one hostile client does.
-type Attack = fn() -> Result<()>;
-
 /// A frame of HTTP/2 (RFC 9113 section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
