@@ -19,7 +19,9 @@ use crate::config::{ConnectRequest, ServiceConfig, Source};
 use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, propagate};
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
-use crate::upstream::{Backend, BackendProtocol, Endpoint, Key, Lease, RequestBody, acquire};
+use crate::upstream::{
+    Backend, BackendProtocol, Endpoint, Key, Lease, Patience, RequestBody, acquire,
+};
 use crate::{Reject, Stream};
 
 /// Bytes of a path and of an authority that are logged.
@@ -146,9 +148,13 @@ impl<'x, S: Stream> Exchange<'x, S> {
         let timers = &self.service.shared.timers;
         self.tail.deadline = Deadline::after(timers, rule.timeouts.request);
         let upgrade = headers::upgrade(&parts.headers);
+        // A body in HTTP/1.1 stands still when its connection does, which is noticed there.
+        let stall = self.config.timeouts.stall;
+        let patience =
+            (self.client.protocol == Protocol::Http2).then(|| Patience::new(timers, stall));
         let asked = Asked {
             upgrade: upgrade.is_some() && self.client.leg.holds(),
-            body: Some(RequestBody::new(body, &self.tail.intake)),
+            body: Some(RequestBody::new(body, &self.tail.intake, patience)),
             parts,
             authority,
         };
@@ -334,6 +340,9 @@ impl<'x, S: Stream> Exchange<'x, S> {
 
     /// Whose fault it is that there is no response.
     fn blame(&self, error: &hyper::Error, lease: &Lease) -> Failure {
+        if self.tail.intake.stalled.get() {
+            return (Flag::ClientTimeout, Some("body"));
+        }
         if self.tail.intake.failed.get() {
             return match self.client.leg.failed() {
                 Some(reject) => (Flag::ClientProtocol, Some(reject.name())),
