@@ -229,6 +229,9 @@ impl Stream for MemoryStream {
                     }
                     return Poll::Ready(Ok(taken));
                 }
+                if let State::Failed(kind) = state {
+                    return Poll::Ready(Err(kind.into()));
+                }
             } else if lane.fin {
                 return Poll::Ready(Ok(0));
             }

@@ -16,7 +16,8 @@ pub trait Stream: Unpin + 'static {
     ///
     /// `take` must not use this or any other stream: all of a stack's may be borrowed meanwhile.
     ///
-    /// If `take` is done with nothing the answer is pending, and what has been left is shown again only once more has come.
+    /// If `take` is done with nothing the answer is pending, and what has been left is shown again only once more has come; or an error, if
+    /// the connection is lost.
     fn poll_peek(
         &mut self,
         cx: &mut Context<'_>,

@@ -117,6 +117,10 @@ impl Stream {
                 core.enqueue(self.id); // The window has grown.
                 return Poll::Ready(Ok(taken));
             }
+            // Who does not want what is left wants to know that there will be no more.
+            if let Phase::Over(end @ (End::Reset | End::TimedOut)) = connection.phase {
+                return Poll::Ready(Err(error(end)));
+            }
         } else {
             match connection.phase {
                 Phase::Over(End::Closed) => return Poll::Ready(Ok(0)),

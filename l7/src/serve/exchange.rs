@@ -21,7 +21,7 @@ use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, first_li
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
 use crate::upstream::{
-    Backend, BackendProtocol, Codec, Endpoint, Key, Lease, RequestBody, acquire,
+    Backend, BackendProtocol, Codec, Endpoint, Key, Lease, Patience, RequestBody, acquire,
 };
 use crate::{Reject, Stream};
 
@@ -118,7 +118,12 @@ impl<'x, S: Stream> Exchange<'x, S> {
         };
         let upgrade = headers::upgrade(&asked.parts.headers);
         asked.upgrade = upgrade.is_some() && exchange.client.leg.holds();
-        asked.body = Some(RequestBody::new(body, &exchange.tail.intake));
+        // A body in HTTP/1.1 stands still when its connection does, which is noticed there.
+        let patience = (exchange.client.protocol == Protocol::Http2).then(|| {
+            let stall = exchange.config.timeouts.stall;
+            Patience::new(&exchange.service.shared.timers, stall)
+        });
+        asked.body = Some(RequestBody::new(body, &exchange.tail.intake, patience));
         if !asked.upgrade {
             exchange.client.leg.resume();
         }
@@ -408,6 +413,9 @@ impl<'x, S: Stream> Exchange<'x, S> {
 
     /// Whose fault it is that there is no response.
     fn blame(&self, error: &hyper::Error, lease: &Lease) -> Failure {
+        if self.tail.intake.stalled.get() {
+            return (Flag::ClientTimeout, Some("body"));
+        }
         if self.tail.intake.failed.get() {
             return match self.client.leg.failed() {
                 Some(reject) => (Flag::ClientProtocol, Some(reject.name())),

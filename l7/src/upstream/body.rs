@@ -4,10 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::run::{Alarm, Timers};
 
 /// What is known of a request's body, shared with whoever serves the request.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub(crate) struct Intake {
     pub(crate) ended: Cell<bool>,
     /// The client's connection, or its framing, failed within the body.
     pub(crate) failed: Cell<bool>,
+    /// Nothing more of it has come for too long.
+    pub(crate) stalled: Cell<bool>,
     /// The rest is not wanted: the response is over.
     abandoned: Cell<bool>,
     reader: RefCell<Option<Waker>>,
@@ -40,6 +45,9 @@ pub(crate) enum BrokenBody {
     /// The client's connection or framing failed.
     #[error("the client's request breaks off: {0}")]
     Client(hyper::Error),
+    /// Nothing comes.
+    #[error("the client's request stands still")]
+    Stalled,
     /// There was a response before its end.
     #[error("the rest of the request is not wanted")]
     Abandoned,
@@ -49,12 +57,41 @@ pub(crate) enum BrokenBody {
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     intake: Rc<Intake>,
+    patience: Option<Patience>,
+}
+
+/// How long a body may stand still, where it is not the whole connection that does.
+pub(crate) struct Patience {
+    alarm: Alarm,
+    timers: Timers,
+    time: Duration,
+    waits: bool,
+}
+
+impl Patience {
+    pub(crate) fn new(timers: &Timers, time: Duration) -> Self {
+        Self {
+            alarm: timers.alarm(),
+            timers: timers.clone(),
+            time,
+            waits: false,
+        }
+    }
+
+    /// Nothing has come: whether that is so for too long.
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !std::mem::replace(&mut self.waits, true) {
+            self.alarm.set(self.timers.now() + self.time);
+        }
+        self.alarm.poll_expired(cx)
+    }
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, intake: &Rc<Intake>) -> Self {
+    pub(crate) fn new(incoming: Incoming, intake: &Rc<Intake>, patience: Option<Patience>) -> Self {
         intake.ended.set(incoming.is_end_stream());
         Self {
+            patience,
             incoming: (!incoming.is_end_stream()).then_some(incoming),
             intake: Rc::clone(intake),
         }
@@ -64,6 +101,7 @@ impl RequestBody {
         Self {
             incoming: None,
             intake: Rc::clone(intake),
+            patience: None,
         }
     }
 }
@@ -86,8 +124,18 @@ impl Body for RequestBody {
         let polled = Pin::new(incoming).poll_frame(cx);
         if polled.is_pending() {
             *self.intake.reader.borrow_mut() = Some(cx.waker().clone());
+            let patience = self.patience.as_mut();
+            if patience.is_some_and(|patience| patience.poll_expired(cx).is_ready()) {
+                self.incoming = None;
+                self.intake.failed.set(true);
+                self.intake.stalled.set(true);
+                return Poll::Ready(Some(Err(BrokenBody::Stalled)));
+            }
         }
         let frame = ready!(polled);
+        if let Some(patience) = &mut self.patience {
+            patience.waits = false;
+        }
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -9,7 +9,7 @@ mod open;
 mod task;
 
 pub(crate) use backend::Backend;
-pub(crate) use body::{Intake, RequestBody};
+pub(crate) use body::{Intake, Patience, RequestBody};
 pub use config::{
     Algorithm, BackendConfig, BackendLimits, BackendProtocol, EndpointConfig, EndpointState, Picker,
 };

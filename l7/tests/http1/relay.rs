@@ -1,7 +1,9 @@
 //! What is relayed as it comes, and where that ends.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use weft_l7::observe::Flag;
 use weft_l7::{ServiceConfig, Source};
 
 use crate::support::{World, get, ok, service};
@@ -58,6 +60,19 @@ fn a_response_before_the_end_of_its_request_is_the_last_one() {
     assert!(client.is_ended() || client.is_reset());
     assert!(endpoint.is_ended() || endpoint.is_reset());
     assert!(client.read().is_empty());
+}
+
+#[test]
+fn a_client_that_resets_behind_a_pipelined_request_is_gone() {
+    let mut world = World::new(service());
+    let mut client = world.client();
+    client.send(get("/1") + &get("/2"));
+    let mut endpoint = world.opened();
+    assert!(endpoint.read().starts_with("GET /1 "));
+    client.0.faults().fail(ErrorKind::ConnectionReset);
+    world.run();
+    assert!(endpoint.is_reset());
+    assert_eq!(world.record().flag, Some(Flag::ClientGone));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use weft_l7::observe::Flag;
+
 use crate::support::{Peer, World, service};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,6 +18,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -128,4 +131,22 @@ fn pings_that_are_never_read_are_bounded() {
     world.pass(Duration::from_secs(61));
     assert!(client.is_reset());
     assert_eq!(world.metrics().stalled, 1);
+}
+
+/// A body that begins and never ends, on a connection that is alive.
+#[test]
+fn a_body_that_stands_still_is_given_up() {
+    let mut world = World::new(service());
+    let mut client = connect(&mut world);
+    client.send(frame(HEADERS, END_HEADERS, 1, REQUEST));
+    world.run();
+    client.send(frame(DATA, 0, 1, b"a beginning"));
+    for _ in 0..7 {
+        world.pass(Duration::from_secs(10));
+        client.send(frame(PING, 0, 0, &[7; 8]));
+        let _ = client.0.read_now();
+    }
+    let metrics = world.metrics();
+    assert_eq!(metrics.flags[Flag::ClientTimeout as usize], 1);
+    assert_eq!(metrics.with_status(408), 1);
 }
