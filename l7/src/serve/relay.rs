@@ -98,13 +98,13 @@ async fn relay<S: Stream>(
 ) -> Option<Served> {
     let Some(parts) = message::request(head) else {
         let response = exchange.refuse(Reject::Parser, Version::HTTP_11);
-        return answer(leg, response, false, false).await;
+        return Box::pin(answer(leg, response, false, false)).await;
     };
     let to_head = parts.method == Method::HEAD;
     let closes = headers::closes(&parts.headers);
     let (exchange, rule, asked) = match exchange.admit(parts) {
         Ok(admitted) => admitted,
-        Err(response) => return own(leg, *response, closes, to_head).await,
+        Err(response) => return Box::pin(own(leg, *response, closes, to_head)).await,
     };
     let codec = |protocol| match protocol {
         Protocol::Http2 => Codec::Http2, // Never: `relays` says so.
@@ -126,7 +126,7 @@ async fn relay<S: Stream>(
     };
     match forwarded {
         Some(Ok((exchange, answered))) => pass(exchange, leg, answered, closes).await,
-        Some(Err(response)) => own(leg, response, closes, to_head).await,
+        Some(Err(response)) => Box::pin(own(leg, response, closes, to_head)).await,
         None => Some(Served::Broken),
     }
 }
@@ -244,7 +244,7 @@ async fn pass<S: Stream>(
         Ok(parts) => parts,
         Err(detail) => {
             let response = exchange.fail((Flag::UpstreamProtocol, Some(detail)));
-            return own(client, response, closes, false).await;
+            return Box::pin(own(client, response, closes, false)).await;
         }
     };
     let body = leg.state().body();

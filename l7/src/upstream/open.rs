@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -82,8 +81,9 @@ pub(crate) async fn acquire<S: Stream>(
         Offer::Connection(connection, sender) => (connection, sender, true),
         Offer::Open(opening) => {
             let deadline = Deadline::after(&service.shared.timers, Some(config.connect_timeout));
-            let open = open(service, config, endpoint, request, key, opening);
-            let opened = deadline.within(pin!(open)).await;
+            // In memory of its own: most requests go over a connection that is there, and need not hold what it takes to open one.
+            let open = Box::pin(open(service, config, endpoint, request, key, opening));
+            let opened = deadline.within(open).await;
             let opened = opened.ok_or(AcquireError::Timeout)?;
             let (connection, sender) =
                 opened.map_err(|error| AcquireError::Connect(error.kind()))?;
