@@ -161,7 +161,7 @@ fn env05_an_endpoint_that_does_not_answer_in_http_is_answered_for_with_502() -> 
             assert_eq!(connection.get("/")?.status, 502);
         }
         for bad in &BAD {
-            let status = status_of(&weft, &format!("lab/{}:tcp-80", bad.name))?;
+            let status = status_of(&weft, &format!("lab/{}:80", bad.name))?;
             assert_eq!(status["flags"][bad.flag], 8, "{status}");
         }
         weft.audit().map(drop)
@@ -320,7 +320,7 @@ fn amb12_a_panic_resets_one_services_connections_and_no_others() -> Result<()> {
             }
             Ok(())
         })?;
-        for (service, panics, lost) in [("lab/broken:tcp-80", 1, 4), ("lab/web:tcp-80", 0, 0)] {
+        for (service, panics, lost) in [("lab/broken:80", 1, 4), ("lab/web:80", 0, 0)] {
             let status = status_of(&weft, service)?;
             let events = &status["events"];
             ensure!(

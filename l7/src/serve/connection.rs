@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
-use super::exchange::exchange;
 use super::relay::{Served, requests};
 use super::service::{Exec, Service};
 use super::sniff::detect;
+use super::translate::exchange;
 use super::tunnel::{tcp, tunnel};
 use super::{BUFFER, WINDOW};
 use crate::config::{ConnectionMeta, ServiceConfig, Source};

@@ -11,6 +11,7 @@ mod pump;
 mod relay;
 mod service;
 mod sniff;
+mod translate;
 mod tunnel;
 
 pub(crate) use connection::serve;

@@ -29,6 +29,9 @@ use crate::{Reject, Stream};
 /// Bytes of bodies that are thrown away at once.
 const BODY: usize = 16 << 10;
 
+/// An endpoint has ended the connection, or lost it.
+const CLOSED: Failure = (Flag::UpstreamClosed, None);
+
 /// How serving a client's connection came to an end.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum Served {
@@ -139,17 +142,12 @@ async fn attempt<S: Stream>(
     asked: &mut Asked,
     retried: bool,
 ) -> Result<Answered<S>, Attempt> {
-    const CLOSED: Failure = (Flag::UpstreamClosed, None);
     let mut leg = lease.leg::<S>().ok_or(Attempt::Failed(CLOSED))?;
-    let again = lease.reused && !retried;
-    // What has come while nobody asked is no answer.
-    let quiet = poll_fn(|cx| Poll::Ready(leg.is_quiet(cx))).await;
-    if !quiet {
-        return Err(match again {
-            true => Attempt::Again,
-            false => Attempt::Failed(CLOSED),
-        });
+    // What is said on a new connection before anything was asked is no answer.
+    if !lease.reused && !poll_fn(|cx| Poll::Ready(leg.is_quiet(cx))).await {
+        return Err(Attempt::Failed(blame(&leg)));
     }
+    let again = lease.reused && !retried;
     let body = client.borrow().state().body();
     let to_head = asked.parts.method == Method::HEAD;
     exchange.host(&mut asked.parts.headers, &asked.authority, Protocol::Http1);
@@ -190,12 +188,20 @@ async fn attempt<S: Stream>(
             if failure == CLOSED && again && silent && harmless {
                 return Err(Attempt::Again);
             }
-            Err(Attempt::Failed(match state.failed() {
-                Some(reject) if failure == CLOSED => (Flag::UpstreamProtocol, Some(reject.name())),
-                _ => failure,
+            Err(Attempt::Failed(match failure == CLOSED {
+                true => blame(&leg),
+                false => failure,
             }))
         }
     }
+}
+
+/// Why an endpoint has not answered.
+fn blame<S: Stream>(leg: &Leg<S>) -> Failure {
+    let refused = leg.state().failed();
+    refused.map_or(CLOSED, |reject| {
+        (Flag::UpstreamProtocol, Some(reject.name()))
+    })
 }
 
 /// Passes on what there is of a request.

@@ -275,6 +275,16 @@ impl Lease {
         self.connection.resting()
     }
 
+    /// Whether nothing has come on that leg, nor its end, while it rested.
+    pub(crate) fn is_quiet<S: Stream>(&self) -> bool {
+        let Some(mut leg) = self.leg::<S>() else {
+            return false;
+        };
+        let quiet = leg.is_quiet(&mut Context::from_waker(Waker::noop()));
+        self.connection.put_back(leg);
+        quiet
+    }
+
     /// Gives that leg back: the response has come to its end, and the connection may carry another request.
     pub(crate) fn rest<S: Stream>(mut self, mut leg: Box<Leg<S>>) {
         let connection = &self.connection;

@@ -93,3 +93,29 @@ fn a_connection_that_rests_is_everybodys_and_says_nothing_unasked() {
     second.send(get("/3"));
     assert!(world.opened().read().starts_with("GET /3 "));
 }
+
+#[test]
+fn a_request_does_not_meet_the_end_of_connections_that_rested() {
+    let mut world = World::new(ServiceConfig {
+        source: Source::Node,
+        ..service()
+    });
+    let mut clients = [world.client(), world.client(), world.client()];
+    for client in &mut clients {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    }
+    let mut endpoints = [world.opened(), world.opened(), world.opened()];
+    for endpoint in &mut endpoints {
+        endpoint.send(ok("x"));
+    }
+    world.run();
+    // All end at once, before anybody on this side had a turn; what is asked then is not idempotent.
+    for endpoint in &mut endpoints {
+        endpoint.0.shutdown_now();
+    }
+    clients[0].send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    let mut endpoint = world.opened();
+    endpoint.send(ok("y"));
+    world.run();
+    assert!(clients[0].read().ends_with("\r\n\r\ny"));
+}

@@ -1,48 +1,16 @@
 //! Every scenario there is.
 
+mod shape;
+
 use super::Figure;
 use super::http::Asks;
 use super::path::PathKind;
 use super::scenario::{Node, Probe, Scenario, Workload};
 use crate::lab::Family;
-
-/// Weft's layer 4, and what it stands in for.
-const BALANCERS: &[PathKind] = &[
-    PathKind::Weft,
-    PathKind::WeftUser,
-    PathKind::Iptables,
-    PathKind::Nftables,
-    PathKind::Ebpf,
-    PathKind::Direct,
-];
-/// Those that know services.
-const TABLES: &[PathKind] = BALANCERS.split_last().unwrap().1;
-/// Weft's TCP stage, and what terminates connections elsewhere.
-const PROXIES: &[PathKind] = &[
-    PathKind::WeftTcp,
-    PathKind::Haproxy,
-    PathKind::Envoy,
-    PathKind::Direct,
-];
-/// For streams that are worth splicing.
-const BULK_PROXIES: &[PathKind] = &[
-    PathKind::WeftTcp,
-    PathKind::Haproxy,
-    PathKind::HaproxySplice,
-    PathKind::Envoy,
-    PathKind::Direct,
-];
-/// Weft's HTTP stage, and what stands between pods elsewhere.
-const GATEWAYS: &[PathKind] = &[
-    PathKind::WeftHttp,
-    PathKind::WeftHttpNode,
-    PathKind::HaproxyHttp,
-    PathKind::NginxHttp,
-    PathKind::EnvoyHttp,
-    PathKind::Direct,
-];
-/// Those that hold connections.
-const HOLDERS: &[PathKind] = PROXIES.split_last().unwrap().1;
+use shape::{
+    BALANCERS, BULK_PROXIES, GATEWAYS, HOLDERS, PROXIES, beside, change, hop, in_process, median,
+    over, rate, request_time, requests, tail,
+};
 
 /// New flows among so many services.
 macro_rules! new_flows {
@@ -371,113 +339,6 @@ pub static SCENARIOS: &[Scenario] = &[
         ),
     ),
 ];
-
-/// A rate at one service.
-const fn rate(id: &'static str, about: &'static str, unit: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        id,
-        about,
-        unit,
-        higher_is_better: true,
-        by_default: true,
-        workload: Workload {
-            node: Node::of(1),
-            probe,
-            paths: BALANCERS,
-        },
-        figure: Figure::Rate,
-        beyond_direct: false,
-        over_ipv4: None,
-    }
-}
-
-/// Requests a second through what works at layer 7.
-const fn requests(id: &'static str, about: &'static str, asks: Asks) -> Scenario {
-    over(GATEWAYS, rate(id, about, "requests/s", Probe::Http(asks)))
-}
-
-/// How long a request takes through it.
-const fn request_time(
-    id: &'static str,
-    about: &'static str,
-    asks: Asks,
-    figure: Figure,
-) -> Scenario {
-    Scenario {
-        figure,
-        ..over(GATEWAYS, median(id, about, Probe::Http(asks)))
-    }
-}
-
-/// What a request takes through it beyond what it takes without.
-const fn hop(id: &'static str, about: &'static str, asks: Asks, figure: Figure) -> Scenario {
-    Scenario {
-        beyond_direct: true,
-        ..request_time(id, about, asks, figure)
-    }
-}
-
-/// A median time at one service.
-const fn median(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        higher_is_better: false,
-        figure: Figure::Median,
-        ..rate(id, about, "us", probe)
-    }
-}
-
-/// A 99th percentile at one service.
-const fn tail(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        figure: Figure::Tail,
-        ..median(id, about, probe)
-    }
-}
-
-/// A median time without a node, over the probe's own paths.
-const fn in_process(id: &'static str, about: &'static str, probe: Probe) -> Scenario {
-    Scenario {
-        unit: "ns",
-        ..over(&[], median(id, about, probe))
-    }
-}
-
-/// `scenario` over `paths`.
-const fn over(paths: &'static [PathKind], scenario: Scenario) -> Scenario {
-    let Workload { node, probe, .. } = scenario.workload;
-    Scenario {
-        workload: Workload { node, probe, paths },
-        ..scenario
-    }
-}
-
-/// `scenario`, which differs from the one called `v4` only in its family.
-const fn beside(v4: &'static str, scenario: Scenario) -> Scenario {
-    Scenario {
-        over_ipv4: Some(v4),
-        ..scenario
-    }
-}
-
-/// How long a change of one endpoint among very many takes.
-const fn change(id: &'static str, about: &'static str, figure: Figure) -> Scenario {
-    let node = Node {
-        services: 10_000,
-        endpoints: 10,
-    };
-    let probe = Probe::ConfigUpdate;
-    Scenario {
-        unit: "ms",
-        by_default: false,
-        workload: Workload {
-            node,
-            probe,
-            paths: TABLES,
-        },
-        figure,
-        ..median(id, about, probe)
-    }
-}
 
 #[cfg(test)]
 mod tests {
