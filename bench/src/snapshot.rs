@@ -2,8 +2,13 @@
 
 use crate::command::{COMMAND_LIMIT, finish};
 use crate::lab::Lab;
+use crate::wait::wait_until;
 use anyhow::{Result, ensure};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long a change of a carrier may take to be seen.
+const CARRIER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The state of a node: links, addresses, routes, rules, qdiscs, offloads, rule sets, sysctls,
 /// attached programs and pins.
@@ -15,6 +20,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// Takes stock.
     pub fn take(lab: &Lab) -> Result<Self> {
+        // The kernel may say of a new veth up to a second later that it has a carrier. One that has none stays so.
+        let carriers = || {
+            let links = finish(lab.node.command("ip").args(["-o", "link"]), COMMAND_LIMIT);
+            links.is_ok_and(|links| !links.stdout.contains("NO-CARRIER"))
+        };
+        let _ = wait_until("carriers", CARRIER_LIMIT, carriers);
         let mut lines = BTreeSet::new();
         let mut add = |program: &str, arguments: &[&str]| -> Result<()> {
             let finished = finish(lab.node.command(program).args(arguments), COMMAND_LIMIT)?;
