@@ -4,7 +4,9 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::io::Result;
+use std::net::SocketAddr;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
@@ -31,6 +33,23 @@ impl Poll {
             EventData::new_u64(number),
             flags,
         )?)
+    }
+
+    /// Begins to connect to `to`, and watches the connection, which does not block, for all there is to it, once each.
+    pub fn connect(&self, to: SocketAddr, number: u64) -> Result<OwnedFd> {
+        let family = match to {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        self.watch(&socket, number, interest)?;
+        Ok(socket)
     }
 
     /// What has happened; nothing after `limit`, where there is one.

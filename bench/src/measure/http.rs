@@ -4,13 +4,13 @@ use super::placement::{LOAD_CORE, Placement};
 use super::services::{grpc_port, web_port};
 use super::topology::Topology;
 use super::{Figure, Sample, idle_memory, tool};
+use crate::http::Connection;
 use crate::lab::Family;
 use crate::servers;
 use crate::tools::grpc;
 use crate::tools::http_load::Requests;
-use anyhow::{Context, Result, ensure};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use anyhow::{Result, ensure};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Requests a second at half load: about half of what Envoy answers with 32 connections on a machine of two cores. One rate for
@@ -18,8 +18,6 @@ use std::time::Duration;
 const HALF: &str = "10000";
 /// For how long requests are sent.
 const TIME: Duration = Duration::from_secs(2);
-/// How long the answer to one request may take.
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// Who asks for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,26 +104,9 @@ pub fn measure(topology: &Topology, placement: &Placement, asks: Asks) -> Result
 }
 
 /// A connection that a request has been answered on.
-fn open(to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&to, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    let request = format!("GET {} HTTP/1.1\r\nHost: {to}\r\n\r\n", servers::SMALL);
-    stream.write_all(request.as_bytes())?;
-    let mut answer = BufReader::new(&stream);
-    let (mut line, mut length) = (String::new(), None);
-    // Bound: a head of a server of the lab's own.
-    loop {
-        line.clear();
-        answer.read_line(&mut line)?;
-        let line = line.trim_end().to_ascii_lowercase();
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = Some(value.trim().parse()?);
-        }
-        if line.is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length.context("an answer without a length")?];
-    answer.read_exact(&mut body)?;
-    Ok(stream)
+fn open(to: SocketAddr) -> Result<Connection> {
+    let mut connection = Connection::open_here(to)?;
+    let answer = connection.get(servers::SMALL)?;
+    ensure!(answer.status == 200, "status {}", answer.status);
+    Ok(connection)
 }

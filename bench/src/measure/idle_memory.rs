@@ -32,10 +32,10 @@ pub fn measure_tcp(topology: &Topology, placement: &Placement) -> Result<Sample>
 
 /// Measures once: resident memory of the process with connections that `open` makes, less that without them. An
 /// operation, for the processor time, is making one.
-pub fn measure(
+pub fn measure<T: Send>(
     topology: &Topology,
     to: SocketAddr,
-    open: fn(SocketAddr) -> Result<TcpStream>,
+    open: fn(SocketAddr) -> Result<T>,
 ) -> Result<Sample> {
     let process = topology.process()?;
     let most = usize::try_from(open_files())?.saturating_sub(SPARE) / 2;

@@ -1,5 +1,6 @@
 //! Short TCP connections one after another: connect, request, response, close.
 
+use super::percentile;
 use crate::machine::busy_time;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -64,12 +65,11 @@ pub(super) fn summarise(
 ) -> Connections {
     let count = times.len();
     times.sort_unstable();
-    let p99 = times.get(count * 99 / 100);
     Connections {
         count,
         failed,
         seconds: whole.as_secs_f64(),
-        p99: p99.map_or(0.0, |time| time.as_secs_f64() * 1e6),
+        p99: percentile(&times, 990).unwrap_or(0.0),
         busy: busy.as_secs_f64(),
     }
 }

@@ -15,3 +15,12 @@ pub mod serve;
 pub mod sink;
 pub mod transfer;
 pub mod web;
+
+use std::time::Duration;
+
+/// The time, in microseconds, that so many of a thousand stay below, of times in order; nothing of none.
+fn percentile(times: &[Duration], per_mille: usize) -> Option<f64> {
+    let last = times.len().checked_sub(1)?;
+    let time = times.get((times.len() * per_mille / 1000).min(last))?;
+    Some(time.as_secs_f64() * 1e6)
+}

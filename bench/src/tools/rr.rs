@@ -1,6 +1,7 @@
 //! Ping-pong of one byte: round-trip times as an application sees them.
 
 use super::flood::any;
+use super::percentile;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -137,12 +138,11 @@ pub(super) fn summarise(mut times: Vec<Duration>, lost: usize) -> Option<RoundTr
     times.sort_unstable();
     let micros = |time: &Duration| time.as_nanos() as f64 / 1000.0;
     let count = times.len();
-    let at = |percent: usize| times.get((count * percent / 100).min(count.checked_sub(1)?));
     Some(RoundTrips {
         count,
         lost,
-        p50: micros(at(50)?),
-        p99: micros(at(99)?),
+        p50: percentile(&times, 500)?,
+        p99: percentile(&times, 990)?,
         mean: times.iter().map(micros).sum::<f64>() / count as f64,
     })
 }

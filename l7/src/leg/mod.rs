@@ -45,7 +45,6 @@ impl<S: Stream> Leg<S> {
             read_blocked: Cell::default(),
             write_blocked: Cell::default(),
             read: Cell::default(),
-            written: Cell::default(),
             no_http2: Cell::default(),
             ended: Cell::default(),
             lost: Cell::default(),
@@ -103,7 +102,6 @@ impl<S: Stream> Leg<S> {
         match self.stream.poll_write_vectored(cx, pieces) {
             Poll::Ready(Ok(written)) => {
                 state.write_blocked.set(None);
-                state.written.set(state.written.get() + written as u64);
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error)) => {

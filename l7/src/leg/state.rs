@@ -27,7 +27,6 @@ pub(crate) struct LegState {
     /// Since when the peer has taken nothing.
     pub(super) write_blocked: Cell<Option<Now>>,
     pub(super) read: Cell<u64>,
-    pub(super) written: Cell<u64>,
     /// The first bytes that came are no SETTINGS frame, with which each end of HTTP/2 begins (RFC 9113 section 3.4).
     pub(super) no_http2: Cell<bool>,
     /// The peer has ended its half.

@@ -46,7 +46,7 @@ impl Pump {
         }
     }
 
-    /// Goes as far as it gets; ready once all of the body has been written. An error of writing comes once, and is the end of it.
+    /// Goes as far as it gets; ready once all of the body has been written, or with an error, each time anew.
     pub(super) fn poll<S: Stream>(
         &mut self,
         cx: &mut Context<'_>,

@@ -8,7 +8,6 @@ use rustix::event::Timespec;
 use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, read, write};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -95,22 +94,9 @@ impl Crowd {
     }
 
     fn begin(&mut self, place: usize) -> Result<()> {
-        let family = if self.to.is_ipv6() {
-            AddressFamily::INET6
-        } else {
-            AddressFamily::INET
-        };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         let begun = Instant::now();
-        match connect(&socket, &self.to) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot connect to {}", self.to));
-            }
-        }
-        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        self.poll.watch(&socket, place as u64, interest)?;
+        let socket = self.poll.connect(self.to, place as u64);
+        let socket = socket.with_context(|| format!("cannot connect to {}", self.to))?;
         self.begun += 1;
         self.places[place] = Some(Connection {
             socket,

@@ -2,6 +2,7 @@
 
 use crate::grpc::{Calls, ECHO, echo_request, runtime};
 use crate::machine::busy_time;
+use crate::tools::percentile;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -131,17 +132,14 @@ async fn one_after_another(
 fn summarise(mut seen: Seen, seconds: f64, busy: Duration) -> Found {
     seen.times.sort_unstable();
     let calls = seen.times.len();
-    let at = |percent: usize| {
-        let time = seen.times.get(calls * percent / 100);
-        time.map_or(0.0, |time| time.as_secs_f64() * 1e6)
-    };
+    let at = |per_mille| percentile(&seen.times, per_mille).unwrap_or(0.0);
     Found {
         calls,
         errors: seen.errors,
         seconds,
         rate: calls as f64 / seconds,
-        p50: at(50),
-        p99: at(99),
+        p50: at(500),
+        p99: at(990),
         busy: busy.as_secs_f64(),
     }
 }

@@ -5,7 +5,6 @@ use rustix::event::epoll::EventFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, read, write};
 use rustix::net::sockopt::set_tcp_nodelay;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{Error, ErrorKind, Result};
@@ -52,19 +51,8 @@ pub(super) struct Connection {
 impl Connection {
     /// Begins to open a connection, known to `poll` by `number`.
     pub(super) fn open(to: SocketAddr, poll: &Poll, number: u64) -> Result<Self> {
-        let family = match to {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        let socket = poll.connect(to, number)?;
         set_tcp_nodelay(&socket, true)?;
-        match connect(&socket, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        poll.watch(&socket, number, interest)?;
         Ok(Self {
             socket,
             connected: false,

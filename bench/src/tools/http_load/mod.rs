@@ -7,6 +7,7 @@ mod connection;
 
 use crate::machine::busy_time;
 use crate::poll::Poll;
+use crate::tools::percentile;
 use anyhow::{Context, Result, ensure};
 use connection::{Connection, Step};
 use rustix::event::Timespec;
@@ -227,18 +228,14 @@ impl<'p> Load<'p> {
     fn summarise(mut self, seconds: Duration, busy: Duration) -> Requests {
         self.times.sort_unstable();
         let count = self.times.len();
-        let at = |part: f64| {
-            let index = (count as f64 * part) as usize;
-            let time = self.times.get(index.min(count.saturating_sub(1)));
-            time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
-        };
+        let at = |per_mille| percentile(&self.times, per_mille).unwrap_or(f64::NAN);
         Requests {
             count,
             failed: self.failed,
             seconds: seconds.as_secs_f64(),
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
+            p50: at(500),
+            p99: at(990),
+            p999: at(999),
             busy: busy.as_secs_f64(),
         }
     }
