@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::flow::{FlowEnd, FlowId, FlowKind, FlowSource, InsertError, NewFlow};
 use crate::hash::{client_hash, finish, mix, reduce};
+use crate::overlay::is_tunnel;
 use crate::process::Part;
 use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, Stage, UpstreamSource};
 use crate::{Address, DropReason, FlowKey, Now, SlotRef, State, Tables, flow_hash, source_hash};
@@ -203,11 +204,12 @@ fn service_flow(
     state: &mut State,
 ) -> Option<NewFlow> {
     let node = match (stage, backend.path) {
-        // From there the node's own packets would be martians to the kernel, so the client's address it is.
+        // From there the node's own packets would be martians to the kernel, and a peer would answer the node's address
+        // by the kernel, so the client's address it is.
         (
             Stage::Tcp(UpstreamSource::Node) | Stage::Http(UpstreamSource::Node),
             BackendPath::Pod { ifindex },
-        ) => tables.node_address(ifindex, backend.address.family()),
+        ) if !is_tunnel(ifindex) => tables.node_address(ifindex, backend.address.family()),
         _ => None,
     };
     let source = if let Some(address) = node {

@@ -1,6 +1,6 @@
 //! What the source MAC of a punted or injected frame says. The layout is shared with the BPF programs.
 //!
-//! Punted: `[0x06 from pod | 0x0a to pod, ifindex (24 bit, big endian), target (16 bit, big endian)]`.
+//! Punted: `[0x06 from pod | 0x0a to pod | 0x0e uplink, ifindex (24 bit, big endian), target (16 bit, big endian)]`.
 //! Injected: `[0x06, egress ifindex (24 bit, big endian), mode, 0]`.
 
 use crate::wire::ethernet;
@@ -8,12 +8,20 @@ use crate::wire::ethernet;
 #[cfg(test)]
 mod tests;
 
-/// The largest interface index that a MAC carries. The kernel counts up from 1, so a node gets
+/// The first number of a tunnel. Tunnels stand where pods' interfaces do: what comes from a peer or goes there has the
+/// peer's number in place of an interface's index.
+pub const TUNNELS: u32 = 0xff_0000;
+
+/// The largest interface index that a MAC carries, and that is no tunnel. The kernel counts up from 1, so a node gets
 /// there after 16 million interfaces; `Tables` refuse a pod beyond it.
-pub const MAX_IFINDEX: u32 = (1 << 24) - 1;
+pub const MAX_IFINDEX: u32 = TUNNELS - 1;
+
+/// Bits of an interface's index, or a tunnel's number, in a MAC.
+pub const PORT_BITS: u32 = 24;
 
 const FROM_POD: u8 = 0x06;
 const TO_POD: u8 = 0x0a;
+const UPLINK: u8 = 0x0e;
 const INJECTED: u8 = 0x06;
 
 /// The hook at a pod's veth where a frame was seen.
@@ -29,7 +37,7 @@ pub enum Hook {
 /// Where a punted frame came from and which worker it is meant for.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Ingress {
-    /// The pod veth.
+    /// The pod's veth, or the tunnel that it came by.
     pub ifindex: u32,
     /// The hook there.
     pub hook: Hook,
@@ -62,6 +70,36 @@ impl Ingress {
     }
 }
 
+/// Where a wrapped frame came from: the hook of an uplink (its tcx ingress).
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Uplink {
+    /// The uplink.
+    pub ifindex: u32,
+    /// The owner of the flow inside, or a hash where nobody owns it; to be reduced modulo the workers.
+    pub target: u16,
+}
+
+impl Uplink {
+    /// Reads a source MAC; `None` where it is another hook's.
+    #[inline]
+    pub fn decode(source: &[u8; 6]) -> Option<Self> {
+        let &[UPLINK, a, b, c, high, low] = source else {
+            return None;
+        };
+        Some(Self {
+            ifindex: u32::from_be_bytes([0, a, b, c]),
+            target: u16::from_be_bytes([high, low]),
+        })
+    }
+
+    /// The source MAC that says so; the BPF programs write the same.
+    pub fn encode(&self) -> [u8; 6] {
+        let [_, a, b, c] = self.ifindex.to_be_bytes();
+        let [high, low] = self.target.to_be_bytes();
+        [UPLINK, a, b, c, high, low]
+    }
+}
+
 /// What weft0 does with an injected frame.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
@@ -70,12 +108,14 @@ pub enum Inject {
     Peer = 1,
     /// Into the stack through the interface, as if the pod had just sent it.
     Reingress = 2,
+    /// Out of the interface, an uplink, by the kernel's routes and neighbours.
+    Neighbour = 4,
 }
 
 /// Where an injected frame goes.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Egress {
-    /// The pod veth.
+    /// The pod's veth, the uplink, or, until the packet is wrapped, the tunnel.
     pub ifindex: u32,
     /// The way in.
     pub inject: Inject,
@@ -98,6 +138,14 @@ impl Egress {
         }
     }
 
+    /// The frame leaves by the uplink `ifindex`.
+    pub const fn neighbour(ifindex: u32) -> Self {
+        Self {
+            ifindex,
+            inject: Inject::Neighbour,
+        }
+    }
+
     /// The source MAC that says so.
     pub fn encode(&self) -> [u8; 6] {
         let [_, a, b, c] = self.ifindex.to_be_bytes();
@@ -112,6 +160,7 @@ impl Egress {
         let inject = match mode {
             1 => Inject::Peer,
             2 => Inject::Reingress,
+            4 => Inject::Neighbour,
             _ => return None,
         };
         Some(Self {
@@ -126,7 +175,7 @@ impl Egress {
     /// `frame` holds at least an Ethernet header, as every frame that an [`Ingress`] was read from.
     #[inline]
     pub(crate) fn write(self, frame: &mut [u8], ports: &Ports) {
-        if self.inject == Inject::Peer {
+        if self.inject != Inject::Reingress {
             frame[ethernet::DST].copy_from_slice(&ports.weft0_mac);
         }
         frame[ethernet::SRC].copy_from_slice(&self.encode());

@@ -1,11 +1,13 @@
 //! What becomes of a frame: the stages, in order.
 
-use crate::flow::{Direction, Flow, FlowId, FlowKind};
+use crate::flow::{Direction, Flow, FlowId, FlowKind, FlowState};
 use crate::fragment::fragment;
+use crate::overlay::is_tunnel;
 use crate::parse::{Packet, Parsed, TcpFlags, Unflowed, parse};
 use crate::reject::reject;
 use crate::rewrite::translate;
 use crate::tables::Pod;
+use crate::tunnel::Front;
 use crate::wire::ethernet;
 use crate::{
     Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now,
@@ -14,14 +16,16 @@ use crate::{
 
 mod icmp;
 mod opening;
+mod overlay;
 mod terminate;
 
 use opening::from_pod;
 
 pub use opening::older;
+pub use overlay::wrap_for_peer;
 
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
-/// the worker that its source MAC names.
+/// the worker that its source MAC names; all three but for the outer headers of a tunnel, which are off.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Verdict {
@@ -85,13 +89,21 @@ pub struct TooLong {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
+    if let Err(reason) = overlay::arrive(frame, tables, state) {
+        return Verdict::Drop(reason);
+    }
     state.look_up(frame.bytes(), now, tables);
-    match decide(frame, now, tables, state) {
+    let verdict = match decide(frame, now, tables, state) {
+        Verdict::Kernel(reason) => overlay::instead_of_kernel(frame, reason, tables, state),
+        verdict => verdict,
+    };
+    let verdict = match verdict {
         // A drop leaves the frame as it came, so it can still be answered.
         Verdict::Drop(DropReason::TtlExpired) => icmp::time_exceeded(frame, now, tables, state),
         Verdict::Drop(DropReason::PodMtu) => icmp::too_long(frame, now, tables, state),
         verdict => verdict,
-    }
+    };
+    overlay::depart(frame, verdict, tables, state)
 }
 
 #[inline]
@@ -283,6 +295,9 @@ pub(crate) fn pass(
     if hop && let Err(reason) = part.routable(egress.ifindex, tables, &mut state.narrow) {
         return Verdict::Drop(reason);
     }
+    if is_tunnel(egress.ifindex) {
+        state.front = front(flow, direction);
+    }
     let ended = flow.seen(direction, part.flags, bytes, now);
     translate(frame.bytes_mut(), flow, hop);
     egress.write(frame.bytes_mut(), &ports);
@@ -290,6 +305,19 @@ pub(crate) fn pass(
         state.flows.settle(id);
     }
     Verdict::Deliver
+}
+
+/// What a peer is to know of a flow that it has not answered yet: the service that its client has asked.
+fn front(flow: &Flow, direction: Direction) -> Option<Front> {
+    let opening = matches!(flow.state(), FlowState::OneWay | FlowState::SynSent);
+    let asked = flow.kind() == FlowKind::Service && direction == Direction::Forward;
+    (asked && opening).then(|| {
+        let tuple = flow.tuple();
+        Front {
+            address: tuple.dst,
+            port: tuple.dport,
+        }
+    })
 }
 
 /// Where what travels with a flow goes on.
@@ -362,21 +390,20 @@ fn removed(
     }
 }
 
-/// The pod behind the interface, if the packet's source is its own (AMB-06). The BPF programs check the
+/// The pod behind the interface or tunnel, if the packet's source is its own (AMB-06). The BPF programs check the
 /// same before any lookup; here it holds between a change of the tables and that of the maps.
 pub(crate) fn sender<'t>(
     ifindex: u32,
     src: &Address,
     tables: &'t Tables,
 ) -> Result<&'t Pod, Verdict> {
-    let pod = tables
-        .pod_by_ifindex(ifindex)
-        .ok_or(Verdict::Kernel(KernelReason::UnknownPod))?;
-    if pod.addresses.contains(src) {
-        Ok(pod)
-    } else {
-        Err(Verdict::Drop(DropReason::SrcSpoof))
+    if let Some(pod) = tables.sender(ifindex, src) {
+        return Ok(pod);
     }
+    Err(match tables.mtu(ifindex) {
+        Some(_) => Verdict::Drop(DropReason::SrcSpoof),
+        None => Verdict::Kernel(KernelReason::UnknownPod),
+    })
 }
 
 /// A well-formed packet that has no ports to find a flow by.

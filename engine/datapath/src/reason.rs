@@ -96,8 +96,30 @@ reasons! {
         TtlExpired = "ttl_expired",
         /// Longer than the MTU of the pod that it goes to, and nobody to tell: a later fragment of IPv4.
         PodMtu = "pod_mtu",
-        /// The source address is none of the sending pod's.
+        /// The source address is none of the sending pod's, or, by a tunnel, of the peer's pods.
         SrcSpoof = "src_spoof",
+        /// What came by an uplink is no packet of a tunnel as far as it says: truncated, in fragments, or contradictory.
+        TunnelHeader = "tunnel_header",
+        /// A wrapped packet whose outer checksum is wrong, or missing over IPv6.
+        TunnelChecksum = "tunnel_checksum",
+        /// A wrapped packet that no peer has sent.
+        TunnelPeer = "tunnel_peer",
+        /// A wrapped packet of another version of its encapsulation.
+        TunnelVersion = "tunnel_version",
+        /// A wrapped packet of another virtual network (TUN-02).
+        TunnelVni = "tunnel_vni",
+        /// A GENEVE control packet, which is never forwarded (RFC 8926 section 3.4).
+        GeneveOam = "geneve_oam",
+        /// GENEVE options that do not fit together.
+        GeneveOptions = "geneve_options",
+        /// A GENEVE option that must be understood, and is not (TUN-01).
+        GeneveCriticalOption = "geneve_critical_option",
+        /// Wrapped is neither IPv4 nor IPv6: no ARP, no other frames.
+        TunnelPayload = "tunnel_payload",
+        /// The way of a wrapped packet was congested, and its inner header cannot say so (RFC 6040 section 4.2).
+        TunnelEcn = "tunnel_ecn",
+        /// To nobody: not to an enrolled pod, or to a peer that no route leads to (TUN-05).
+        NoRoute = "no_route",
         /// Opens nothing and belongs to no known flow; forwarding it untranslated would mislead it.
         UnknownFlow = "unknown_flow",
         /// The only backend is the client itself, which would need a source rewrite.

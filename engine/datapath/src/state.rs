@@ -7,6 +7,7 @@ use crate::affinity::AffinityTable;
 use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
+use crate::tunnel::Front;
 use crate::{
     Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, SlotRef,
     Tables, TooLong,
@@ -148,6 +149,8 @@ pub struct State {
     pub too_long: Option<TooLong>,
     /// The MTU that the last packet dropped as [`PodMtu`](crate::DropReason::PodMtu) was longer than.
     pub(crate) narrow: u16,
+    /// What the peer that the packet goes to is to know of it.
+    pub(crate) front: Option<Front>,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -187,6 +190,7 @@ impl State {
             severed: Vec::with_capacity(PIN_OPS_MAX),
             too_long: None,
             narrow: 0,
+            front: None,
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,

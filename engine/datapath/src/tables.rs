@@ -7,7 +7,8 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use rustc_hash::FxHashMap;
 
-use crate::{Address, Family, MaglevTable, Now, Protocol};
+use crate::overlay::{Overlay, is_tunnel};
+use crate::{Address, Family, MaglevTable, Now, OverlaySpec, PeerSpec, Protocol};
 
 mod builder;
 mod sharded;
@@ -301,12 +302,12 @@ pub enum PodState {
     Draining,
 }
 
-/// An enrolled pod.
+/// An enrolled pod, or a peer's pods whose addresses are of one range.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
-    /// Its veth on the node's side, at most [`MAX_IFINDEX`](crate::MAX_IFINDEX).
+    /// Its veth on the node's side, at most [`MAX_IFINDEX`](crate::MAX_IFINDEX); the tunnel of a peer's.
     pub ifindex: u32,
-    /// Its addresses, one per family.
+    /// Its addresses, one per family; none of a peer's.
     pub addresses: ArrayVec<Address, 2>,
     /// What its flows depend on: moves when the pod is deleted.
     pub slot: SlotRef,
@@ -353,6 +354,7 @@ pub struct Tables {
     /// VIPs, and how many ports each has.
     vips: Sharded<Address, u32>,
     pods: Arc<Pods>,
+    overlay: Arc<Overlay>,
     epochs: Arc<[u32]>,
     members: Arc<[u32]>,
     grace: Duration,
@@ -410,10 +412,36 @@ impl Tables {
         self.vips.get(address).is_some()
     }
 
-    /// The enrolled pod with this address.
+    /// The enrolled pod with this address, or the peer's pods among which it is.
     pub fn pod_by_address(&self, address: &Address) -> Option<&Pod> {
-        let index = *self.pods.by_address.get(address)?;
-        self.pods.list.get(index as usize)
+        match self.pods.by_address.get(address) {
+            Some(index) => self.pods.list.get(*index as usize),
+            None => self.overlay.pods_at(address),
+        }
+    }
+
+    /// The pod that packets from this interface or tunnel with this source are of.
+    pub fn sender(&self, ifindex: u32, address: &Address) -> Option<&Pod> {
+        if is_tunnel(ifindex) {
+            return self.overlay.sender(ifindex, address);
+        }
+        let pod = self.pod_by_ifindex(ifindex);
+        pod.filter(|pod| pod.addresses.contains(address))
+    }
+
+    /// What the overlay was compiled from.
+    pub fn overlay(&self) -> &OverlaySpec {
+        &self.overlay.spec
+    }
+
+    /// The peer whose tunnel has this number.
+    pub fn peer(&self, port: u32) -> Option<&PeerSpec> {
+        self.overlay.peer(port)
+    }
+
+    #[inline]
+    pub(crate) fn tunnels(&self) -> &Overlay {
+        &self.overlay
     }
 
     /// The enrolled pod behind this veth.
@@ -422,20 +450,29 @@ impl Tables {
         self.pods.list.get(index as usize)
     }
 
-    /// Bytes of the longest IP packet that fits into every enrolled pod.
+    /// Bytes of the longest IP packet that fits into every enrolled pod and every tunnel.
     #[inline]
     pub(crate) fn mtu_least(&self) -> usize {
-        usize::from(self.pods.mtu_least)
+        usize::from(self.pods.mtu_least.min(self.overlay.mtu_least))
     }
 
-    /// The MTU of the pod behind this veth, if an IP packet of `length` bytes is longer.
+    /// The MTU of the pod behind this veth, or of the tunnel, if an IP packet of `length` bytes is longer.
     #[inline]
     pub(crate) fn narrower(&self, ifindex: u32, length: usize) -> Option<u16> {
         if length <= self.mtu_least() {
             return None;
         }
-        let mtu = self.pod_by_ifindex(ifindex)?.mtu;
+        let mtu = self.mtu(ifindex)?;
         (length > usize::from(mtu)).then_some(mtu)
+    }
+
+    /// Bytes of the longest IP packet that goes into the pod behind this veth, or through the tunnel.
+    pub fn mtu(&self, ifindex: u32) -> Option<u16> {
+        if is_tunnel(ifindex) {
+            self.overlay.peer(ifindex).map(|peer| peer.mtu)
+        } else {
+            self.pod_by_ifindex(ifindex).map(|pod| pod.mtu)
+        }
     }
 
     /// The epoch of a slot now; 0 for a slot that was never set.

@@ -40,6 +40,8 @@ pub mod ipv4 {
     pub const OFFSET_MASK: u16 = 0x1fff;
     /// In [`FRAGMENT`]: do not fragment.
     pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// Differentiated services, and congestion in the lower two bits (RFC 3168).
+    pub const TOS: usize = 1;
     /// Time to live.
     pub const TTL: usize = 8;
     /// Protocol of the payload.
@@ -142,6 +144,13 @@ pub mod tcp {
     /// Length without options.
     pub const LEN: usize = 20;
 
+    /// Option: there are no more.
+    pub const OPTION_END: u8 = 0;
+    /// Option: nothing, one byte.
+    pub const OPTION_NOP: u8 = 1;
+    /// Option: the largest segment that the sender takes, four bytes in all.
+    pub const OPTION_MSS: u8 = 2;
+
     /// Control bit: no more data from the sender.
     pub const FIN: u8 = 0x01;
     /// Control bit: synchronise sequence numbers.
@@ -164,6 +173,54 @@ pub mod udp {
     pub const LENGTH: Range<usize> = 4..6;
     /// Checksum with the pseudo-header; zero is "none" in IPv4.
     pub const CHECKSUM: Range<usize> = 6..8;
+    /// Length of the header.
+    pub const LEN: usize = 8;
+}
+
+/// The fixed part of the header of GENEVE (RFC 8926 section 3.4).
+pub mod geneve {
+    use std::ops::Range;
+
+    /// Version, in the upper two bits, and the length of the options in 32-bit words.
+    pub const VERSION_LENGTH: usize = 0;
+    /// In [`VERSION_LENGTH`]: the version, which is 0.
+    pub const VERSION_MASK: u8 = 0xc0;
+    /// Flags.
+    pub const FLAGS: usize = 1;
+    /// In [`FLAGS`]: a control packet.
+    pub const OAM: u8 = 0x80;
+    /// In [`FLAGS`]: an option is critical.
+    pub const CRITICAL: u8 = 0x40;
+    /// EtherType of what is wrapped.
+    pub const PROTOCOL: Range<usize> = 2..4;
+    /// In [`PROTOCOL`]: an Ethernet frame (Trans Ether Bridging).
+    pub const ETHERNET: u16 = 0x6558;
+    /// Virtual network identifier.
+    pub const VNI: Range<usize> = 4..7;
+    /// Length without options.
+    pub const LEN: usize = 8;
+    /// Bytes of the unit of options, and of an option's header.
+    pub const OPTION_UNIT: usize = 4;
+    /// In an option: its class.
+    pub const OPTION_CLASS: Range<usize> = 0..2;
+    /// In an option: its type, whose upper bit says that it is critical.
+    pub const OPTION_TYPE: usize = 2;
+    /// In [`OPTION_TYPE`]: whoever does not know it drops the packet.
+    pub const OPTION_CRITICAL: u8 = 0x80;
+    /// In an option: bytes of its data in [`OPTION_UNIT`], in the lower five bits.
+    pub const OPTION_LENGTH: usize = 3;
+}
+
+/// VXLAN (RFC 7348 section 5).
+pub mod vxlan {
+    use std::ops::Range;
+
+    /// Flags.
+    pub const FLAGS: usize = 0;
+    /// In [`FLAGS`]: the identifier counts. All others are to be ignored.
+    pub const HAS_VNI: u8 = 0x08;
+    /// Virtual network identifier.
+    pub const VNI: Range<usize> = 4..7;
     /// Length of the header.
     pub const LEN: usize = 8;
 }

@@ -153,6 +153,7 @@ pub fn receiver(pods: &[Pod], frame: &[u8]) -> Option<usize> {
             let outside = |pod: &Pod| pod.ifindex == OUTSIDE && v4(pod.address) == to;
             pods.iter().position(outside)
         }
+        Inject::Neighbour => None,
     }
 }
 

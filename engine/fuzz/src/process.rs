@@ -314,6 +314,7 @@ impl Node {
                 match egress.inject {
                     Inject::Reingress => assert_eq!(before[..6], after[..6]),
                     Inject::Peer => assert_eq!(after[..6], WEFT0),
+                    Inject::Neighbour => panic!("there is no peer"),
                 }
                 assert_eq!(before[12..], after[12..], "as if never touched");
             }
@@ -362,6 +363,7 @@ impl Node {
                 assert_eq!(before[..6], after[..6]);
                 (egress.ifindex, Hook::ToPod)
             }
+            Inject::Neighbour => panic!("there is no peer"),
         };
         let hop = ingress.hook == Hook::FromPod && egress.inject == Inject::Peer;
         assert_eq!(

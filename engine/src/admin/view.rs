@@ -200,6 +200,8 @@ pub struct Packets {
     pub terminated: u64,
     /// Sent by the TCP stack.
     pub originated: u64,
+    /// Of the TCP stack's packets, those to a peer that no route led to.
+    pub unrouted: u64,
     /// Fragments held until the first of their packet comes.
     pub held: u64,
     /// Of those, decided about again since, or given up.

@@ -368,6 +368,7 @@ fn packets(totals: &Totals) -> Packets {
         bulk: totals.bulk,
         terminated: fates.terminated,
         originated: totals.originated,
+        unrouted: totals.unrouted,
         handed_in: totals.handed_in,
         handed_out: fates.handed_over,
         held: fates.held,

@@ -19,6 +19,8 @@ pub struct Totals {
     pub bulk: u64,
     /// Packets of the TCP stack's, put on the transmit ring or the bulk lane besides.
     pub originated: u64,
+    /// Packets of the TCP stack's to a peer that no route leads to: lost, and sent again.
+    pub unrouted: u64,
     /// Their fates.
     pub fates: Counters,
 }
@@ -45,6 +47,7 @@ impl Totals {
         self.released += other.released;
         self.bulk += other.bulk;
         self.originated += other.originated;
+        self.unrouted += other.unrouted;
         let (mine, theirs) = (&mut self.fates, &other.fates);
         mine.forwarded += theirs.forwarded;
         mine.replied += theirs.replied;
@@ -75,6 +78,7 @@ pub struct Shared {
     terminated: AtomicU64,
     bulk: AtomicU64,
     originated: AtomicU64,
+    unrouted: AtomicU64,
     handed_over: AtomicU64,
     held: AtomicU64,
     kernel: [AtomicU64; KernelReason::ALL.len()],
@@ -126,6 +130,7 @@ impl Default for Shared {
             terminated: AtomicU64::default(),
             bulk: AtomicU64::default(),
             originated: AtomicU64::default(),
+            unrouted: AtomicU64::default(),
             handed_over: AtomicU64::default(),
             held: AtomicU64::default(),
             kernel: std::array::from_fn(|_| AtomicU64::default()),
@@ -160,6 +165,7 @@ impl Shared {
         store(&self.terminated, fates.terminated);
         store(&self.bulk, totals.bulk);
         store(&self.originated, totals.originated);
+        store(&self.unrouted, totals.unrouted);
         store(&self.handed_over, fates.handed_over);
         store(&self.held, fates.held);
         for (cell, value) in self.kernel.iter().zip(fates.kernel) {
@@ -206,6 +212,7 @@ impl Shared {
                 released: load(&self.released),
                 bulk: load(&self.bulk),
                 originated: load(&self.originated),
+                unrouted: load(&self.unrouted),
                 fates: Counters {
                     forwarded: load(&self.forwarded),
                     replied: load(&self.replied),

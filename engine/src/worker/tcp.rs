@@ -1,16 +1,19 @@
 //! TCP termination: the worker's stack, what it is given, what it joins, and how its packets leave.
 
+use std::sync::Arc;
+
 use weft_datapath::wire::ethernet;
 use weft_datapath::{
     Address, BURST_MAX, Claim, DropReason, Egress, FlowId, FlowKey, FrameBuf, Hook, Ingress,
-    Inject, MAX_IFINDEX, Now, PIN_OPS_PER_FRAME, PacketIo, Parsed, Ports, Protocol, Stage, State,
-    Tables, Tuple, Verdict, older, parse,
+    Inject, Now, PIN_OPS_PER_FRAME, PORT_BITS, PacketIo, Parsed, Ports, Protocol, Stage, State,
+    TUNNELS, Tables, Tuple, Verdict, older, parse, wrap_for_peer,
 };
 use weft_stack::{
     Accepted, Arrival, Connect, ConnectError, Counters, Holdings, Listeners, Outgoing, Route,
     ServiceId, ServiceOptions, Stack, StackConfig, Stream, Transmit,
 };
 
+use super::stats::Totals;
 use super::{PinSink, Worker};
 
 /// Bytes of the longest IP packet that a connection sends or asks for, until its path turns out to carry less. What a
@@ -87,10 +90,7 @@ impl Tcp {
                     return Verdict::Drop(DropReason::UnknownFlow); // Nothing is claimed that is no TCP.
                 };
                 let arrival = Arrival {
-                    route: Route {
-                        tag,
-                        mtu: ROUTE_MTU,
-                    },
+                    route: route(tag, tables),
                     verified,
                 };
                 let listening = Listening(tables);
@@ -192,7 +192,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         }
         self.serve_http(now, tables);
         self.write_pins(); // Before the SYNs that they steer the answers to.
-        self.send_tcp(now);
+        self.send_tcp(now, tables);
         self.note_finished(now);
     }
 
@@ -203,7 +203,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             return true;
         };
         stack.abort_all();
-        self.send_tcp(now);
+        let tables = Arc::clone(self.tables.load());
+        self.send_tcp(now, &tables);
         self.publish();
         self.tcp
             .stack()
@@ -241,7 +242,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         } = accepted;
         match terminated.and_then(|id| self.open(id, service, route.tag, now, tables)) {
             Ok(upstream) => {
-                stream.set_segmentation(self.io.has_bulk());
+                stream.set_segmentation(self.in_bulk(route.tag));
                 self.tcp.stack().splice(stream, upstream);
             }
             Err(reason) => {
@@ -270,20 +271,20 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             Some(Connect {
                 local: (back.src, back.sport),
                 remote: (back.dst, back.dport),
-                route: Route {
-                    tag,
-                    mtu: ROUTE_MTU,
-                },
+                route: route(tag, tables),
                 service,
                 payer,
             })
         });
+        let in_bulk = connect
+            .as_ref()
+            .is_some_and(|to| self.in_bulk(to.route.tag));
         let opened = connect
             .zip(options)
             .map(|(connect, options)| self.tcp.stack().connect(&connect, &options, now));
         match opened {
             Some(Ok(upstream)) => {
-                upstream.set_segmentation(self.io.has_bulk());
+                upstream.set_segmentation(in_bulk);
                 Ok(upstream)
             }
             failed => {
@@ -297,7 +298,12 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         }
     }
 
-    fn send_tcp(&mut self, now: Now) {
+    /// Whether large packets of a connection may go by the bulk lane: those to a peer are wrapped one by one.
+    pub(super) fn in_bulk(&self, tag: u32) -> bool {
+        self.io.has_bulk() && egress(tag).ifindex < TUNNELS
+    }
+
+    fn send_tcp(&mut self, now: Now, tables: &Tables) {
         let Self {
             io,
             tcp,
@@ -310,7 +316,8 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             io,
             spare: None,
             ports: state.ports(),
-            sent: &mut local.totals.originated,
+            tables,
+            totals: &mut local.totals,
         };
         stack.poll(&mut out, now);
         if let Some(spare) = out.spare {
@@ -324,7 +331,8 @@ struct Out<'w, IO: PacketIo> {
     io: &'w mut IO,
     spare: Option<IO::Frame>,
     ports: Ports,
-    sent: &'w mut u64,
+    tables: &'w Tables,
+    totals: &'w mut Totals,
 }
 
 impl<IO: PacketIo> Transmit for Out<'_, IO> {
@@ -351,20 +359,26 @@ impl<IO: PacketIo> Transmit for Out<'_, IO> {
             bytes[ethernet::SRC].copy_from_slice(&egress(packet.tag).encode());
         };
         if let Some(segment) = packet.segment {
-            *self.sent += u64::from(self.io.send_bulk(len, segment, fill));
+            self.totals.originated += u64::from(self.io.send_bulk(len, segment, fill));
             return;
         }
         let Some(mut frame) = self.spare.take() else {
             return; // Never: the stack asks first.
         };
-        self.io.with_frame(&mut frame, |buf| {
+        let tables = self.tables;
+        let written = self.io.with_frame(&mut frame, |buf| {
             // A packet of the stack's fits: ROUTE_MTU is less than a frame holds.
-            if buf.resize(len).is_ok() {
-                fill(buf.bytes_mut());
-            }
+            buf.resize(len)?;
+            fill(buf.bytes_mut());
+            wrap_for_peer(buf, tables, &ports)
         });
+        if written.is_err() {
+            self.totals.unrouted += 1; // Lost, as on the way: the connection sends it again.
+            self.io.release(frame);
+            return;
+        }
         match self.io.send(frame) {
-            Ok(()) => *self.sent += 1,
+            Ok(()) => self.totals.originated += 1,
             Err(frame) => self.io.release(frame), // Never: there was room.
         }
     }
@@ -416,9 +430,18 @@ fn segment(frame: &[u8]) -> Option<(weft_datapath::Packet, u32)> {
     (packet.tuple().proto == Protocol::Tcp).then(|| (packet, tag(back)))
 }
 
+/// The way to the peer of that tag's connection, and what it carries.
+fn route(tag: u32, tables: &Tables) -> Route {
+    let mtu = tables.mtu(egress(tag).ifindex);
+    Route {
+        tag,
+        mtu: mtu.map_or(ROUTE_MTU, |mtu| mtu.min(ROUTE_MTU)),
+    }
+}
+
 /// What the stack calls a way back: the interface, and above it how a packet gets there.
 fn tag(egress: Egress) -> u32 {
-    egress.ifindex | (egress.inject as u32) << MAX_IFINDEX.count_ones()
+    egress.ifindex | (egress.inject as u32) << PORT_BITS
 }
 
 /// The key of what the client of an accepted connection sends.
@@ -438,8 +461,8 @@ pub(super) fn tag_of(key: &FlowKey, inject: Inject) -> u32 {
 }
 
 fn egress(tag: u32) -> Egress {
-    let ifindex = tag & MAX_IFINDEX;
-    if tag >> MAX_IFINDEX.count_ones() == Inject::Reingress as u32 {
+    let ifindex = tag & ((1 << PORT_BITS) - 1);
+    if tag >> PORT_BITS == Inject::Reingress as u32 {
         Egress::reingress(ifindex)
     } else {
         Egress::peer(ifindex)

@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use super::new::{FlowKind, FlowSource, NewFlow};
 use super::state::FlowState;
+use crate::overlay::is_tunnel;
 use crate::parse::TcpFlags;
 use crate::{
     Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple, timeouts,
@@ -201,7 +202,9 @@ impl Flow {
 
     /// Whether the hooks may carry it on: both ends are pods of ours, and see each other by the VIP alone.
     pub fn leaves(&self) -> bool {
-        self.manners & LEAVES != 0 && self.server_ifindex != 0 && self.replies == Replies::ToClient
+        let here = |ifindex| ifindex != 0 && !is_tunnel(ifindex);
+        let pods = here(self.client_ifindex) && here(self.server_ifindex);
+        self.manners & LEAVES != 0 && pods && self.replies == Replies::ToClient
     }
 
     /// Whether datagrams for the hooks have paused for so long that none can be under way.

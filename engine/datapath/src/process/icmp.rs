@@ -4,9 +4,9 @@ use super::{Claim, TooLong, Way, ingress, replied, sender, to_kernel, way_back, 
 use crate::answer::{self, ErrorKind};
 use crate::flow::{Direction, FlowId};
 use crate::icmp::{IcmpMessage, Kind, Quoted, translate_error};
-use crate::parse::{Family, Parsed, parse};
+use crate::parse::{Family, Parsed, Unflowed, parse};
 use crate::{
-    Address, DropReason, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now, Pod, State, Tables,
+    Address, DropReason, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now, State, Tables,
     Verdict,
 };
 
@@ -42,7 +42,7 @@ pub(super) fn icmp(
             return known_error(frame, message, quoted, id, direction, state);
         }
         if let (Some(quoted), Some(pod)) = (&quoted, pod)
-            && forged(quoted, pod, tables)
+            && forged(quoted, pod.ifindex, tables)
         {
             return Verdict::Drop(DropReason::IcmpError);
         }
@@ -67,9 +67,9 @@ pub(super) fn icmp(
 
 /// Whether the pod speaks of a packet that it cannot have received: one to a VIP or to another enrolled pod. Left
 /// alone, it could tell a pod about a flow of which it is no end (AMB-06).
-fn forged(quoted: &Quoted, pod: &Pod, tables: &Tables) -> bool {
+fn forged(quoted: &Quoted, ifindex: u32, tables: &Tables) -> bool {
     let receiver = &quoted.tuple.dst;
-    !pod.addresses.contains(receiver)
+    tables.sender(ifindex, receiver).is_none()
         && (tables.vip(receiver) || tables.pod_by_address(receiver).is_some())
 }
 
@@ -167,8 +167,7 @@ pub(super) fn other_protocol(
 
 /// A packet whose hop count Weft would use up: its sender hears of it from the node (CSM-07).
 ///
-/// `frame` is untouched since it came. Only TCP and UDP get here with ports; an error is never answered with an
-/// error (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e).
+/// `frame` is untouched since it came, but for its MACs.
 #[cold]
 pub(super) fn time_exceeded(
     frame: &mut FrameBuf<'_>,
@@ -177,24 +176,22 @@ pub(super) fn time_exceeded(
     state: &mut State,
 ) -> Verdict {
     const UNANSWERED: Verdict = Verdict::Drop(DropReason::TtlExpired);
-    let (Ok(ingress), Ok(Parsed::Flow(packet))) = (ingress(frame.bytes()), parse(frame.bytes()))
+    let (Ok(ingress), Some((src, _, end))) = (ingress(frame.bytes()), spoken_of(frame.bytes()))
     else {
         return UNANSWERED;
     };
-    let Some(node) = tables.node_address(ingress.ifindex, packet.family()) else {
+    let Some(node) = tables.node_address(ingress.ifindex, src.family()) else {
         return UNANSWERED;
     };
-    let ends = (&node, &packet.tuple().src);
-    let about = (ErrorKind::TimeExceeded, packet.end());
-    told(frame, about, ends, ingress.ifindex, now, state)
+    let about = (ErrorKind::TimeExceeded, end);
+    told(frame, about, (&node, &src), ingress.ifindex, now, state)
 }
 
-/// A packet or fragment that is longer than the pod that it goes to takes ([`State::narrow`]): its sender hears of it
-/// (RFC 1191 section 3, RFC 8201 section 3), also where it may be fragmented, which Weft does not do. It hears from the
-/// node, or, since nothing gets through before it has heard, from where it sent to.
+/// A packet or fragment that is longer than the pod or tunnel that it goes to takes ([`State::narrow`]): its sender hears
+/// of it (RFC 1191 section 3, RFC 8201 section 3), also where it may be fragmented, which Weft does not do. It hears from
+/// the node, or, since nothing gets through before it has heard, from where it sent to.
 ///
-/// `frame` is untouched since it came. Of the fragments of an IPv4 packet only the first one is spoken of (RFC 1122
-/// section 3.2.2).
+/// `frame` is untouched since it came, but for its MACs.
 #[cold]
 pub(super) fn too_long(
     frame: &mut FrameBuf<'_>,
@@ -202,21 +199,32 @@ pub(super) fn too_long(
     tables: &Tables,
     state: &mut State,
 ) -> Verdict {
-    const UNANSWERED: Verdict = Verdict::Drop(DropReason::PodMtu);
-    let (src, dst, end) = match parse(frame.bytes()) {
-        Ok(Parsed::Flow(packet)) => (packet.tuple().src, packet.tuple().dst, packet.end()),
-        Ok(Parsed::Fragment(part)) if part.is_first() || part.family() == Family::V6 => {
-            (part.src(), part.dst(), part.end())
-        }
-        _ => return UNANSWERED,
-    };
-    let Ok(ingress) = ingress(frame.bytes()) else {
-        return UNANSWERED;
+    let (Ok(ingress), Some((src, dst, end))) = (ingress(frame.bytes()), spoken_of(frame.bytes()))
+    else {
+        return Verdict::Drop(DropReason::PodMtu);
     };
     let node = tables.node_address(ingress.ifindex, src.family());
     let ends = (&node.unwrap_or(dst), &src);
     let about = (ErrorKind::TooLong(state.narrow), end);
     told(frame, about, ends, ingress.ifindex, now, state)
+}
+
+/// Source, destination and end of a packet that an error may be sent about: not an error itself (RFC 1122 section 3.2.2, RFC
+/// 4443 section 2.4 e), and of the fragments of an IPv4 packet the first one.
+fn spoken_of(frame: &[u8]) -> Option<(Address, Address, usize)> {
+    match parse(frame).ok()? {
+        Parsed::Flow(packet) => Some((packet.tuple().src, packet.tuple().dst, packet.end())),
+        Parsed::Fragment(part) if part.is_first() || part.family() == Family::V6 => {
+            Some((part.src(), part.dst(), part.end()))
+        }
+        Parsed::Icmp(message) if message.kind() != Kind::Error => {
+            Some((message.src, message.dst, message.end))
+        }
+        Parsed::Other { src, dst, why } if matches!(why, Unflowed::Protocol(_)) => {
+            Some((src, dst, answer::packet_end(frame, dst.family())))
+        }
+        _ => None,
+    }
 }
 
 /// Answers a packet that ends at `end` with an error, from and to those, if its pod is not to hear of fewer.

@@ -102,7 +102,7 @@ pub fn older(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut St
         tuple: *packet.tuple(),
         ifindex: ingress.ifindex,
     };
-    match tables.pod_by_ifindex(ingress.ifindex) {
+    match tables.sender(ingress.ifindex, &key.tuple.src) {
         Some(pod) if state.room() >= PIN_OPS_PER_FRAME => {
             older_than_enrolment(frame, &packet, key, pod, now, tables, state)
         }

@@ -72,7 +72,8 @@ impl State {
         if self.room() < PIN_OPS_PER_FRAME {
             return Err(DropReason::PinRoom);
         }
-        let pod = tables.pod_by_ifindex(wanted.client.ifindex);
+        let client = &wanted.client;
+        let pod = tables.sender(client.ifindex, &client.tuple.src);
         let pod = pod.ok_or(DropReason::UnknownFlow)?;
         open_upstream(wanted, pod, now, tables, self)
     }
@@ -88,7 +89,7 @@ impl State {
             return Err(DropReason::PinRoom);
         }
         let pod = tables
-            .pod_by_ifindex(key.ifindex)
+            .sender(key.ifindex, &key.tuple.src)
             .ok_or(DropReason::UnknownFlow)?;
         let service = tables
             .service(&key.tuple.dst, key.tuple.dport, Protocol::Tcp)

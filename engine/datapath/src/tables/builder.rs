@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 use super::{
     Algorithm, Backend, BackendState, Pod, Pods, PortKey, ServicePort, ServicePortSpec, Tables,
 };
-use crate::{Address, MAX_IFINDEX, MaglevTable, Protocol};
+use crate::overlay::Overlay;
+use crate::{Address, MAX_IFINDEX, MaglevTable, OverlaySpec, Protocol};
 
 /// What a snapshot cannot hold. The configuration is checked before; this is the last line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +97,7 @@ pub struct TablesBuilder {
     base: Tables,
     specs: Vec<ServicePortSpec>,
     pods: Option<Vec<Pod>>,
+    overlay: Option<OverlaySpec>,
     epochs: Option<Vec<u32>>,
     members: Option<Vec<u32>>,
     grace: Option<Duration>,
@@ -120,11 +122,13 @@ impl TablesBuilder {
             previous: previous.clone(),
             base: Tables {
                 pods: Arc::clone(&previous.pods),
+                overlay: Arc::clone(&previous.overlay),
                 epochs: Arc::clone(&previous.epochs),
                 members: Arc::clone(&previous.members),
                 ..Tables::default()
             },
             pods: Some(Vec::new()),
+            overlay: Some(OverlaySpec::default()),
             epochs: Some(Vec::new()),
             members: Some(Vec::new()),
             ..Self::new()
@@ -177,6 +181,12 @@ impl TablesBuilder {
     /// Sets all enrolled pods, which may be none.
     pub fn set_pods(&mut self, pods: Vec<Pod>) -> &mut Self {
         self.pods = Some(pods);
+        self
+    }
+
+    /// Sets the overlay.
+    pub fn set_overlay(&mut self, overlay: OverlaySpec) -> &mut Self {
+        self.overlay = Some(overlay);
         self
     }
 
@@ -235,6 +245,9 @@ impl TablesBuilder {
             if pods != *tables.pods {
                 tables.pods = Arc::new(pods);
             }
+        }
+        if let Some(overlay) = (self.overlay.take()).filter(|new| *new != tables.overlay.spec) {
+            tables.overlay = Arc::new(Overlay::new(overlay));
         }
         // In one order, so that equal input makes the same tables shared, and the same error.
         self.specs

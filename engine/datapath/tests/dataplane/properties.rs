@@ -43,6 +43,7 @@ proptest! {
         let (ifindex, hook) = match out.inject {
             Inject::Peer => (out.ifindex, Hook::FromPod),
             Inject::Reingress => (CLIENT, Hook::ToPod),
+            Inject::Neighbour => panic!("there is no peer"),
         };
         let echo = Spec { tuple: arrived.reversed(), ..spec.clone() };
         let mut back = echo.punted(ifindex, hook);
@@ -120,6 +121,7 @@ proptest! {
             let hook = match egress(&frame).inject {
                 Inject::Peer => Hook::FromPod,
                 Inject::Reingress => Hook::ToPod,
+                Inject::Neighbour => panic!("there is no peer"),
             };
             let message = icmp::Message::new(arrived.dst, arrived.src, header, quoted);
             (message, egress(&frame).ifindex, hook)

@@ -66,6 +66,7 @@ impl Node {
             match inject {
                 Inject::Peer => self.delivered.push_back((ifindex, frame)),
                 Inject::Reingress => self.reingressed.push_back((ifindex, frame)),
+                Inject::Neighbour => panic!("there is no peer"),
             }
         }
         self.state.expire(self.now, &self.tables, 64);

@@ -195,7 +195,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             },
         };
         accepted.stream.look_after();
-        accepted.stream.set_segmentation(self.io.has_bulk());
+        accepted
+            .stream
+            .set_segmentation(self.in_bulk(accepted.route.tag));
         let stream = HttpStream::open(accepted.stream);
         self.http.stage.accept(id, stream, meta);
     }

@@ -1,0 +1,185 @@
+//! Peers: their packets are unwrapped before anything else is asked of them, and what goes to them is wrapped last. In
+//! between a tunnel is as a pod's interface, with one difference: nothing of it is ever the kernel's.
+
+use super::{Part, ingress, sender};
+use crate::answer::packet_end;
+use crate::overlay::is_tunnel;
+use crate::parse::{Family, Parsed, Unflowed, parse};
+use crate::tunnel::{clamp_segments, unwrap, wrap};
+use crate::wire::{ethernet, ipv4, ipv6};
+use crate::{
+    Address, Delta, DropReason, Egress, FrameBuf, Inject, KernelReason, Ports, State, Tables,
+    TcpFlags, Uplink, Verdict,
+};
+
+/// Unwraps what came by an uplink. Anything else stays as it is.
+#[inline]
+pub(super) fn arrive(
+    frame: &mut FrameBuf<'_>,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<(), DropReason> {
+    let header = frame.bytes().get(ethernet::SRC);
+    match header
+        .and_then(<[u8]>::first_chunk)
+        .and_then(Uplink::decode)
+    {
+        Some(uplink) => unwrapped(frame, uplink, tables, state),
+        None => Ok(()),
+    }
+}
+
+fn unwrapped(
+    frame: &mut FrameBuf<'_>,
+    uplink: Uplink,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<(), DropReason> {
+    let _ = unwrap(frame, uplink, tables.tunnels(), &state.ports)?;
+    let tunnel = ingress(frame.bytes())?.ifindex;
+    if let Some(mtu) = tables.mtu(tunnel) {
+        clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
+    }
+    Ok(())
+}
+
+/// Wraps what goes to a peer.
+#[inline]
+pub(super) fn depart(
+    frame: &mut FrameBuf<'_>,
+    verdict: Verdict,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    match verdict {
+        Verdict::Deliver | Verdict::Reply => {
+            let front = state.front.take();
+            match wrap_with(frame, front.as_ref(), tables, &state.ports) {
+                Ok(()) => verdict,
+                Err(reason) => Verdict::Drop(reason),
+            }
+        }
+        verdict => verdict,
+    }
+}
+
+/// Wraps a frame that is addressed to a tunnel, as the TCP stack's are; any other stays as it is.
+///
+/// # Errors
+/// [`DropReason::NoRoute`] where nothing leads to the peer, [`DropReason::FrameRoom`] where the frame's memory ends.
+#[inline]
+pub fn wrap_for_peer(
+    frame: &mut FrameBuf<'_>,
+    tables: &Tables,
+    ports: &Ports,
+) -> Result<(), DropReason> {
+    wrap_with(frame, None, tables, ports)
+}
+
+#[inline]
+fn wrap_with(
+    frame: &mut FrameBuf<'_>,
+    front: Option<&crate::tunnel::Front>,
+    tables: &Tables,
+    ports: &Ports,
+) -> Result<(), DropReason> {
+    let source = frame
+        .bytes()
+        .get(ethernet::SRC)
+        .and_then(<[u8]>::first_chunk);
+    let Some(egress) = source.and_then(Egress::decode) else {
+        return Ok(());
+    };
+    if !is_tunnel(egress.ifindex) {
+        return Ok(());
+    }
+    let peer = tables.peer(egress.ifindex).ok_or(DropReason::NoRoute)?;
+    clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], peer.mtu);
+    wrap(frame, tables.tunnels(), peer, front, ports)
+}
+
+/// A packet that would be the kernel's, which knows nothing of peers and their pods: from a peer to a pod of this node, or
+/// from a pod to a peer's, it is passed on as it is, without a flow. Others from a peer are to nobody.
+///
+/// `frame` is untouched but for its MACs.
+#[cold]
+pub(super) fn instead_of_kernel(
+    frame: &mut FrameBuf<'_>,
+    reason: KernelReason,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let kernel = Verdict::Kernel(reason);
+    if tables.tunnels().is_empty() {
+        return kernel;
+    }
+    // What goes back to where a pod or a tunnel sent it from, and not what the kernel was about to deliver.
+    let source = frame
+        .bytes()
+        .get(ethernet::SRC)
+        .and_then(<[u8]>::first_chunk);
+    let back = source.and_then(Egress::decode);
+    let Some(back) = back.filter(|back| back.inject == Inject::Reingress) else {
+        return kernel;
+    };
+    let from_peer = is_tunnel(back.ifindex);
+    let nobody = if from_peer {
+        Verdict::Drop(DropReason::NoRoute)
+    } else {
+        kernel
+    };
+    let Some((src, dst, hops)) = ends(frame.bytes()) else {
+        return nobody;
+    };
+    let Some(pod) = tables.pod_by_address(&dst) else {
+        return nobody;
+    };
+    if is_tunnel(pod.ifindex) == from_peer {
+        return nobody;
+    }
+    if let Err(verdict) = sender(back.ifindex, &src, tables) {
+        return match verdict {
+            Verdict::Kernel(_) => nobody,
+            verdict => verdict,
+        };
+    }
+    let family = dst.family();
+    let part = Part {
+        flags: TcpFlags(0),
+        hops,
+        end: packet_end(frame.bytes(), family),
+    };
+    if let Err(reason) = part.routable(pod.ifindex, tables, &mut state.narrow) {
+        return Verdict::Drop(reason);
+    }
+    count_hop(&mut frame.bytes_mut()[ethernet::LEN..], family);
+    Egress::peer(pod.ifindex).write(frame.bytes_mut(), &state.ports);
+    Verdict::Deliver
+}
+
+/// Source, destination and hops left of any packet that is well formed.
+fn ends(frame: &[u8]) -> Option<(Address, Address, u8)> {
+    let (src, dst) = match parse(frame).ok()? {
+        Parsed::Flow(packet) => (packet.tuple().src, packet.tuple().dst),
+        Parsed::Fragment(part) => (part.src(), part.dst()),
+        Parsed::Icmp(message) => (message.src(), message.dst()),
+        Parsed::Other { why, .. } if why == Unflowed::Mapped => return None,
+        Parsed::Other { src, dst, .. } => (src, dst),
+    };
+    let l3 = frame.get(ethernet::LEN..)?;
+    let hops = match dst.family() {
+        Family::V4 => l3[ipv4::TTL],
+        Family::V6 => l3[ipv6::HOP_LIMIT],
+    };
+    Some((src, dst, hops))
+}
+
+fn count_hop(packet: &mut [u8], family: Family) {
+    match family {
+        Family::V4 => {
+            packet[ipv4::TTL] -= 1;
+            Delta::DECREMENT_HIGH.patch(&mut packet[ipv4::CHECKSUM]);
+        }
+        Family::V6 => packet[ipv6::HOP_LIMIT] -= 1,
+    }
+}
