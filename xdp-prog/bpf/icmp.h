@@ -10,52 +10,59 @@
 #define IP4_OFFSET 0x1fff /* of a fragment (RFC 791, 3.1) */
 #define IP6_OFFSET 0xfff8 /* the same (RFC 8200, 4.5) */
 
-/* The quoted packet as far as its ports; false if it has none. The engine judges the rest. */
-static __always_inline bool parse_quoted(struct __sk_buff *skb, const struct packet *error,
-					 struct packet *quoted)
+/*
+ * The packet whose IP header begins at `offset`, as far as its ports; false if it has none, and `found` says what it is
+ * all the same. The engine judges the rest.
+ */
+static __noinline bool read_ports(struct __sk_buff *skb, __u32 offset, bool v6, struct packet *found)
 {
-	__u32 offset = error->icmp + ICMP_HEADER;
 	__be16 ports[2];
 
-	if (error->v6) {
+	found->v6 = v6;
+	if (v6) {
 		struct ipv6hdr ip;
 
 		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
 			return false;
-		__builtin_memcpy(&quoted->src, &ip.saddr, sizeof(quoted->src));
-		__builtin_memcpy(&quoted->dst, &ip.daddr, sizeof(quoted->dst));
-		quoted->proto = ip.nexthdr;
+		__builtin_memcpy(&found->src, &ip.saddr, sizeof(found->src));
+		__builtin_memcpy(&found->dst, &ip.daddr, sizeof(found->dst));
+		found->proto = ip.nexthdr;
 		offset += sizeof(ip);
-		if (skip_extensions(skb, quoted, &offset, skb->len) != PARSE_OK)
+		if (skip_extensions(skb, found, &offset, skb->len) != PARSE_OK)
 			return false;
-		if (quoted->proto == IPPROTO_FRAGMENT) {
+		if (found->proto == IPPROTO_FRAGMENT) {
 			__u8 header[8];
 
-			if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)) ||
-			    ((header[2] << 8 | header[3]) & IP6_OFFSET))
+			if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
 				return false;
-			quoted->proto = header[0];
+			found->proto = header[0];
+			found->fragment = 1;
+			if ((header[2] << 8 | header[3]) & IP6_OFFSET)
+				return false;
 			offset += sizeof(header);
 		}
 	} else {
 		struct iphdr ip;
 
-		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 ||
-		    (ip.frag_off & bpf_htons(IP4_OFFSET)))
+		if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4)
 			return false;
-		quoted->src.words[2] = IP4_MAPPED;
-		quoted->src.words[3] = ip.saddr;
-		quoted->dst.words[2] = IP4_MAPPED;
-		quoted->dst.words[3] = ip.daddr;
-		quoted->proto = ip.protocol;
+		found->src.words[2] = IP4_MAPPED;
+		found->src.words[3] = ip.saddr;
+		found->dst.words[2] = IP4_MAPPED;
+		found->dst.words[3] = ip.daddr;
+		found->proto = ip.protocol;
+		found->fragment = !!(ip.frag_off & bpf_htons(IP4_FRAGMENT));
+		if (ip.frag_off & bpf_htons(IP4_OFFSET))
+			return false;
 		offset += ip.ihl * 4;
 	}
-	if (quoted->proto != IPPROTO_TCP && quoted->proto != IPPROTO_UDP)
+	found->l4 = offset;
+	if (found->proto != IPPROTO_TCP && found->proto != IPPROTO_UDP)
 		return false;
 	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)))
 		return false;
-	quoted->sport = ports[0];
-	quoted->dport = ports[1];
+	found->sport = ports[0];
+	found->dport = ports[1];
 	return true;
 }
 
@@ -67,7 +74,7 @@ static __always_inline struct weft_flow_value *quoted_pin(struct __sk_buff *skb,
 	struct packet quoted = {};
 	struct weft_flow_key key = { .ifindex = ifindex };
 
-	if (!parse_quoted(skb, error, &quoted))
+	if (!read_ports(skb, error->icmp + ICMP_HEADER, error->v6, &quoted))
 		return NULL;
 	key.src = quoted.dst;
 	key.dst = quoted.src;

@@ -89,8 +89,16 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 	return PARSE_OK;
 }
 
+/* Whether it is one of the ICMP errors that the engine translates (icmp.rs says why these). */
+static __always_inline bool is_error(__u8 proto, bool v6, __u8 type)
+{
+	if (v6)
+		return proto == IPPROTO_ICMPV6 && type >= 1 && type <= 4;
+	return proto == IPPROTO_ICMP && (type == 3 || type == 11 || type == 12);
+}
+
 /*
- * Whether it is one of the errors that the engine translates (icmp.rs says why these). What is too short to be
+ * Whether it is one of the errors that the engine translates. What is too short to be
  * ICMP goes by its address, as every other protocol.
  */
 static __always_inline void parse_icmp(struct __sk_buff *skb, struct packet *packet, __u32 offset,
@@ -101,10 +109,7 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, struct packet *pac
 	if (offset + 8 > l3_end || bpf_skb_load_bytes(skb, offset, &type, sizeof(type)))
 		return;
 	packet->icmp = offset;
-	if (packet->v6)
-		packet->error = type >= 1 && type <= 4;
-	else
-		packet->error = type == 3 || type == 11 || type == 12;
+	packet->error = is_error(packet->proto, packet->v6, type);
 }
 
 static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct packet *packet)

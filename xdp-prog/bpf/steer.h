@@ -67,6 +67,16 @@ static __always_inline bool is_vip(const struct weft_addr *addr)
 	return bpf_map_lookup_elem(&services, &key);
 }
 
+/* Whether a peer has the pod with this address. */
+static __always_inline bool is_remote(const struct weft_addr *addr)
+{
+	struct weft_range key = { .bits = 128, .addr = *addr };
+	__u32 zero = 0;
+	struct weft_overlay *here = bpf_map_lookup_elem(&overlay, &zero);
+
+	return here && here->port && bpf_map_lookup_elem(&ranges, &key);
+}
+
 /* Every packet is that worker's, whosever flow it is of. */
 static __always_inline bool sole_worker(void)
 {
@@ -155,7 +165,8 @@ static __always_inline enum steering steer_addressless(const struct packet *pack
 {
 	if (packet->proto == IPPROTO_ICMPV6 || kernel_destination(packet))
 		return STEER_KERNEL;
-	if (is_vip(&packet->dst) || bpf_map_lookup_elem(&endpoints, &packet->dst))
+	if (is_vip(&packet->dst) || bpf_map_lookup_elem(&endpoints, &packet->dst) ||
+	    is_remote(&packet->dst))
 		return STEER_SPOOF;
 	return STEER_KERNEL;
 }
@@ -181,7 +192,8 @@ static __noinline enum steering steer_from_pod(struct __sk_buff *skb,
 	 * engine knows, once it has the first one. */
 	packet->vip = is_vip(&packet->dst);
 	ours = packet->vip || ((packet->ports || packet->error || packet->fragment) &&
-				bpf_map_lookup_elem(&endpoints, &packet->dst));
+				bpf_map_lookup_elem(&endpoints, &packet->dst)) ||
+	       is_remote(&packet->dst);
 	if (ours && sole_worker())
 		return STEER_PUNT; /* Whose flow it is makes no difference: `pins` is large and cold. */
 	flow = packet->ports ? pin(packet, ifindex) :

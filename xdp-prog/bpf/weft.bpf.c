@@ -27,6 +27,7 @@
 #include "pair.h"
 #include "reset.h"
 #include "fast.h"
+#include "uplink.h"
 
 /* The kernel is told the GPL half of the choice: some helpers ask for it. */
 char LICENSE[] SEC("license") = "GPL";
@@ -126,6 +127,33 @@ int weft_to_pod(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
+/* An uplink, ingress: what the underlay brings. */
+SEC("tcx/ingress")
+int weft_from_peer(struct __sk_buff *skb)
+{
+	__u32 zero = 0, packets;
+	struct weft_overlay *here = bpf_map_lookup_elem(&overlay, &zero);
+	struct packet outer = {};
+	int action = TCX_NEXT;
+	__u16 target = 0;
+
+	/* What cannot be read, or is not for this node's tunnels, is the kernel's. */
+	if (!here || parse(skb, &outer) != PARSE_OK || !is_wrapped(here, &outer))
+		return TCX_NEXT;
+	packets = segments(skb, &outer);
+	count(WEFT_COUNT_FROM_PEER, packets);
+	if (!sole_worker())
+		target = wrapped_target(skb, here, &outer);
+	if (punt(skb, WEFT_TAG_UPLINK, target, packets, false, false, 0, NULL, NULL, &action) ==
+	    PUNT_SENT) {
+		count(WEFT_COUNT_FROM_PEER_PUNTED, packets);
+		return action;
+	}
+	/* The kernel would answer that nobody listens. */
+	count(WEFT_COUNT_FROM_PEER_ORPHAN, packets);
+	return TCX_DROP;
+}
+
 /* Run by user space for a flow that it has opened and need not see any more. 0, or -1 without room. */
 SEC("syscall")
 int weft_enter(struct weft_opening *wanted)
@@ -150,6 +178,10 @@ int weft_injected(struct __sk_buff *skb)
 			count(WEFT_COUNT_INJECTED_REINGRESS, 1);
 			return reingress(skb, frame.ifindex);
 		}
+		if (frame.mode == WEFT_INJECT_NEIGH) {
+			count(WEFT_COUNT_INJECTED_UPLINK, 1);
+			return bpf_redirect_neigh(frame.ifindex, NULL, 0, 0);
+		}
 	}
 	count(WEFT_COUNT_INJECT_FOREIGN, 1);
 	return TCX_DROP;
@@ -166,7 +198,8 @@ int weft_punted(struct xdp_md *xdp)
 	int action;
 
 	if ((void *)(eth + 1) > (void *)(long)xdp->data_end ||
-	    (eth->h_source[0] != WEFT_TAG_FROM_POD && eth->h_source[0] != WEFT_TAG_TO_POD)) {
+	    (eth->h_source[0] != WEFT_TAG_FROM_POD && eth->h_source[0] != WEFT_TAG_TO_POD &&
+	     eth->h_source[0] != WEFT_TAG_UPLINK)) {
 		count(WEFT_COUNT_PUNT_FOREIGN, 1);
 		return XDP_DROP;
 	}
@@ -189,6 +222,10 @@ int weft_fail_open(struct __sk_buff *skb)
 		if (frame.tag == WEFT_TAG_TO_POD) {
 			count(WEFT_COUNT_FAILOPEN_PEER, merged(skb));
 			return into_pod(skb, frame.ifindex);
+		}
+		if (frame.tag == WEFT_TAG_UPLINK) {
+			count(WEFT_COUNT_FAILOPEN_UPLINK, merged(skb));
+			return TCX_DROP;
 		}
 	}
 	count(WEFT_COUNT_PUNT_FOREIGN, 1);

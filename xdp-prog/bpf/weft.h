@@ -26,7 +26,7 @@
 #define WEFT_CONST(name, value) enum { WEFT_##name = value };
 
 /* Layout version of every pinned map. A different one is refused, never converted. */
-WEFT_CONST(ABI, 5)
+WEFT_CONST(ABI, 6)
 /* On a frame that user space gave back: the pod's hook lets it pass unseen. "weft" in ASCII. */
 WEFT_CONST(MARK, 0x77656674)
 /* Workers, and so queues of the punt pair and slots of `xsks` and `heartbeat`. */
@@ -65,17 +65,24 @@ WEFT_CONST(MAX_BACKENDS, 131072)
 WEFT_CONST(MAGLEV_PACK, 32)
 WEFT_CONST(MAX_MAGLEV_PACKS, 524288)
 
+/* Peers, and ranges of their pods. */
+WEFT_CONST(MAX_PEERS, 4096)
+WEFT_CONST(MAX_RANGES, 16384)
+/* The first number of a tunnel, which stands where a pod's ifindex does: above all that a MAC carries. */
+WEFT_CONST(TUNNELS, 0xff0000)
+
 /* IPv6 extension headers that are followed to the ports: how many, and how many bytes of them. */
 WEFT_CONST(IP6_EXTENSIONS_MAX, 8)
 WEFT_CONST(IP6_EXTENSION_BYTES_MAX, 256)
 
 /*
  * Source MAC of a frame on the punt pair. Locally administered, unicast.
- *   punted:   [tag, ifindex (24 bit), target (16 bit)], big endian
+ *   punted:   [tag, ifindex (24 bit), target (16 bit)], big endian; at an uplink the packet is still wrapped
  *   injected: [WEFT_TAG_FROM_POD, ifindex (24 bit), mode, 0]
  */
 WEFT_CONST(TAG_FROM_POD, 0x06)
 WEFT_CONST(TAG_TO_POD, 0x0a)
+WEFT_CONST(TAG_UPLINK, 0x0e)
 /*
  * MAC of weft0, "weft" behind a locally administered unicast byte: its upper four bytes and its lower two.
  * The destination of frames that user space has made itself.
@@ -86,8 +93,9 @@ WEFT_CONST(WEFT0_MAC_LOW, 0x7400)
 WEFT_CONST(INJECT_PEER, 1)
 /* Back to where it was punted from, as if Weft had never touched it; or, made by user space, as if the pod had sent it. */
 WEFT_CONST(INJECT_REINGRESS, 2)
-/* Reserved: into the node's own stack; to a neighbour of the uplink. Dropped until they exist. */
+/* Reserved: into the node's own stack. Dropped until it exists. */
 WEFT_CONST(INJECT_STACK, 3)
+/* Out of the uplink `ifindex`, by the kernel's routes and neighbours. */
 WEFT_CONST(INJECT_NEIGH, 4)
 
 /* Bits of weft_pod.flags. */
@@ -184,6 +192,26 @@ struct weft_endpoint {
 	__u32 flags;
 };
 
+/* overlay[0]: where wrapped packets for this node go. */
+struct weft_overlay {
+	struct weft_addr node4; /* unspecified: not by that family */
+	struct weft_addr node6;
+	__be16 port; /* of UDP; 0: there is no overlay */
+	__u8 encap; /* 0: GENEVE, 1: VXLAN */
+	__u8 pad[5];
+};
+
+/* peers[address on the underlay] and ranges[pods' addresses]: the number of the tunnel. */
+struct weft_tunnel {
+	__u32 port;
+};
+
+/* ranges[key], by longest prefix. */
+struct weft_range {
+	__u32 bits; /* of all 128 */
+	struct weft_addr addr;
+};
+
 /* services[key]: one per VIP, port and protocol, and one wildcard (port 0, proto 0) per VIP. */
 struct weft_service_key {
 	struct weft_addr vip;
@@ -232,7 +260,7 @@ struct weft_flow_key {
 	struct weft_addr dst;
 	__be16 sport;
 	__be16 dport;
-	__u32 ifindex; /* the pod's veth: the sender's (FromPod), the receiver's (ToPod) */
+	__u32 ifindex; /* the pod's veth: the sender's (FromPod), the receiver's (ToPod); the tunnel of a peer's pod */
 	__u8 proto;
 	__u8 pad[3];
 };
@@ -320,6 +348,13 @@ WEFT_OFFSET(pod_state, gateway, 14)
 WEFT_SIZE(endpoint, 8)
 WEFT_OFFSET(endpoint, ifindex, 0)
 WEFT_OFFSET(endpoint, flags, 4)
+WEFT_SIZE(overlay, 40)
+WEFT_OFFSET(overlay, node6, 16)
+WEFT_OFFSET(overlay, port, 32)
+WEFT_OFFSET(overlay, encap, 34)
+WEFT_SIZE(tunnel, 4)
+WEFT_SIZE(range, 20)
+WEFT_OFFSET(range, addr, 4)
 WEFT_SIZE(service_key, 20)
 WEFT_OFFSET(service_key, vip, 0)
 WEFT_OFFSET(service_key, port, 16)
@@ -386,7 +421,8 @@ WEFT_OFFSET(reverse, flags, 18)
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
  *   from_pod = from_pod_kernel + from_pod_punted + from_pod_forwarded + from_pod_orphan + malformed + src_spoof + punt_rate
  *   to_pod   = to_pod_kernel + to_pod_punted + to_pod_orphan
- *   from_pod_punted + to_pod_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
+ *   from_peer = from_peer_punted + from_peer_orphan
+ *   from_pod_punted + to_pod_punted + from_peer_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
 #define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
 enum weft_counter {
@@ -402,6 +438,9 @@ WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
 WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
 WEFT_COUNTER(TO_POD_ORPHAN, "of those, dropped or reset: their connections ended in a worker that does not step")
+WEFT_COUNTER(FROM_PEER, "wrapped packets that came to this node by an uplink")
+WEFT_COUNTER(FROM_PEER_PUNTED, "of those, sent to user space")
+WEFT_COUNTER(FROM_PEER_ORPHAN, "of those, dropped: there is no worker that steps")
 WEFT_COUNTER(BULK_PUNTED, "of the packets sent to user space, those in large ones by the bulk lane")
 WEFT_COUNTER(BULK_FRAMES, "those large packets")
 WEFT_COUNTER(STALE, "packets left to the kernel because their worker's heartbeat is stale")
@@ -411,10 +450,12 @@ WEFT_COUNTER(SRC_SPOOF, "dropped: source address that is not the pod's")
 WEFT_COUNTER(PUNT_RATE, "dropped: the pod is above its punt rate")
 WEFT_COUNTER(INJECTED_PEER, "frames of user space put into a pod")
 WEFT_COUNTER(INJECTED_REINGRESS, "frames of user space given back to the kernel")
+WEFT_COUNTER(INJECTED_UPLINK, "frames of user space sent out of an uplink")
 WEFT_COUNTER(INJECT_FOREIGN, "dropped at weft0: not a frame that user space encoded")
 WEFT_COUNTER(XSK_REDIRECTED, "punted frames handed to an AF_XDP socket")
 WEFT_COUNTER(XSK_ABSENT, "punted frames of a queue without a socket")
 WEFT_COUNTER(FAILOPEN_REINGRESS, "of those, given back to the kernel at the sender's veth")
+WEFT_COUNTER(FAILOPEN_UPLINK, "of those, dropped: they came wrapped, and only user space unwraps")
 WEFT_COUNTER(FAILOPEN_PEER, "of those, put into the pod they were on their way to")
 WEFT_COUNTER(PUNT_FOREIGN, "dropped at weft1: not a punted frame")
 	WEFT_COUNTERS

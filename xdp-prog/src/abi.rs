@@ -17,6 +17,7 @@ const _: () = {
     assert!(IP6_EXTENSIONS_MAX as usize == ipv6::EXTENSIONS_MAX);
     assert!(IP6_EXTENSION_BYTES_MAX as usize == ipv6::EXTENSION_BYTES_MAX);
     assert!(HELD_MS as u128 == timeouts::LEAVING.as_millis());
+    assert!(TUNNELS == weft_datapath::TUNNELS);
 };
 
 /// `struct weft_config`.
@@ -69,6 +70,32 @@ pub(crate) struct PodState {
 pub(crate) struct Endpoint {
     pub(crate) ifindex: u32,
     pub(crate) flags: u32,
+}
+
+/// `struct weft_overlay`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Overlay {
+    pub(crate) node4: [u8; 16],
+    pub(crate) node6: [u8; 16],
+    pub(crate) port: U16,
+    pub(crate) encap: u8,
+    pub(crate) pad: [u8; 5],
+}
+
+/// `struct weft_tunnel`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Tunnel {
+    pub(crate) port: u32,
+}
+
+/// `struct weft_range`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Range {
+    pub(crate) bits: u32,
+    pub(crate) addr: [u8; 16],
 }
 
 /// `struct weft_service_key`.

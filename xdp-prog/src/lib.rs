@@ -41,8 +41,8 @@ pub use owned::{
 };
 pub use steering::{
     Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastFlow, FastLookup, FastPath,
-    Heartbeat, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey, Steering, SteeringConfig,
-    try_programs,
+    Heartbeat, OverlayEntries, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey, Steering,
+    SteeringConfig, try_programs,
 };
 pub use xsk::{
     Ready, RingOccupancy, SocketProbe, XdpStatistics, XskConfig, XskError, XskFrame, XskIo, XskMode,

@@ -182,7 +182,7 @@ pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, OwnedError> {
     let foreign = pair_is_foreign(pin_dir)?; // Asked while our own link still answers for it.
     let mut files = pin_files(pin_dir)?;
     files.sort_by_key(|(_, name)| match parse_link_file(name) {
-        Some((link_names::FROM_POD, _)) => 0,
+        Some((link_names::FROM_POD | link_names::FROM_PEER, _)) => 0,
         Some((link_names::TO_POD, _)) => 1,
         Some(_) => 2,
         None => 3,
@@ -208,6 +208,7 @@ fn map_kind(map: &MapHandle) -> String {
         MapType::Hash => "hash".to_owned(),
         MapType::PercpuArray => "percpu_array".to_owned(),
         MapType::Xskmap => "xskmap".to_owned(),
+        MapType::LpmTrie => "lpm_trie".to_owned(),
         other => format!("{other:?}"),
     }
 }

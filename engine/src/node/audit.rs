@@ -100,7 +100,7 @@ struct Side {
 
 impl Reading {
     /// Both sides of every equation.
-    fn sides(&self) -> [Side; 6] {
+    fn sides(&self) -> [Side; 7] {
         let hooks = |counter: Counter| self.hooks[counter];
         let workers = self.workers;
         [
@@ -125,9 +125,17 @@ impl Reading {
                     + hooks(Counter::ToPodOrphan),
             },
             Side {
+                name: "from peers = punted + orphaned",
+                in_flight_max: 0,
+                left: hooks(Counter::FromPeer),
+                right: hooks(Counter::FromPeerPunted) + hooks(Counter::FromPeerOrphan),
+            },
+            Side {
                 name: "punted = to sockets + without socket + lost on the pair + bulk",
                 in_flight_max: VETH_RING * workers,
-                left: hooks(Counter::FromPodPunted) + hooks(Counter::ToPodPunted),
+                left: hooks(Counter::FromPodPunted)
+                    + hooks(Counter::ToPodPunted)
+                    + hooks(Counter::FromPeerPunted),
                 right: hooks(Counter::XskRedirected)
                     + hooks(Counter::XskAbsent)
                     + self.punt_lost
@@ -146,11 +154,12 @@ impl Reading {
                 right: self.engine.bulk + self.bulk_lost,
             },
             Side {
-                name: "transmitted = into pods + to kernel + lost on the pair",
+                name: "transmitted = into pods + to kernel + out of uplinks + lost on the pair",
                 in_flight_max: TRANSMIT * workers,
                 left: self.engine.transmitted(),
                 right: hooks(Counter::InjectedPeer)
                     + hooks(Counter::InjectedReingress)
+                    + hooks(Counter::InjectedUplink)
                     + self.inject_lost
                     + self.invalid,
             },

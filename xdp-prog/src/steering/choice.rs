@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use weft_datapath::{Address, BackendPath, MaglevTable, Protocol, ServicePort, SlotRef, Stage};
+use weft_datapath::{
+    Address, BackendPath, MaglevTable, Protocol, ServicePort, SlotRef, Stage, TUNNELS,
+};
 use zerocopy::FromZeros;
 use zerocopy::byteorder::big_endian::U16;
 
@@ -43,8 +45,9 @@ impl Choice {
         let backends = port.backends().iter().map(|backend| ChoiceBackend {
             end: (backend.address, backend.port),
             ifindex: match backend.path {
-                BackendPath::Pod { ifindex } => ifindex,
-                BackendPath::Kernel => 0,
+                // What goes to a peer is the engine's to wrap.
+                BackendPath::Pod { ifindex } if ifindex < TUNNELS => ifindex,
+                BackendPath::Pod { .. } | BackendPath::Kernel => 0,
             },
             slot: port.dependence(backend),
         });

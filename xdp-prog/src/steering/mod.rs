@@ -29,6 +29,7 @@ mod counters;
 mod fast;
 pub(crate) mod flow_table;
 mod heartbeat;
+mod overlay;
 mod pinned;
 mod pins;
 mod pods;
@@ -40,6 +41,7 @@ pub use choice::{Choice, ChoiceBackend};
 pub use counters::Counters;
 pub use fast::{Adopted, FastFlow, FastLookup};
 pub use heartbeat::Heartbeat;
+pub use overlay::OverlayEntries;
 pub use pins::{Pin, PinOutcome, PinWriter};
 pub use pods::PodEntry;
 pub use sync::{Changes, ServiceKey};
@@ -52,6 +54,7 @@ pub(crate) mod link_names {
     pub(crate) const INJECTED: &str = "injected";
     pub(crate) const PUNTED: &str = "punted";
     pub(crate) const FAIL_OPEN: &str = "fail_open";
+    pub(crate) const FROM_PEER: &str = "from_peer";
 }
 
 /// What the steering needs to know before it loads.
@@ -165,6 +168,9 @@ pub struct Steering {
     pods: TypedMap<u32, abi::Pod>,
     pod_state: TypedMap<u32, abi::PodState>,
     endpoints: TypedMap<[u8; 16], abi::Endpoint>,
+    overlay: TypedMap<u32, abi::Overlay>,
+    peers: TypedMap<[u8; 16], abi::Tunnel>,
+    ranges: TypedMap<abi::Range, abi::Tunnel>,
     services: TypedMap<abi::ServiceKey, abi::Service>,
     pins: TypedMap<abi::FlowKey, abi::FlowValue>,
     reverse: TypedMap<abi::ServiceKey, abi::Reverse>,
@@ -251,6 +257,9 @@ impl Steering {
         pin(&mut open.maps.pods, "pods")?;
         pin(&mut open.maps.pod_state, "pod_state")?;
         pin(&mut open.maps.endpoints, "endpoints")?;
+        pin(&mut open.maps.overlay, "overlay")?;
+        pin(&mut open.maps.peers, "peers")?;
+        pin(&mut open.maps.ranges, "ranges")?;
         pin(&mut open.maps.services, "services")?;
         pin(&mut open.maps.pins, "pins")?;
         pin(&mut open.maps.xsks, "xsks")?;
@@ -280,6 +289,9 @@ impl Steering {
             pods: typed(&skel.maps.pods)?,
             pod_state: typed(&skel.maps.pod_state)?,
             endpoints: typed(&skel.maps.endpoints)?,
+            overlay: typed(&skel.maps.overlay)?,
+            peers: typed(&skel.maps.peers)?,
+            ranges: typed(&skel.maps.ranges)?,
             services: typed(&skel.maps.services)?,
             pins: typed(&skel.maps.pins)?,
             reverse: typed(&skel.maps.reverse)?,

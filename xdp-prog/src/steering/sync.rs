@@ -136,7 +136,7 @@ impl Steering {
 }
 
 /// Inserts what is missing or different, then removes what is not wanted.
-fn sync<K, V>(map: &TypedMap<K, V>, wanted: HashMap<K, V>) -> Result<Changes, MapError>
+pub(super) fn sync<K, V>(map: &TypedMap<K, V>, wanted: HashMap<K, V>) -> Result<Changes, MapError>
 where
     K: Plain + Eq + std::hash::Hash,
     V: Plain + PartialEq,

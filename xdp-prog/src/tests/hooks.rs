@@ -327,10 +327,13 @@ fn weft0_takes_only_what_user_space_encoded() {
         made[..6].copy_from_slice(&steering.config.pair.weft0_mac);
         assert_eq!(run(injected, &made, at_weft0).data, syn4());
 
+        // Out of an uplink: to whom is for the kernel's routes to say.
+        let uplink = with_source([6, a, b, c, 4, 0]);
+        assert_eq!(run(injected, &uplink, at_weft0).action, REDIRECT);
+
         for mac in [
             POD_MAC,
             [6, a, b, c, 3, 0],
-            [6, a, b, c, 4, 0],
             [6, 0, 0, 0, 1, 0],
             [0x0a, a, b, c, 1, 0],
         ] {
@@ -343,6 +346,7 @@ fn weft0_takes_only_what_user_space_encoded() {
         let counters = steering.counters().unwrap();
         assert_eq!(counters[Counter::InjectedPeer], 1);
         assert_eq!(counters[Counter::InjectedReingress], 2);
-        assert_eq!(counters[Counter::InjectForeign], 5);
+        assert_eq!(counters[Counter::InjectedUplink], 1);
+        assert_eq!(counters[Counter::InjectForeign], 4);
     });
 }

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What comes by an uplink: wrapped packets of peers. Whether they are right is the engine's to say, which unwraps them. */
+#ifndef WEFT_UPLINK_H
+#define WEFT_UPLINK_H
+
+#include "icmp.h"
+#include "maps.h"
+#include "parse.h"
+#include "steer.h"
+
+#define TUNNEL_HEADER 8 /* GENEVE's without options, and VXLAN's */
+#define GENEVE_OPTIONS 0x3f /* their length in words (RFC 8926, 3.4) */
+#define ENCAP_GENEVE 0
+
+/* Whether the packet is one of a tunnel that ends here. */
+static __always_inline bool is_wrapped(const struct weft_overlay *here, const struct packet *outer)
+{
+	const struct weft_addr *node = outer->v6 ? &here->node6 : &here->node4;
+
+	return here->port && outer->ports && outer->proto == IPPROTO_UDP && outer->dport == here->port &&
+	       same_addr(&outer->dst, node);
+}
+
+/* The owner of the flow that the wrapped packet is of, or a hash of its source, as of a pod's. */
+static __always_inline __u16 wrapped_target(struct __sk_buff *skb, const struct weft_overlay *here,
+					    const struct packet *outer)
+{
+	struct weft_tunnel *tunnel = bpf_map_lookup_elem(&peers, &outer->src);
+	__u32 offset = outer->payload;
+	struct weft_flow_value *flow;
+	struct packet inner = {};
+	__u8 header, type;
+	__be16 ethertype;
+
+	if (!tunnel || bpf_skb_load_bytes(skb, offset, &header, sizeof(header)))
+		return 0;
+	if (here->encap == ENCAP_GENEVE)
+		offset += (header & GENEVE_OPTIONS) * 4;
+	offset += TUNNEL_HEADER + ETH_HLEN;
+	if (bpf_skb_load_bytes(skb, offset - sizeof(ethertype), &ethertype, sizeof(ethertype)))
+		return 0;
+	if (read_ports(skb, offset, ethertype == bpf_htons(ETH_P_IPV6), &inner)) {
+		if (inner.fragment) {
+			inner.sport = 0; /* As the later ones. */
+			return source_hash(&inner);
+		}
+		flow = pin(&inner, tunnel->port);
+		return flow ? flow->owner : source_hash(&inner);
+	}
+	if (!inner.fragment && !bpf_skb_load_bytes(skb, inner.l4, &type, sizeof(type))) {
+		inner.icmp = inner.l4;
+		if (is_error(inner.proto, inner.v6, type)) {
+			flow = quoted_pin(skb, &inner, tunnel->port);
+			if (flow)
+				return flow->owner;
+		}
+	}
+	return source_hash(&inner);
+}
+
+#endif /* WEFT_UPLINK_H */

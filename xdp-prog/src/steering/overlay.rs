@@ -1,0 +1,98 @@
+//! The overlay: where wrapped packets come in, and whose pods are where.
+
+use std::fs;
+
+use weft_datapath::{Address, Encapsulation, Prefix};
+use zerocopy::byteorder::big_endian::U16;
+
+use crate::abi;
+use crate::links::{Attach, attach_pinned, detach_pinned, link_path, parse_link_file};
+
+use super::link_names::FROM_PEER;
+use super::sync::sync;
+use super::{Error, Steering, key};
+
+/// What the hooks know of the overlay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OverlayEntries {
+    /// This node's addresses on the underlay, one a family at most; without one there is no overlay.
+    pub nodes: Vec<Address>,
+    /// How packets are wrapped.
+    pub encapsulation: Encapsulation,
+    /// The UDP port that wrapped packets go to.
+    pub port: u16,
+    /// The peers' addresses on the underlay, and their tunnels' numbers.
+    pub peers: Vec<(Address, u32)>,
+    /// The peers' pods, and the tunnels that lead there.
+    pub ranges: Vec<(Prefix, u32)>,
+}
+
+impl Steering {
+    /// Makes the overlay exactly this one. Packets to pods of peers are punted once it has returned, and wrapped ones
+    /// where the hook is [attached](Self::attach_uplink).
+    pub fn sync_overlay(&self, wanted: &OverlayEntries) -> Result<(), Error> {
+        let tunnel = |port: u32| abi::Tunnel { port };
+        let peers = wanted.peers.iter();
+        let peers = peers.map(|(address, port)| (key(address), tunnel(*port)));
+        sync(&self.peers, peers.collect())?;
+        let ranges = wanted.ranges.iter().map(|(prefix, port)| {
+            let range = abi::Range {
+                bits: prefix.bits().into(),
+                addr: key(&prefix.address()),
+            };
+            (range, tunnel(*port))
+        });
+        sync(&self.ranges, ranges.collect())?;
+        let node = |v4: bool| {
+            let found = wanted.nodes.iter().find(|node| node.is_v4() == v4);
+            found.map_or([0; 16], key)
+        };
+        let here = abi::Overlay {
+            node4: node(true),
+            node6: node(false),
+            port: U16::new(if wanted.nodes.is_empty() {
+                0
+            } else {
+                wanted.port
+            }),
+            encap: match wanted.encapsulation {
+                Encapsulation::Geneve => 0,
+                Encapsulation::Vxlan => 1,
+            },
+            pad: [0; 5],
+        };
+        self.overlay.insert(&0, &here)?;
+        Ok(())
+    }
+
+    /// Attaches the program of an uplink, or exchanges the one that is there.
+    pub fn attach_uplink(&self, ifindex: u32) -> Result<(), Error> {
+        let (dir, program) = (&self.config.pin_dir, &self.skel.progs.weft_from_peer);
+        attach_pinned(dir, FROM_PEER, Attach::TcxIngress, ifindex, program)?;
+        Ok(())
+    }
+
+    /// Takes the program off an uplink; no link, or no interface, is no error.
+    pub fn detach_uplink(&self, ifindex: u32) -> Result<(), Error> {
+        detach_pinned(&link_path(&self.config.pin_dir, FROM_PEER, ifindex))?;
+        Ok(())
+    }
+
+    /// Interfaces that hold a link of ours as an uplink, also from a run before.
+    pub fn attached_uplinks(&self) -> Result<Vec<u32>, Error> {
+        let dir = &self.config.pin_dir;
+        let error = |source| Error::PinDir {
+            path: dir.clone(),
+            source,
+        };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(dir).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            if let Some((FROM_PEER, ifindex)) = name.to_str().and_then(parse_link_file) {
+                found.push(ifindex);
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+}
