@@ -163,7 +163,10 @@ fn ends(frame: &[u8]) -> Option<(Address, Address, u8)> {
         Parsed::Flow(packet) => (packet.tuple().src, packet.tuple().dst),
         Parsed::Fragment(part) => (part.src(), part.dst()),
         Parsed::Icmp(message) => (message.src(), message.dst()),
-        Parsed::Other { why, .. } if why == Unflowed::Mapped => return None,
+        Parsed::Other {
+            why: Unflowed::Mapped,
+            ..
+        } => return None,
         Parsed::Other { src, dst, .. } => (src, dst),
     };
     let l3 = frame.get(ethernet::LEN..)?;
