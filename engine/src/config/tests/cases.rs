@@ -187,7 +187,7 @@ pub(super) const CASES: &[(&str, &str)] = &[
          \x20 { redirect = {}, matches = [{ path = { exact = \"/\", prefix = \"/\" }, method = \"G T\", headers = { \"a b\" = \"c\" } }] },\n]\n\
          [[service.routes]]\nname = \"q\"\nrules = []\n[service.http]\nhead_fields = 101\n",
         "node.toml:8: service[0].routes[0].hostnames[0]: \"-a\" is not a hostname: labels of a-z, 0-9 and -, with *. in front for a wildcard\n\
-         node.toml:10: service[0].routes[0].rules[0].backends[0]: there is no service \"t\" with exactly one TCP port\n\
+         node.toml:10: service[0].routes[0].rules[0].backends[0]: there is no service \"t\"\n\
          node.toml:12: service[0].routes[0].rules[2]: needs either `backends` or `redirect`\n\
          node.toml:12: service[0].routes[0].rules[2].matches[0].path.exact: \"a\" is not a path: it begins with / and has no query, fragment, empty or dot element\n\
          node.toml:13: service[0].routes[0].rules[3].redirect.status: 304 is not one of 301, 302, 303, 307, 308\n\
@@ -202,8 +202,8 @@ pub(super) const CASES: &[(&str, &str)] = &[
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
          [[service.routes]]\nname = \"r\"\nrules = [{ backends = [{ service = \"s\", port = 81 }, { service = \"s\", port = \"x\" }, { service = \"s\" }] }]\n",
-        "node.toml:8: service[0].routes[0].rules[0].backends[0]: there is no service \"s\" with TCP port 81\n\
-         node.toml:8: service[0].routes[0].rules[0].backends[1]: there is no service \"s\" with a TCP port \"x\"",
+        "node.toml:8: service[0].routes[0].rules[0].backends[0]: service \"s\" has no TCP port 81\n\
+         node.toml:8: service[0].routes[0].rules[0].backends[1]: service \"s\" has no TCP port \"x\"",
     ),
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
