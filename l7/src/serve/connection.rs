@@ -14,8 +14,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::relay::{Served, requests};
-use super::service::{Exec, Service};
+use super::service::Service;
 use super::sniff::detect;
+use super::streams::{Passing, Streams};
 use super::translate::exchange;
 use super::tunnel::{tcp, tunnel};
 use super::{BUFFER, WINDOW};
@@ -42,6 +43,8 @@ pub(super) struct Client {
     idle_since: Cell<Now>,
     /// For the next request: an alarm that is moved costs less than a new one.
     pub(super) spare: Cell<Deadline>,
+    /// Of HTTP/2: between a stream and its response's body.
+    pub(super) passing: Cell<Passing>,
     /// What the connection goes on as, once the response is out.
     pub(super) upgrade: RefCell<Option<(Lease, Recorder)>>,
 }
@@ -57,6 +60,7 @@ impl Client {
             underway: Cell::new(0),
             idle_since: Cell::new(now),
             spare: Cell::default(),
+            passing: Cell::default(),
             upgrade: RefCell::default(),
         }
     }
@@ -75,7 +79,7 @@ impl Client {
 }
 
 /// A request that is under way.
-pub(super) struct Underway(Rc<Client>);
+pub(super) struct Underway(pub(super) Rc<Client>);
 
 impl Drop for Underway {
     fn drop(&mut self) {
@@ -273,7 +277,8 @@ async fn http2<S: Stream>(
         }
     };
     let limits = &config.limits;
-    let mut builder = http2::Builder::new(Exec::of(service));
+    let streams = Streams::new(service, client, config.timeouts.stall);
+    let mut builder = http2::Builder::new(streams);
     builder
         .auto_date_header(false)
         .initial_stream_window_size(WINDOW)

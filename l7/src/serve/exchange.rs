@@ -86,7 +86,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
                 intake: Rc::default(),
                 lease: None,
                 deadline: Deadline::never(),
-                _underway: client.begin(),
+                underway: client.begin(),
             },
         }
     }
