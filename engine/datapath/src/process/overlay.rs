@@ -35,7 +35,7 @@ fn unwrapped(
     tables: &Tables,
     state: &mut State,
 ) -> Result<(), DropReason> {
-    let _ = unwrap(frame, uplink, tables.tunnels(), &state.ports)?;
+    let _ = unwrap(frame, uplink, tables, &state.ports)?;
     let tunnel = ingress(frame.bytes())?.ifindex;
     if let Some(mtu) = tables.mtu(tunnel) {
         clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);

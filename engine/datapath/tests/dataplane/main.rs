@@ -17,6 +17,7 @@ mod icmp;
 mod icmp_refused;
 mod leaving;
 mod midflow;
+mod overlay;
 mod pod_mtu;
 mod properties;
 mod quotas;
