@@ -325,11 +325,13 @@ const EPHEMERAL: Range<u16> = 61_000..65_535;
 
 /// Adds a flow; one in the way of its keys makes way if it is over.
 pub(crate) fn add(
-    flow: NewFlow,
+    mut flow: NewFlow,
     now: Now,
     tables: &Tables,
     state: &mut State,
 ) -> Result<FlowId, InsertError> {
+    let carries = |ifindex| tables.tunnels().carries(ifindex);
+    flow.leaves &= carries(flow.key.ifindex) && carries(flow.end.ifindex);
     match state.add(flow.clone()) {
         Err(bound @ (InsertError::Full | InsertError::Share | InsertError::ServiceShare)) => {
             if state.make_room(bound, &flow, now, tables) {

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::adopt::{FastEnds, FastFlows};
 use crate::affinity::AffinityTable;
-use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
+use crate::flow::{Flow, FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
 use crate::tunnel::Front;
@@ -214,17 +214,15 @@ impl State {
         self.opens = opens;
     }
 
-    /// Whether flows that are opened here are left to the hooks.
-    pub(crate) fn leaves(&self) -> bool {
-        self.fast.is_some() && self.opens == Opens::Engine
+    /// Whether a flow that is opened here is left to the hooks. Those of tunnels are opened nowhere else.
+    pub(crate) fn leaves(&self, flow: &Flow) -> bool {
+        let opens = self.opens == Opens::Engine || flow.is_tunnelled();
+        flow.leaves() && self.fast.is_some() && opens
     }
 
     /// Leaves the flow to the hooks, if it is one for them.
     pub(crate) fn leave(&mut self, id: FlowId) {
-        if !self.leaves() {
-            return;
-        }
-        let Some(flow) = self.flows.at(id).filter(|flow| flow.leaves()) else {
+        let Some(flow) = self.flows.at(id).filter(|flow| self.leaves(flow)) else {
             return;
         };
         let [client, answers] = [Direction::Forward, Direction::Reply].map(|way| flow.key(way));
@@ -329,7 +327,11 @@ impl State {
                 terminated,
             });
         }
-        self.leave(id);
+        // A tunnelled connection has segments to be clamped in both directions first.
+        let opening = self.flows.at(id).is_some_and(Flow::clamps);
+        if !opening {
+            self.leave(id);
+        }
         Ok(id)
     }
 

@@ -119,7 +119,7 @@ impl Node {
     pub(super) fn both_flows(&self) -> Result<(Vec<weft_datapath::Flow>, Vec<FastFlow>), Error> {
         let fast = self.control.kernel().fast_flows();
         let mut own = self.all_flows()?;
-        if self.launched.workers.fast_path == FastPath::Flows {
+        if self.launched.workers.fast_path != FastPath::Off {
             let keys: HashSet<FlowKey> = fast.iter().map(|flow| flow.key).collect();
             let left = |flow: &weft_datapath::Flow| {
                 let key = flow.key(Direction::Forward);

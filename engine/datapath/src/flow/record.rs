@@ -200,11 +200,19 @@ impl Flow {
         self.kind == FlowKind::Direct && self.state == FlowState::OneWay
     }
 
-    /// Whether the hooks may carry it on: both ends are pods of ours, and see each other by the VIP alone.
+    /// Whether the hooks may carry it on: both ends are pods of ours or of peers, and see each other by the VIP alone.
     pub fn leaves(&self) -> bool {
-        let here = |ifindex| ifindex != 0 && !is_tunnel(ifindex);
-        let pods = here(self.client_ifindex) && here(self.server_ifindex);
-        self.manners & LEAVES != 0 && pods && self.replies == Replies::ToClient
+        self.manners & LEAVES != 0 && self.server_ifindex != 0 && self.replies == Replies::ToClient
+    }
+
+    /// Whether one of its ends is a peer's pod.
+    pub(crate) fn is_tunnelled(&self) -> bool {
+        is_tunnel(self.client_ifindex) || is_tunnel(self.server_ifindex)
+    }
+
+    /// Whether its SYN and the answer to that are changed on their way, so that they must come by here.
+    pub(crate) fn clamps(&self) -> bool {
+        self.proto == Protocol::Tcp && self.is_tunnelled()
     }
 
     /// Whether datagrams for the hooks have paused for so long that none can be under way.

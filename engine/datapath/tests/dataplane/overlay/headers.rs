@@ -190,7 +190,7 @@ fn with_options(spec: &Spec, options: &[u8]) -> Vec<u8> {
     let v4 = frame[14] >> 4 == 4;
     let (l4, length_at) = if v4 { (34, 16) } else { (54, 18) };
     frame.splice(l4 + 20..l4 + 20, options.iter().copied());
-    frame[l4 + 12] = ((20 + options.len()) / 4 << 4) as u8;
+    frame[l4 + 12] = (((20 + options.len()) / 4) << 4) as u8;
     let length = u16::from_be_bytes([frame[length_at], frame[length_at + 1]]);
     let length = length + options.len() as u16;
     frame[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());

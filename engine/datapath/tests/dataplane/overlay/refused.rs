@@ -47,10 +47,12 @@ fn fix_header(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
+type Case = (DropReason, fn(&mut Vec<u8>));
+
 #[test]
 fn tun_01_each_fault_has_its_name() {
     let udp = UDP[0];
-    let cases: [(DropReason, fn(&mut Vec<u8>)); 14] = [
+    let cases: [Case; 14] = [
         (DropReason::TunnelVersion, |f| f[UDP[0] + 8] |= 0x40),
         (DropReason::GeneveOam, |f| f[UDP[0] + 9] |= 0x80),
         (DropReason::TunnelVni, |f| f[UDP[0] + 14] ^= 1),
