@@ -128,7 +128,7 @@ async fn relay<S: Stream>(
         .await
     };
     match forwarded {
-        Some(Ok((exchange, answered))) => pass(exchange, leg, answered, closes).await,
+        Some(Ok((exchange, answered))) => pass(exchange, leg, answered, closes, to_head).await,
         Some(Err(response)) => Box::pin(own(leg, response, closes, to_head)).await,
         None => Some(Served::Broken),
     }
@@ -234,6 +234,7 @@ async fn pass<S: Stream>(
     client: &mut Leg<S>,
     answered: Answered<S>,
     closes: bool,
+    to_head: bool,
 ) -> Option<Served> {
     let Answered {
         head,
@@ -250,7 +251,7 @@ async fn pass<S: Stream>(
         Ok(parts) => parts,
         Err(detail) => {
             let response = exchange.fail((Flag::UpstreamProtocol, Some(detail)));
-            return Box::pin(own(client, response, closes, false)).await;
+            return Box::pin(own(client, response, closes, to_head)).await;
         }
     };
     let body = leg.state().body();
