@@ -3,7 +3,7 @@
 //!
 //! What takes more than that is hyper's: HTTP/1.0, upgrades, `Expect`, and endpoints that speak HTTP/2.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::{Pin, pin};
@@ -115,8 +115,9 @@ async fn relay<S: Stream>(
     };
     let forwarded = {
         let leg = RefCell::new(&mut *leg);
+        let unsent = Cell::new(None);
         let attempt = async |exchange: &Exchange<'_, S>, lease, asked: &mut Asked, retried| {
-            attempt(exchange, &leg, lease, asked, retried).await
+            attempt(exchange, &leg, &unsent, lease, asked, retried).await
         };
         let mut forward = pin!(exchange.forward(&rule, asked, None, codec, attempt));
         poll_fn(|cx| match forward.as_mut().poll(cx) {
@@ -134,10 +135,12 @@ async fn relay<S: Stream>(
     }
 }
 
-/// Sends the request over a connection, and waits for the response's head.
+/// Sends the request over a connection, and waits for the response's head. `unsent` keeps what has been read of it, if it is to be
+/// sent once more and nothing of it was.
 async fn attempt<S: Stream>(
     exchange: &Exchange<'_, S>,
     client: &RefCell<&mut Leg<S>>,
+    unsent: &Cell<Option<Pump>>,
     lease: Lease,
     asked: &mut Asked,
     retried: bool,
@@ -150,9 +153,12 @@ async fn attempt<S: Stream>(
     let again = lease.reused && !retried;
     let body = client.borrow().state().body();
     let to_head = asked.parts.method == Method::HEAD;
-    exchange.host(&mut asked.parts.headers, &asked.authority, Protocol::Http1);
-    let mut up = Pump::new(body == Body::Chunked);
-    message::write_request(&mut up.buffer, &asked.parts, up.chunked);
+    let mut up = unsent.take().unwrap_or_else(|| {
+        exchange.host(&mut asked.parts.headers, &asked.authority, Protocol::Http1);
+        let mut up = Pump::new(body == Body::Chunked);
+        message::write_request(&mut up.buffer, &asked.parts, up.chunked);
+        up
+    });
     leg.state().await_response(to_head);
     let before = leg.state().read();
     let head = poll_fn(|cx| {
@@ -184,8 +190,10 @@ async fn attempt<S: Stream>(
         Err(failure) => {
             let state = leg.state();
             let silent = state.read() == before && state.failed().is_none();
-            let harmless = !up.began || (is_idempotent(&asked.parts.method) && body == Body::None);
-            if failure == CLOSED && again && silent && harmless {
+            let bare = is_idempotent(&asked.parts.method) && body == Body::None;
+            if failure == CLOSED && again && (!up.began || (silent && bare)) {
+                // What has been read of a body is not there to be read again.
+                unsent.set((!up.began).then_some(up));
                 return Err(Attempt::Again);
             }
             Err(Attempt::Failed(match failure == CLOSED {
