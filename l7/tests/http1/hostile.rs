@@ -1,6 +1,7 @@
 //! Clients and endpoints that mean harm, where the relay and hyper meet, and where one message could become part of another.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use weft_l7::upstream::BackendConfig;
 use weft_l7::{ServiceConfig, Source};
@@ -17,6 +18,66 @@ fn node(backend: BackendConfig) -> ServiceConfig {
 fn post(path: &str, body: &str) -> String {
     let length = body.len();
     format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+/// The paths of the requests that have come as a whole.
+fn whole(seen: &str) -> impl Iterator<Item = &str> {
+    let mut rest = seen;
+    std::iter::from_fn(move || {
+        let (head, body) = rest.split_once("\r\n\r\n")?;
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split('\r').next().unwrap().parse().unwrap());
+        rest = match head.contains("chunked") {
+            true => body.split_once("0\r\n\r\n")?.1,
+            false => body.get(length..)?,
+        };
+        head.split(' ').nth(1)
+    })
+}
+
+/// Answers what has come to each endpoint, as often as something comes; what each connection was sent.
+struct Answering {
+    endpoints: Vec<(Peer, String, usize)>,
+}
+
+impl Answering {
+    fn new() -> Self {
+        Self {
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// Lets all happen that can, with this answer to each head.
+    fn settle(&mut self, world: &mut World, answer: impl Fn(&str) -> String) {
+        loop {
+            world.run();
+            while let Some((_, stream)) = world.network.borrow_mut().opened.pop_front() {
+                self.endpoints.push((Peer(stream), String::new(), 0));
+            }
+            let mut moved = false;
+            for (peer, seen, answered) in &mut self.endpoints {
+                let Ok(Some(more)) = peer.0.read_now() else {
+                    continue;
+                };
+                seen.push_str(&String::from_utf8_lossy(&more));
+                for path in whole(seen).skip(*answered) {
+                    let _ = peer.0.write_now(answer(path).as_bytes());
+                    *answered += 1;
+                    moved = true;
+                }
+                moved |= !more.is_empty();
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn seen(&self) -> Vec<&str> {
+        self.endpoints.iter().map(|(_, seen, _)| &**seen).collect()
+    }
 }
 
 #[test]
@@ -88,4 +149,141 @@ fn what_comes_before_anything_was_sent_is_no_answer() {
     endpoint.send(ok("two"));
     world.run();
     assert_eq!(client.read(), ok("two"));
+}
+
+/// Requests for the relay and for hyper, one behind another, cut at every byte: all see the same.
+#[test]
+fn requests_are_the_same_wherever_they_are_cut() {
+    let upgrade = "GET /6 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let last = "POST /8 HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+    let expect =
+        "PUT /4 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nyes";
+    let chunked = "POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n003;x=y\r\nabc\r\n0\r\n\r\n";
+    for tail in [
+        expect.to_owned() + &get("/5") + upgrade + &get("/7") + last,
+        upgrade.to_owned() + &post("/5", "b") + last,
+        last.to_owned(),
+        get("/5") + "GET /bad HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ] {
+        let sent = get("/1") + &post("/2", "body") + chunked + &tail + &get("/smuggled");
+        let mut whole = None;
+        for cut in 0..sent.len() {
+            let mut world = World::new(service());
+            let (mut client, mut endpoints) = (world.client(), Answering::new());
+            let answer = |path: &str| ok(path);
+            client.send(&sent[..cut]);
+            endpoints.settle(&mut world, answer);
+            let mut got = client.read();
+            client.send(&sent[cut..]);
+            endpoints.settle(&mut world, answer);
+            world.pass(Duration::from_secs(2));
+            got += &String::from_utf8_lossy(
+                &client.0.read_now().unwrap_or_default().unwrap_or_default(),
+            );
+            assert!(
+                endpoints
+                    .seen()
+                    .iter()
+                    .all(|seen| !seen.contains("smuggled"))
+            );
+            // How much of a chunk came at once is not the message's.
+            let normal = |text: &str| {
+                text.replace("1\r\na\r\n2\r\nbc", "3\r\nabc")
+                    .replace("2\r\nab\r\n1\r\nc", "3\r\nabc")
+            };
+            let seen: Vec<String> = endpoints.seen().into_iter().map(normal).collect();
+            // The node may have said "continue" or not, as the body was there or not.
+            let got = got.replace("HTTP/1.1 100 Continue\r\n\r\n", "");
+            let (seen_before, got_before) = whole.get_or_insert((seen.clone(), got.clone()));
+            assert_eq!(
+                (&*seen_before, &*got_before),
+                (&seen, &got),
+                "cut at {cut}: {:?}",
+                &sent[..cut]
+            );
+            drop(client);
+            world.run();
+            assert_eq!(
+                (world.stage.connections(SERVICE), world.stage.tasks(SERVICE)),
+                (0, 0)
+            );
+        }
+    }
+}
+
+#[test]
+fn responses_are_the_same_wherever_they_are_cut() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n";
+    for (method, sent, next) in [
+        ("GET", early.to_owned() + &ok("body"), true),
+        ("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n003;x=y\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n".to_owned(), true),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".to_owned(), true),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n".to_owned(), true),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\npoison".to_owned(), false),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison".to_owned(), false),
+        ("GET", ok("body") + "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", false),
+        ("GET", "HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nxpoison".to_owned(), false),
+    ] {
+        let mut whole = None;
+        for cut in 0..sent.len() {
+            let mut world = World::new(node(backend(1)));
+            let mut client = world.client();
+            client.send(format!("{method} /1 HTTP/1.1\r\nHost: a\r\n\r\n"));
+            let mut endpoint = world.opened();
+            endpoint.read();
+            endpoint.send(&sent[..cut]);
+            world.run();
+            // What was whole with the first part may have been the last that was wanted.
+            let _ = endpoint.0.write_now(&sent.as_bytes()[cut..]);
+            world.run();
+            let got = client.read().replace("1\r\na\r\n2\r\nbc", "3\r\nabc").replace("2\r\nab\r\n1\r\nc", "3\r\nabc");
+            assert!(!got.contains("poison"), "cut at {cut}: {got:?}");
+            let before = whole.get_or_insert(got.clone());
+            assert_eq!(*before, got, "cut at {cut}");
+            let mut second = world.client();
+            second.send(get("/2"));
+            world.run();
+            let reused = world.network.borrow().connects == 1;
+            assert_eq!(reused, next, "cut at {cut} of {sent:?}");
+            let mut endpoint = if reused { endpoint } else { world.opened() };
+            endpoint.send(ok("two"));
+            world.run();
+            assert_eq!(second.read(), ok("two"), "cut at {cut} of {sent:?}");
+        }
+    }
+}
+
+/// Wherever a client breaks off, or an endpoint's answer does, the connection to the endpoint is nobody else's.
+#[test]
+fn what_is_broken_off_leaves_no_connection_to_others() {
+    let request = post("/1", "some body");
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n0\r\n\r\n";
+    for sent in 0..request.len() {
+        for answered in [0, 20, response.len() - 8, response.len()] {
+            let mut world = World::new(node(backend(1)));
+            let mut client = world.client();
+            client.send(&request[..sent]);
+            world.run();
+            let opened = world.network.borrow_mut().opened.pop_front();
+            let Some((_, stream)) = opened else {
+                continue;
+            };
+            let mut endpoint = Peer(stream);
+            endpoint.send(&response[..answered]);
+            world.run();
+            client.0.faults().fail(ErrorKind::ConnectionReset);
+            world.run();
+            assert!(
+                endpoint.is_reset() || endpoint.is_ended(),
+                "{sent}, {answered}"
+            );
+            let mut second = world.client();
+            second.send(get("/2"));
+            let mut other = world.opened();
+            assert!(other.read().starts_with("GET /2 "));
+            other.send(ok("two"));
+            world.run();
+            assert_eq!(second.read(), ok("two"));
+        }
+    }
 }
