@@ -267,7 +267,7 @@ async fn pass<S: Stream>(
         || parts.version == Version::HTTP_10
         || body == Body::UntilEnd;
     let chunked = matches!(body, Body::Chunked | Body::UntilEnd);
-    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::pass_response(parts.status, &mut parts.headers);
     // Whatever keeps the rest from its client is the client's doing, until it turns out otherwise.
     exchange.tail.recorder.note(|record| {
         record.status = parts.status.as_u16();

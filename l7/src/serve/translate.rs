@@ -157,7 +157,7 @@ impl<S: Stream> Exchange<'_, S> {
         if switches && (!upgrade || protocol.is_none()) {
             return self.fail((Flag::UpstreamProtocol, Some("upgrade")));
         }
-        headers::remove_hop_by_hop(&mut parts.headers);
+        headers::pass_response(parts.status, &mut parts.headers);
         parts.extensions.clear();
         parts.version = Version::HTTP_11;
         self.tail.recorder.note(|record| {

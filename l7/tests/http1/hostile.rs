@@ -151,6 +151,21 @@ fn what_comes_before_anything_was_sent_is_no_answer() {
     assert_eq!(client.read(), ok("two"));
 }
 
+#[test]
+fn a_204_says_no_length() {
+    for expect in ["", "Expect: 100-continue\r\n"] {
+        let mut world = World::new(service());
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{expect}\r\n");
+        let answer = "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        let (mut client, _, _) = world.exchange(&request, answer);
+        assert_eq!(
+            client.read(),
+            "HTTP/1.1 204 No Content\r\nx: y\r\n\r\n",
+            "{expect}"
+        );
+    }
+}
+
 /// Requests for the relay and for hyper, one behind another, cut at every byte: all see the same.
 #[test]
 fn requests_are_the_same_wherever_they_are_cut() {
