@@ -287,8 +287,12 @@ impl<'x, S: Stream> Exchange<'x, S> {
             true => Source::Client,
             false => self.config.source,
         };
+        let own = source == Source::Client;
+        if own {
+            self.client.owns.set(true);
+        }
         let key = Key {
-            client: (source == Source::Client).then_some(self.client.meta.client),
+            client: own.then_some(self.client.meta.client),
             codec,
         };
         let request = ConnectRequest {

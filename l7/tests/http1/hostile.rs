@@ -166,6 +166,18 @@ fn a_204_says_no_length() {
     }
 }
 
+#[test]
+fn amb_08_a_clients_own_connections_go_with_it_where_others_are_everybodys() {
+    let mut own = backend(1);
+    own.endpoints[0].sees_client = true;
+    let mut world = World::new(node(own));
+    let (client, mut endpoint, _) = world.exchange(&get("/"), &ok("x"));
+    drop(client);
+    world.run();
+    assert!(endpoint.is_ended());
+    assert_eq!(world.stage.tasks(SERVICE), 0);
+}
+
 /// Requests for the relay and for hyper, one behind another, cut at every byte: all see the same.
 #[test]
 fn requests_are_the_same_wherever_they_are_cut() {
