@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use weft_l7::upstream::BackendConfig;
+use weft_l7::upstream::{BackendConfig, BackendLimits};
 use weft_l7::{ServiceConfig, Source};
 
 use crate::support::*;
@@ -176,6 +176,36 @@ fn amb_08_a_clients_own_connections_go_with_it_where_others_are_everybodys() {
     world.run();
     assert!(endpoint.is_ended());
     assert_eq!(world.stage.tasks(SERVICE), 0);
+}
+
+#[test]
+fn one_who_waits_for_an_endpoint_that_goes_gets_another() {
+    let limits = BackendLimits {
+        connections: 1,
+        ..BackendLimits::default()
+    };
+    let with = |from: usize, to: usize| {
+        let mut backend = backend(2);
+        backend.limits = limits;
+        backend.endpoints = backend.endpoints[from..to].to_vec();
+        node(backend)
+    };
+    let mut world = World::new(with(0, 1));
+    let (mut first, mut second) = (world.client(), world.client());
+    first.send(get("/1"));
+    let mut endpoint = world.opened();
+    second.send(get("/2"));
+    world.run();
+    world.stage.configure(SERVICE, with(1, 2).into());
+    endpoint.send(ok("one"));
+    world.run();
+    assert_eq!(first.read(), ok("one"));
+    let (request, stream) = world.network.borrow_mut().opened.pop_front().unwrap();
+    assert_eq!(request.endpoint, address(2));
+    let mut endpoint = Peer(stream);
+    endpoint.send(ok("two"));
+    world.run();
+    assert_eq!(second.read(), ok("two"));
 }
 
 /// Requests for the relay and for hyper, one behind another, cut at every byte: all see the same.
