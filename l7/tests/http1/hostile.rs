@@ -3,8 +3,9 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use weft_l7::observe::Flag;
 use weft_l7::upstream::{BackendConfig, BackendLimits};
-use weft_l7::{ServiceConfig, Source};
+use weft_l7::{Reject, ServiceConfig, Source};
 
 use crate::support::*;
 
@@ -342,5 +343,29 @@ fn what_is_broken_off_leaves_no_connection_to_others() {
             world.run();
             assert_eq!(second.read(), ok("two"));
         }
+    }
+}
+
+/// RFC 9110 section 6.5.1, and who a client says that it is.
+#[test]
+fn trailers_say_nothing_that_belongs_into_a_head() {
+    for name in [
+        "Forwarded",
+        "X-Forwarded-For",
+        "Proxy-Authorization",
+        "Expect",
+        "Content-Range",
+        "Keep-Alive",
+        "Proxy-Connection",
+    ] {
+        let mut world = World::new(node(backend(1)));
+        let mut client = world.client();
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{name}: 1\r\n\r\n"
+        ));
+        world.run();
+        assert_eq!(status(&client.read()), 400, "{name}");
+        assert_eq!(world.metrics().rejected[Reject::Trailer as usize], 1);
+        assert_eq!(world.record().flag, Some(Flag::ClientProtocol));
     }
 }
