@@ -29,6 +29,9 @@ use crate::{Reject, Stream};
 /// Bytes of bodies that are thrown away at once.
 const BODY: usize = 16 << 10;
 
+/// Requests of a client, and interim responses to one, after which others have their turn: many may have come at once.
+const SHARE: u32 = 16;
+
 /// An endpoint has ended the connection, or lost it.
 const CLOSED: Failure = (Flag::UpstreamClosed, None);
 
@@ -49,7 +52,8 @@ pub(super) async fn requests<S: Stream>(
     client: &Rc<Client>,
     leg: &mut Leg<S>,
 ) -> Served {
-    // Bound: the client's requests, one after another.
+    // Bound: the client's requests, one after another, of which `SHARE` at a time.
+    let mut served_now = 0;
     loop {
         let head = poll_fn(|cx| {
             let head = leg.poll_head(cx);
@@ -81,7 +85,25 @@ pub(super) async fn requests<S: Stream>(
         if let Some(served) = served {
             return served;
         }
+        served_now += 1;
+        if served_now == SHARE {
+            served_now = 0;
+            step_back().await;
+        }
     }
+}
+
+/// Lets others have their turn.
+async fn step_back() {
+    let mut stepped = false;
+    poll_fn(|cx| match std::mem::replace(&mut stepped, true) {
+        true => Poll::Ready(()),
+        false => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// A response's head, and what it takes to pass on the rest.
@@ -164,7 +186,7 @@ async fn attempt<S: Stream>(
     let head = poll_fn(|cx| {
         let client = &mut **client.borrow_mut();
         // Bound: interim responses, each of which has come as a whole.
-        loop {
+        for _ in 0..SHARE {
             let uploaded = upload(cx, &mut up, client, &mut leg);
             note_upload(exchange, client, &up);
             uploaded?;
@@ -178,6 +200,8 @@ async fn attempt<S: Stream>(
                 return Poll::Ready(Ok(head));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
     match head {

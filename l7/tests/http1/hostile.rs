@@ -369,3 +369,60 @@ fn trailers_say_nothing_that_belongs_into_a_head() {
         assert_eq!(world.record().flag, Some(Flag::ClientProtocol));
     }
 }
+
+/// U-07: what a client sends at once is not all served before another has its turn.
+#[test]
+fn u_07_many_requests_at_once_take_turns_with_others() {
+    let mut world = World::new(service_with(vec![rule("/x")], backend(1)));
+    let (mut many, mut one) = (world.client(), world.client());
+    many.send(get("/many").repeat(100));
+    one.send(get("/one"));
+    world.run();
+    let records = std::iter::from_fn(|| world.stage.record());
+    let paths: Vec<Box<str>> = records.map(|record| record.path).collect();
+    let before = paths.iter().position(|path| **path == *"/one").unwrap();
+    assert!(paths.len() == 101 && before < 20, "{before} came first");
+    assert_eq!(many.read().matches(" 404 ").count(), 100);
+}
+
+/// U-07: nor are interim responses of an endpoint, which are nobody's.
+#[test]
+fn u_07_many_interim_responses_at_once_take_turns_with_others() {
+    let mut world = World::new(service());
+    let (mut many, mut one) = (world.client(), world.client());
+    many.send(get("/many"));
+    let mut storm = world.opened();
+    storm.send("HTTP/1.1 102 \r\n\r\n".repeat(100) + &ok("x"));
+    one.send(get("/no\\..\\where"));
+    world.run();
+    let records = std::iter::from_fn(|| world.stage.record());
+    let codes: Vec<u16> = records.map(|record| record.status).collect();
+    assert_eq!(codes, [400, 200]);
+    assert_eq!(many.read(), ok("x"));
+}
+
+/// U-07: a list of names costs more to go through than all else about a request, so it has a bound.
+#[test]
+fn u_07_names_in_connection_are_bounded() {
+    let names = |names: usize| format!("Connection: {}\r\n", vec!["x"; names].join(","));
+    for (fields, refused) in [
+        (names(100), false),
+        (names(101), true),
+        (names(60) + &names(60), true),
+        (names(5_000), true),
+    ] {
+        let mut world = World::new(service());
+        let mut client = world.client();
+        client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        world.run();
+        let answer = client.read();
+        assert_eq!(answer.is_empty(), !refused);
+        assert_eq!(
+            world.metrics().rejected[Reject::HeadLength as usize],
+            u64::from(refused)
+        );
+        if refused {
+            assert_eq!(status(&answer), 431);
+        }
+    }
+}
