@@ -209,6 +209,34 @@ fn one_who_waits_for_an_endpoint_that_goes_gets_another() {
     assert_eq!(second.read(), ok("two"));
 }
 
+#[test]
+fn one_who_waits_for_a_backend_that_goes_is_told() {
+    let limits = BackendLimits {
+        connections: 1,
+        ..BackendLimits::default()
+    };
+    let one = BackendConfig {
+        limits,
+        ..backend(1)
+    };
+    let mut world = World::new(node(one));
+    let (mut first, mut second) = (world.client(), world.client());
+    first.send(get("/1"));
+    let mut endpoint = world.opened();
+    second.send(get("/2"));
+    world.run();
+    let nothing = ServiceConfig {
+        backends: Default::default(),
+        ..service()
+    };
+    world.stage.configure(SERVICE, nothing.into());
+    world.run();
+    assert_eq!(status(&second.read()), 503);
+    endpoint.send(ok("one"));
+    world.run();
+    assert_eq!(first.read(), ok("one"));
+}
+
 /// Requests for the relay and for hyper, one behind another, cut at every byte: all see the same.
 #[test]
 fn requests_are_the_same_wherever_they_are_cut() {
