@@ -32,6 +32,7 @@ mod process;
 mod rate;
 mod reason;
 mod reject;
+mod resident;
 mod rewrite;
 mod state;
 pub mod steering;

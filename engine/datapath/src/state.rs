@@ -10,7 +10,7 @@ use crate::rate::IcmpErrors;
 use crate::tunnel::Front;
 use crate::{
     Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, SlotRef,
-    Tables, TooLong,
+    Tables, TooLong, resident,
 };
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
@@ -206,6 +206,15 @@ impl State {
             fast: None,
             opens: Opens::Hooks,
         }
+    }
+
+    /// Takes the memory that packets reach at random, which would have the first of them wait for the kernel to make it: 32 bytes or
+    /// more for each flow there may be, and 2 MiB. For the thread that is to use it, so that it is near that thread's core.
+    pub fn take_memory(&mut self) {
+        self.flows.take_memory();
+        self.fragments.take_memory();
+        self.icmp_errors.take_memory();
+        resident::take(&mut self.cursors);
     }
 
     /// The hooks carry flows, too, and these are theirs.

@@ -16,6 +16,7 @@ mod fragments;
 mod icmp;
 mod icmp_refused;
 mod leaving;
+mod memory;
 mod midflow;
 mod overlay;
 mod pod_mtu;
