@@ -119,6 +119,7 @@ impl State {
             member: SlotRef::FIXED,
             max_flows: None,
             reset: false,
+            front: None,
             backend: None,
             leaves: kind == FlowKind::Direct,
             owner: self.worker,
@@ -246,6 +247,7 @@ fn service_flow(
         member: backend.member,
         max_flows: service.spec.options.max_flows,
         reset: service.spec.options.reset_on_removal,
+        front: None,
         backend: backend.name,
         leaves: stage == Stage::L4
             && service.spec.algorithm != Algorithm::LeastConnections

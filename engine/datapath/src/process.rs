@@ -89,8 +89,8 @@ pub struct TooLong {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
-    if let Err(reason) = overlay::arrive(frame, tables, state) {
-        return Verdict::Drop(reason);
+    if let Err(verdict) = overlay::arrive(frame, tables, state) {
+        return verdict;
     }
     state.look_up(frame.bytes(), now, tables);
     let verdict = match decide(frame, now, tables, state) {

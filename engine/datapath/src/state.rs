@@ -55,6 +55,8 @@ pub enum PinOp {
         slot: SlotRef,
         /// The caller's number of the service port; `None` for a flow from pod to pod.
         service: Option<u32>,
+        /// Of one of those, what its client has asked its own node for.
+        front: Option<Front>,
     },
 }
 
@@ -151,6 +153,8 @@ pub struct State {
     pub(crate) narrow: u16,
     /// What the peer that the packet goes to is to know of it.
     pub(crate) front: Option<Front>,
+    /// What a peer has said of the packet.
+    pub(crate) said: Option<Front>,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -191,6 +195,7 @@ impl State {
             too_long: None,
             narrow: 0,
             front: None,
+            said: None,
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
@@ -238,10 +243,12 @@ impl State {
         if let Some((client, answers)) = client.zip(answers) {
             let service = flow.kind().serves().then(|| flow.service());
             let (ends, slot) = (FastEnds { client, answers }, flow.server_slot());
+            let front = flow.front();
             self.pin_ops.push(PinOp::Leave {
                 ends,
                 slot,
                 service,
+                front,
             });
         }
     }

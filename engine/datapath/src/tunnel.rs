@@ -16,7 +16,7 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use options::Front;
+pub use options::Front;
 
 /// Where the outer IP header stands.
 const L3: usize = ethernet::LEN;

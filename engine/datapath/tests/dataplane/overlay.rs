@@ -308,6 +308,20 @@ fn u_15_ter_7_the_option_names_the_vip_until_the_backend_has_answered() {
     assert_eq!(wrapped[50..54], [0xff, 0x77, 1, 2]);
     assert_eq!(wrapped[54..62], [10, 96, 0, 80, 0, 80, 0, 0]);
     let seen = tuple(&b.receives(&wrapped));
+    let asked_there = b
+        .state
+        .flows
+        .slice(0, 4096)
+        .find_map(|(_, flow)| flow.front());
+    let vip = Front {
+        address: net.vip(80),
+        port: SERVED,
+    };
+    assert_eq!(
+        asked_there,
+        Some(vip),
+        "the far node knows what its client has asked"
+    );
     let answer = Spec::of(seen.reversed(), SYN | ACK);
     let back = b.sends(&answer);
     assert_eq!(back[42] & 0x3f, 0, "what it answers has nothing to say");
