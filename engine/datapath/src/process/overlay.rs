@@ -8,8 +8,8 @@ use crate::parse::{Family, Parsed, Unflowed, parse};
 use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
-    Address, Delta, DropReason, Egress, FrameBuf, Inject, KernelReason, Ports, State, Tables,
-    TcpFlags, Uplink, Verdict,
+    Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Inject, KernelReason, Ports, State,
+    Tables, TcpFlags, Uplink, Verdict,
 };
 
 /// Unwraps what came by an uplink. Anything else stays as it is.
@@ -68,7 +68,7 @@ pub(super) fn depart(
     }
 }
 
-/// Wraps a frame that is addressed to a tunnel, as the TCP stack's are; any other stays as it is.
+/// Wraps a frame of the TCP stack's if it is addressed to a tunnel; any other stays as it is.
 ///
 /// # Errors
 /// [`DropReason::NoRoute`] where nothing leads to the peer, [`DropReason::FrameRoom`] where the frame's memory ends.
@@ -76,9 +76,38 @@ pub(super) fn depart(
 pub fn wrap_for_peer(
     frame: &mut FrameBuf<'_>,
     tables: &Tables,
-    ports: &Ports,
+    state: &State,
 ) -> Result<(), DropReason> {
-    wrap_with(frame, None, tables, ports)
+    let egress = egress(frame.bytes()).filter(|egress| is_tunnel(egress.ifindex));
+    let Some(egress) = egress else {
+        return Ok(());
+    };
+    let front = asked(frame.bytes(), egress.ifindex, state);
+    wrap_with(frame, front.as_ref(), tables, &state.ports)
+}
+
+/// What the client has asked on whose behalf a connection to a backend is opened.
+fn asked(frame: &[u8], tunnel: u32, state: &State) -> Option<Front> {
+    let packet = match parse(frame) {
+        Ok(Parsed::Flow(packet)) if packet.flags().opens() => packet,
+        _ => return None,
+    };
+    let answers = FlowKey {
+        tuple: packet.tuple().reversed(),
+        ifindex: tunnel,
+    };
+    let (id, _) = state.flows.find(&answers)?;
+    let tuple = state.flows.at(id)?.tuple();
+    Some(Front {
+        address: tuple.dst,
+        port: tuple.dport,
+    })
+}
+
+#[inline]
+fn egress(frame: &[u8]) -> Option<Egress> {
+    let source = frame.get(ethernet::SRC).and_then(<[u8]>::first_chunk);
+    source.and_then(Egress::decode)
 }
 
 #[inline]
@@ -119,11 +148,7 @@ pub(super) fn instead_of_kernel(
         return kernel;
     }
     // What goes back to where a pod or a tunnel sent it from, and not what the kernel was about to deliver.
-    let source = frame
-        .bytes()
-        .get(ethernet::SRC)
-        .and_then(<[u8]>::first_chunk);
-    let back = source.and_then(Egress::decode);
+    let back = egress(frame.bytes());
     let Some(back) = back.filter(|back| back.inject == Inject::Reingress) else {
         return kernel;
     };
