@@ -199,12 +199,12 @@ impl Joined {
         [frame(here, far, asks), frame(far, here, answers)]
     }
 
-    fn from_pod(&self, packet: &[u8]) -> Outcome {
+    fn pod_sends(&self, packet: &[u8]) -> Outcome {
         let program = &self.steering.skel.progs.weft_from_pod;
         run(program, packet, Context::at(CLIENT))
     }
 
-    fn from_peer(&self, packet: &[u8]) -> Outcome {
+    fn peer_sends(&self, packet: &[u8]) -> Outcome {
         let program = &self.steering.skel.progs.weft_from_peer;
         run(program, packet, Context::at(UPLINK))
     }
@@ -221,13 +221,13 @@ fn tun_01_tun_06_the_hooks_wrap_and_unwrap_as_the_engine_does_byte_for_byte() {
                 for proto in [Protocol::Tcp, Protocol::Udp] {
                     joined.open(v6, proto);
                     let [asks, answers] = joined.packets(v6, proto, false);
-                    let wrapped = joined.from_pod(&asks);
+                    let wrapped = joined.pod_sends(&asks);
                     assert_eq!(wrapped.action, REDIRECT, "{proto} {v6}");
                     let engine = joined.here.wraps(CLIENT, &asks);
                     assert_eq!(wrapped.data[12..], engine[12..], "{proto} {v6}");
 
                     let arrives = joined.far.wraps(FAR, &answers);
-                    let unwrapped = joined.from_peer(&arrives);
+                    let unwrapped = joined.peer_sends(&arrives);
                     assert_eq!(unwrapped.action, REDIRECT, "{proto} {v6}");
                     let engine = joined.here.unwraps(&arrives);
                     assert_eq!(unwrapped.data[12..], engine[12..], "{proto} {v6}");
@@ -250,24 +250,27 @@ fn tun_01_tun_04_what_is_not_plain_goes_to_the_engine_still_wrapped() {
         joined.open(false, Protocol::Udp);
         let [syn, _] = joined.packets(false, Protocol::Tcp, true);
         assert!(is_punted(
-            &joined.from_pod(&syn),
+            &joined.pod_sends(&syn),
             &syn,
             crate::abi::TAG_FROM_POD,
             CLIENT
         ));
         let long = long_datagram(usize::from(MTU) + 1);
         assert!(is_punted(
-            &joined.from_pod(&long),
+            &joined.pod_sends(&long),
             &long,
             crate::abi::TAG_FROM_POD,
             CLIENT
         ));
-        assert_eq!(joined.from_pod(&long_datagram(MTU.into())).action, REDIRECT);
+        assert_eq!(
+            joined.pod_sends(&long_datagram(MTU.into())).action,
+            REDIRECT
+        );
 
         let [_, answers] = joined.packets(false, Protocol::Udp, false);
         let plain = joined.far.wraps(FAR, &answers);
         assert!(!is_punted(
-            &joined.from_peer(&plain),
+            &joined.peer_sends(&plain),
             &plain,
             FROM_PEER,
             UPLINK
@@ -286,7 +289,7 @@ fn tun_01_tun_04_what_is_not_plain_goes_to_the_engine_still_wrapped() {
         for (what, change) in changes {
             let mut other = plain.clone();
             change(&mut other);
-            let outcome = joined.from_peer(&other);
+            let outcome = joined.peer_sends(&other);
             assert!(
                 is_punted(&outcome, &other, FROM_PEER, UPLINK),
                 "{what}: {outcome:?}"
@@ -301,7 +304,7 @@ fn tun_01_tun_04_what_is_not_plain_goes_to_the_engine_still_wrapped() {
             let mut other = plain.clone();
             change(&mut other);
             assert_eq!(
-                joined.from_peer(&other).action,
+                joined.peer_sends(&other).action,
                 super::packets::NEXT,
                 "{what}"
             );
