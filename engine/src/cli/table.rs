@@ -194,7 +194,7 @@ fn packets(packets: &Packets) -> String {
     let kernel: u64 = packets.kernel.values().sum();
     let dropped: u64 = packets.dropped.values().sum();
     format!(
-        "received={} bulk={} forwarded={} replied={} terminated={} originated={} unrouted={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={} held={} released={}",
+        "received={} bulk={} forwarded={} replied={} terminated={} originated={} unrouted={} fragments={} fragments_lost={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={} held={} released={}",
         packets.received,
         packets.bulk,
         packets.forwarded,
@@ -202,6 +202,8 @@ fn packets(packets: &Packets) -> String {
         packets.terminated,
         packets.originated,
         packets.unrouted,
+        packets.fragments,
+        packets.fragments_lost,
         packets.handed_out,
         packets.handed_in,
         packets.held,

@@ -396,6 +396,8 @@ fn packets(totals: &Totals) -> Packets {
         terminated: fates.terminated,
         originated: totals.originated,
         unrouted: totals.unrouted,
+        fragments: totals.fragments,
+        fragments_lost: totals.fragments_lost,
         handed_in: totals.handed_in,
         handed_out: fates.handed_over,
         held: fates.held,

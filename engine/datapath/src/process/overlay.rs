@@ -3,6 +3,7 @@
 
 use super::{Part, ingress, sender};
 use crate::answer::packet_end;
+use crate::cut::{Rest, may_cut};
 use crate::overlay::is_tunnel;
 use crate::parse::{Family, Parsed, Unflowed, parse};
 use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
@@ -59,9 +60,13 @@ pub(super) fn depart(
     match verdict {
         Verdict::Deliver | Verdict::Reply => {
             let front = state.front.take();
-            match wrap_with(frame, front.as_ref(), tables, &state.ports) {
+            let rest = (verdict == Verdict::Deliver).then_some(&mut state.rest);
+            match wrap_with(frame, front.as_ref(), rest, tables, &state.ports) {
                 Ok(()) => verdict,
-                Err(reason) => Verdict::Drop(reason),
+                Err(reason) => {
+                    state.rest.forget();
+                    Verdict::Drop(reason)
+                }
             }
         }
         verdict => verdict,
@@ -83,7 +88,25 @@ pub fn wrap_for_peer(
         return Ok(());
     };
     let front = asked(frame.bytes(), egress.ifindex, state);
-    wrap_with(frame, front.as_ref(), tables, &state.ports)
+    wrap_with(frame, front.as_ref(), None, tables, &state.ports)
+}
+
+/// Writes the next fragment of the packet whose first one has just been delivered ([`State::has_rest`]), wrapped.
+///
+/// # Errors
+/// As [`wrap_for_peer`]; the rest is lost then.
+#[cold]
+pub fn next_fragment(
+    frame: &mut FrameBuf<'_>,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<(), DropReason> {
+    let written = state.rest.next(frame);
+    let written = written.and_then(|()| wrap_with(frame, None, None, tables, &state.ports));
+    if written.is_err() {
+        state.rest.forget();
+    }
+    written
 }
 
 /// What the client has asked on whose behalf a connection to a backend is opened.
@@ -114,6 +137,7 @@ fn egress(frame: &[u8]) -> Option<Egress> {
 fn wrap_with(
     frame: &mut FrameBuf<'_>,
     front: Option<&Front>,
+    rest: Option<&mut Rest>,
     tables: &Tables,
     ports: &Ports,
 ) -> Result<(), DropReason> {
@@ -128,6 +152,11 @@ fn wrap_with(
         return Ok(());
     }
     let peer = tables.peer(egress.ifindex).ok_or(DropReason::NoRoute)?;
+    if let Some(rest) = rest
+        && frame.len() - ethernet::LEN > usize::from(peer.mtu)
+    {
+        rest.cut(frame, peer.mtu); // Else it would not have come as far as this.
+    }
     clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], peer.mtu);
     wrap(frame, tables.tunnels(), peer, front, ports)
 }
@@ -178,6 +207,7 @@ pub(super) fn instead_of_kernel(
         flags: TcpFlags(0),
         hops,
         end: packet_end(frame.bytes(), family),
+        cut: may_cut(frame.bytes()),
     };
     if let Err(reason) = part.routable(pod.ifindex, tables, &mut state.narrow) {
         return Verdict::Drop(reason);

@@ -415,3 +415,52 @@ fn tun_05_a_range_that_moves_ends_the_flows_to_its_pods() {
     assert_eq!(a.run(&mut frame), Verdict::Drop(DropReason::UnknownFlow));
     a.sends(&opened); // Begun anew.
 }
+
+/// An IPv4 packet that may be fragmented is: the far pod gets all of it, in fragments that fit, and one that may not be is answered.
+#[test]
+fn tun_04_u_09_what_may_be_fragmented_is_cut_to_the_tunnel() {
+    let net = Net::V4;
+    for (to, port) in [(Side::B.pod(net), TARGET), (net.vip(80), SERVED)] {
+        for length in [1451, 1452, 2875, 2876, 2877, 3500] {
+            let [mut a, mut b] = joined(Joint::PLAIN);
+            let data: Vec<u8> = (0..length - 28).map(|n: usize| n as u8).collect();
+            let spec = Spec::udp(Side::A.pod(net), 40000, to, port).payload(&data);
+            let mut frame = spec.punted(VETH, Hook::FromPod);
+            frame[20] = 0;
+            frame[24..26].fill(0);
+            let sum = Checksum::default().with(&frame[14..34]).finish();
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(a.run(&mut frame), Verdict::Deliver, "{length}");
+            let mut fragments = vec![frame];
+            while a.state.has_rest() {
+                let mut memory = [0; 4096];
+                let mut buf = FrameBuf::new(&mut memory, 0);
+                next_fragment(&mut buf, &a.tables, &mut a.state).unwrap();
+                fragments.push(buf.bytes().to_vec());
+            }
+            let mut whole = vec![0; length - 20];
+            let mut sum = 0;
+            for wrapped in &fragments {
+                assert!(wrapped.len() <= 14 + 1500);
+                let got = b.receives(wrapped);
+                let header = Checksum::default().with(&got[14..34]).finish();
+                assert_eq!(
+                    (header, got[16..18].to_vec()),
+                    (0, (got.len() as u16 - 14).to_be_bytes().to_vec())
+                );
+                let offset = usize::from(u16::from_be_bytes([got[20] & 0x1f, got[21]])) * 8;
+                let more = got[20] & 0x20 != 0;
+                assert_eq!(more, offset + got.len() - 34 < whole.len());
+                whole[offset..offset + got.len() - 34].copy_from_slice(&got[34..]);
+                sum += got.len() - 34;
+            }
+            assert_eq!(
+                (sum, fragments.len()),
+                (length - 20, (length - 20).div_ceil(1424))
+            );
+            let (src, dst) = (Side::A.pod(net), Side::B.pod(net));
+            assert_eq!(l4_checksum(&src, &dst, Protocol::Udp, &whole), 0xffff);
+            assert_eq!(whole[8..], data);
+        }
+    }
+}
