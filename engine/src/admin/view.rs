@@ -232,6 +232,8 @@ pub struct Peer {
     pub uplink: Option<String>,
     /// Bytes of the longest packet of a pod's that gets there.
     pub mtu: u16,
+    /// Whether packets go there without being wrapped.
+    pub native: bool,
     /// Ranges of its pods.
     pub pods: Vec<String>,
 }

@@ -120,13 +120,14 @@ pub(super) fn status(status: &Status) -> String {
         ]);
     }
     if !status.peers.is_empty() {
-        let mut peers = table(&["peer", "address", "from", "uplink", "mtu", "pods"]);
+        let mut peers = table(&["peer", "address", "from", "uplink", "way", "mtu", "pods"]);
         for peer in &status.peers {
             peers.add_row([
                 peer.name.clone(),
                 peer.address.to_string(),
                 peer.from.to_string(),
                 peer.uplink.clone().unwrap_or_else(|| "no route".into()),
+                if peer.native { "native" } else { "wrapped" }.into(),
                 peer.mtu.to_string(),
                 peer.pods.join(" "),
             ]);

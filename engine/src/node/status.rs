@@ -210,6 +210,7 @@ impl Node {
                 from: peer.local.into(),
                 uplink: name(peer.uplink),
                 mtu: peer.mtu,
+                native: peer.native,
                 pods: (peer.ranges.iter())
                     .map(|(range, _)| range.to_string())
                     .collect(),

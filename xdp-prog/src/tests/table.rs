@@ -206,6 +206,7 @@ pub(super) fn bench(node: &Node) -> (Steering, u32) {
         local: Address::from_v4([192, 168, 7, 1]),
         uplink: ifindex + 2,
         mtu: 1450,
+        native: false,
         ranges: ranges.to_vec(),
     };
     let overlay = OverlayEntries {

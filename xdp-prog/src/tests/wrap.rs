@@ -62,6 +62,7 @@ fn tables(far: bool, encapsulation: Encapsulation) -> Tables {
             local: ends[0],
             uplink: UPLINK,
             mtu: MTU,
+            native: false,
             ranges: [false, true]
                 .map(|v6| (Prefix::new(address(other, v6).into(), 128), SlotRef::FIXED))
                 .to_vec(),
@@ -159,11 +160,16 @@ impl Joined {
         }
     }
 
-    /// Opens a flow from the pod here to the far one, and back, and leaves it to the hooks.
+    /// Opens a flow from the pod here to the far one, and back, and [leaves](Self::leave) it.
     fn open(&mut self, v6: bool, proto: Protocol) {
         let [asks, answers] = self.packets(v6, proto, true);
         self.far.unwraps(&self.here.wraps(CLIENT, &asks));
         self.here.unwraps(&self.far.wraps(FAR, &answers));
+        self.leave(v6, proto);
+    }
+
+    /// Leaves it to the hooks.
+    fn leave(&self, v6: bool, proto: Protocol) {
         let client = FlowKey {
             tuple: Tuple {
                 src: pod(CLIENT, v6).into(),
@@ -239,6 +245,64 @@ fn tun_01_tun_06_the_hooks_wrap_and_unwrap_as_the_engine_does_byte_for_byte() {
             assert_eq!(counters[Counter::FromPeer], 4);
         });
     }
+}
+
+/// A peer without a tunnel: packets leave and arrive as they are. What is to nobody here, or from nobody there, is the kernel's.
+#[test]
+fn ter_4_the_hooks_carry_flows_to_a_native_peer() {
+    node(|node| {
+        let mut joined = Joined::new(node, Encapsulation::Geneve);
+        for engine in [&mut joined.here, &mut joined.far] {
+            let mut spec = engine.tables.overlay().clone();
+            spec.peers[0].native = true;
+            let mut builder = TablesBuilder::editing(&engine.tables);
+            builder.set_overlay(spec);
+            engine.tables = builder.build(2).unwrap();
+        }
+        let entries = OverlayEntries {
+            nodes: vec![at("192.168.7.1").into()],
+            spec: joined.here.tables.overlay().clone(),
+        };
+        joined.steering.sync_overlay(&entries).unwrap();
+        let came = Ingress {
+            ifindex: TUNNEL,
+            hook: Hook::FromPod,
+            target: 0,
+        };
+        for v6 in [false, true] {
+            let [syn, _] = joined.packets(v6, Protocol::Tcp, true);
+            joined.here.wraps(CLIENT, &syn);
+            let [_, answers] = joined.packets(v6, Protocol::Tcp, true);
+            let unknown = joined.peer_sends(&answers);
+            assert!(
+                is_punted(&unknown, &answers, crate::abi::TAG_FROM_POD, TUNNEL),
+                "{unknown:?}"
+            );
+            joined.leave(v6, Protocol::Tcp);
+            let [asks, answers] = joined.packets(v6, Protocol::Tcp, false);
+            let sent = joined.pod_sends(&asks);
+            assert_eq!(sent.action, REDIRECT);
+            assert_eq!(sent.data[12..], joined.here.wraps(CLIENT, &asks)[12..]);
+            let got = joined.peer_sends(&answers);
+            assert_eq!(got.action, REDIRECT);
+            let (verdict, engine) = joined.here.decide(came.encode(), &answers);
+            assert_eq!(verdict, Verdict::Deliver);
+            assert_eq!(got.data[12..], engine[12..]);
+            let stranger = frame(
+                at(if v6 { "fd10::78" } else { "10.10.0.78" }),
+                pod(CLIENT, v6),
+                L4::Syn(1, 2),
+            );
+            let elsewhere = frame(
+                far_pod(v6),
+                at(if v6 { "fd09::9" } else { "10.9.0.9" }),
+                L4::Syn(1, 2),
+            );
+            for other in [stranger, elsewhere] {
+                assert_eq!(joined.peer_sends(&other).action, super::packets::NEXT);
+            }
+        }
+    });
 }
 
 /// What opens a connection, is too long, or is not as the hooks themselves would wrap it, is the engine's.

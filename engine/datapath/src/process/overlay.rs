@@ -9,8 +9,8 @@ use crate::parse::{Family, Parsed, Unflowed, parse};
 use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
-    Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Inject, KernelReason, Ports, State,
-    Tables, TcpFlags, Uplink, Verdict,
+    Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Ingress, Inject, KernelReason, Ports,
+    State, Tables, TcpFlags, Uplink, Verdict,
 };
 
 /// Unwraps what came by an uplink. Anything else stays as it is.
@@ -20,14 +20,38 @@ pub(super) fn arrive(
     tables: &Tables,
     state: &mut State,
 ) -> Result<(), Verdict> {
-    let header = frame.bytes().get(ethernet::SRC);
-    state.said = match header
-        .and_then(<[u8]>::first_chunk)
-        .and_then(Uplink::decode)
+    state.said = None;
+    let source: Option<&[u8; 6]> = (frame.bytes().get(ethernet::SRC)).and_then(<[u8]>::first_chunk);
+    if let Some(uplink) = source.and_then(Uplink::decode) {
+        state.said = unwrapped(frame, uplink, tables, state)?;
+    } else if let Some(ingress) = source.and_then(Ingress::decode)
+        && is_tunnel(ingress.ifindex)
     {
-        Some(uplink) => unwrapped(frame, uplink, tables, state)?,
-        None => None,
-    };
+        as_it_is(frame, ingress, tables, state)?;
+    }
+    Ok(())
+}
+
+/// A packet of a peer's that came without being wrapped, or that another worker has unwrapped: to enrolled pods of this node
+/// alone, too.
+#[cold]
+fn as_it_is(
+    frame: &mut FrameBuf<'_>,
+    ingress: Ingress,
+    tables: &Tables,
+    state: &State,
+) -> Result<(), Verdict> {
+    if ingress.target % state.workers != state.worker {
+        return Ok(()); // It is handed over first.
+    }
+    let (_, dst, _) = ends(frame.bytes()).ok_or(Verdict::Drop(DropReason::TunnelPayload))?;
+    let to = tables.pod_by_address(&dst);
+    if to.is_none_or(|pod| is_tunnel(pod.ifindex)) {
+        return Err(Verdict::Drop(DropReason::NoRoute));
+    }
+    if let Some(mtu) = tables.mtu(ingress.ifindex) {
+        clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
+    }
     Ok(())
 }
 

@@ -69,6 +69,7 @@ struct Joint {
     checksum: bool,
     mtu: u16,
     uplink: u32,
+    native: bool,
 }
 
 impl Joint {
@@ -78,6 +79,7 @@ impl Joint {
         checksum: false,
         mtu: 1450,
         uplink: UPLINK,
+        native: false,
     };
 
     const ALL: [Self; 6] = {
@@ -125,6 +127,7 @@ impl Node {
                 local: side.node(joint.outer),
                 uplink: joint.uplink,
                 mtu: joint.mtu,
+                native: joint.native,
                 ranges: vec![(range(Net::V4, 24), slot(2)), (range(Net::V6, 48), slot(3))],
             }],
         });
@@ -361,6 +364,48 @@ fn tun_04_k_03_a_packet_too_long_for_the_tunnel_is_answered_with_its_mtu() {
             let node = Side::A.node(net).0;
             assert_eq!(frame[source.clone()], node[16 - source.len()..]);
         }
+    }
+}
+
+/// Without a tunnel packets travel as they are, and all else is the same: translation, hops, lengths, and who may send.
+#[test]
+fn ter_4_a_native_peer_is_reached_without_wrapping() {
+    let native = Joint {
+        native: true,
+        mtu: 1500,
+        ..Joint::PLAIN
+    };
+    let came = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        let ingress = Ingress {
+            ifindex: TUNNEL,
+            hook: Hook::FromPod,
+            target: 0,
+        };
+        frame[6..12].copy_from_slice(&ingress.encode());
+        frame
+    };
+    for net in Net::BOTH {
+        for (to, port) in [(Side::B.pod(net), TARGET), (net.vip(80), SERVED)] {
+            let [mut a, mut b] = joined(native);
+            let asked = Spec::tcp(Side::A.pod(net), 40000, to, port, SYN);
+            let sent = a.sends(&asked);
+            assert_eq!(tuple(&sent), between(net, Protocol::Tcp, SYN).tuple);
+            let mut frame = came(&sent);
+            assert_eq!(b.run(&mut frame), Verdict::Deliver);
+            assert_eq!(egress(&frame), Egress::peer(VETH));
+            let answer = Spec::of(tuple(&frame).reversed(), SYN | ACK);
+            let mut back = came(&b.sends(&answer));
+            assert_eq!(a.run(&mut back), Verdict::Deliver);
+            assert_eq!(tuple(&back), asked.tuple.reversed());
+        }
+        let [_, mut b] = joined(native);
+        let stranger = Spec::udp(net.internet(), 1, Side::B.pod(net), 2);
+        let mut frame = came(&stranger.frame([0; 6]));
+        assert_eq!(b.run(&mut frame), Verdict::Drop(DropReason::SrcSpoof));
+        let elsewhere = Spec::udp(Side::A.pod(net), 1, Side::B.other_pod(net, 9), 2);
+        let mut frame = came(&elsewhere.frame([0; 6]));
+        assert_eq!(b.run(&mut frame), Verdict::Drop(DropReason::NoRoute));
     }
 }
 

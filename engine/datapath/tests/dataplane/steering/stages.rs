@@ -146,6 +146,7 @@ fn overlay() -> OverlaySpec {
             local: v4(192, 168, 7, 1),
             uplink: 7,
             mtu: 1450,
+            native: false,
             ranges: Net::BOTH
                 .map(|net| (Prefix::new(net.pod(200), 128), SlotRef::FIXED))
                 .to_vec(),
