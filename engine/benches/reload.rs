@@ -3,14 +3,16 @@
 
 use std::fmt::Write;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_main};
 use weft::config::{Source, parse, parse_after};
-use weft::control::{Control, KernelSide};
+use weft::control::{Control, Ends, KernelSide};
 use weft_datapath::{Address, Now};
-use weft_xdp::{Choice, Error, PodEntry, ServiceKey};
+use weft_xdp::netlink::{NetlinkError, Way};
+use weft_xdp::{Choice, Error, OverlayEntries, PodEntry, ServiceKey};
 
 /// A kernel that takes everything.
 struct Willing;
@@ -24,8 +26,24 @@ impl KernelSide for Willing {
         Ok(())
     }
 
-    fn source_towards(&self, _: std::net::IpAddr) -> Option<std::net::IpAddr> {
+    fn source_towards(&self, _: IpAddr) -> Option<IpAddr> {
         None
+    }
+
+    fn sync_overlay(&mut self, _: &OverlayEntries) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn attach_uplink(&mut self, _: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn detach_uplink(&mut self, _: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn ways(&self, ends: &[Ends]) -> Result<Vec<Option<Way>>, NetlinkError> {
+        Ok(vec![None; ends.len()])
     }
 
     fn set_pod(&mut self, _: &PodEntry) -> Result<(), Error> {

@@ -42,7 +42,7 @@ pub use owned::{
 pub use steering::{
     Adopted, Changes, Choice, ChoiceBackend, Counters, Error, FastFlow, FastLookup, FastPath,
     Heartbeat, OverlayEntries, Pin, PinOutcome, PinWriter, PodEntry, ServiceKey, Steering,
-    SteeringConfig, try_programs,
+    SteeringConfig, try_programs, ways,
 };
 pub use xsk::{
     Ready, RingOccupancy, SocketProbe, XdpStatistics, XskConfig, XskError, XskFrame, XskIo, XskMode,
@@ -52,6 +52,8 @@ pub use xsk::{
 pub const MAP_LAYOUT: u32 = abi::ABI;
 /// Pods that the BPF maps have room for.
 pub const MAX_PODS: usize = abi::MAX_PODS as usize;
+/// Peers that the hooks have room for.
+pub const MAX_PEERS: usize = abi::MAX_PEERS as usize;
 /// VIPs and ports of VIPs, together, that the BPF maps have room for.
 pub const MAX_SERVICES: usize = abi::MAX_SERVICES as usize;
 /// Workers, and so queues of the punt pair, that the BPF maps have room for.

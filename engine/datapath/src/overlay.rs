@@ -1,5 +1,7 @@
 //! The overlay of one generation: which peers there are, and whose pods are where.
 
+use std::fmt;
+
 use rustc_hash::FxHashMap;
 
 use crate::tables::{Pod, PodState};
@@ -71,6 +73,17 @@ impl Prefix {
     /// Whether the address is one of the range.
     pub fn contains(&self, address: &Address) -> bool {
         masked(address, self.bits) == self.address
+    }
+}
+
+impl fmt::Display for Prefix {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = match self.address.family() {
+            Family::V4 => self.bits - 96,
+            Family::V6 => self.bits,
+        };
+        write!(f, "{}/{own}", self.address)
     }
 }
 

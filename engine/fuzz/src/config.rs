@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft::config::{self, Config, Errors, Source};
-use weft::control::{Compiled, Link, Names, Patience, Registry, Slots, Sources};
+use weft::control::{Around, Compiled, Link, Names, Patience, Registry, Slots};
 use weft_datapath::{Address, Now, ServicePort};
 
 /// A line of this divides the text into files.
@@ -115,9 +115,8 @@ fn compile(
     match before.next(
         Arc::new(config.clone()),
         registry,
-        names,
-        slots,
-        &Sources::default(),
+        (names, slots),
+        &mut Around::default(),
     ) {
         Ok(compiled) => {
             slots.keep();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use weft::config::{self, Source};
-use weft::control::{Compiled, Link, Names, Patience, Registry, Slots, Sources};
+use weft::control::{Around, Compiled, Link, Names, Patience, Registry, Slots};
 use weft::worker::{
     Command, HandOver, HttpReport, Parts, PinSink, Shared, Snapshot, TcpReport, Waker, Worker,
 };
@@ -248,20 +248,19 @@ pub fn compile(text: &str) -> Compiled {
     };
     let registry =
         Registry::default().with_pods(&config.pods, is_vip, link, patience, Now::default());
-    let mut sources = Sources::default();
+    let mut around = Around::default();
     let pods = config.pods.iter().flat_map(|pod| {
         let ifindex = link(&pod.interface).map_or(0, |link| link.ifindex);
         pod.addresses.iter().map(move |ip| (*ip, ifindex))
     });
-    sources.follow(pods, |_| Some(NODE));
+    (around.sources).follow(pods, |pods| vec![Some(NODE); pods.len()]);
     let (mut names, mut slots) = (Names::default(), Slots::default());
     let nothing = Compiled::nothing(&config);
     let compiled = nothing.next(
         Arc::new(config),
         &registry,
-        &mut names,
-        &mut slots,
-        &sources,
+        (&mut names, &mut slots),
+        &mut around,
     );
     compiled.expect("an accepted configuration compiles")
 }

@@ -48,6 +48,9 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// The enrolled pods.
     pub pods: Vec<Pod>,
+    /// The other nodes.
+    #[serde(default)]
+    pub peers: Vec<Peer>,
     /// Services that are served at layer 7.
     #[serde(default)]
     pub http: Vec<HttpService>,
@@ -210,6 +213,23 @@ pub struct Packets {
     pub kernel: Counts,
     /// Dropped, by reason.
     pub dropped: Counts,
+}
+
+/// Another node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its address on the underlay.
+    pub address: IpAddr,
+    /// This node's there.
+    pub from: IpAddr,
+    /// The interface that leads there now; none while there is no route by an uplink.
+    pub uplink: Option<String>,
+    /// Bytes of the longest packet of a pod's that gets there.
+    pub mtu: u16,
+    /// Ranges of its pods.
+    pub pods: Vec<String>,
 }
 
 /// One enrolled pod.

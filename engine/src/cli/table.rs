@@ -119,6 +119,20 @@ pub(super) fn status(status: &Status) -> String {
             duration(pod.enrolled_s),
         ]);
     }
+    if !status.peers.is_empty() {
+        let mut peers = table(&["peer", "address", "from", "uplink", "mtu", "pods"]);
+        for peer in &status.peers {
+            peers.add_row([
+                peer.name.clone(),
+                peer.address.to_string(),
+                peer.from.to_string(),
+                peer.uplink.clone().unwrap_or_else(|| "no route".into()),
+                peer.mtu.to_string(),
+                peer.pods.join(" "),
+            ]);
+        }
+        let _ = writeln!(text, "\n{peers}");
+    }
     if !status.http.is_empty() {
         let mut services = table(&[
             "http service",

@@ -172,6 +172,29 @@ pub enum Reason {
     /// A text, list or table that must hold something.
     #[error("must not be empty")]
     Empty,
+    /// A table without a key of another one that it builds on.
+    #[error("needs `{0}`")]
+    Needs(&'static str),
+    /// A peer that the node has no address to speak to from.
+    #[error("{address} is of a family that `node.address` has no address of")]
+    NoNodeAddress {
+        /// The peer's address.
+        address: IpAddr,
+    },
+    /// Not a range of addresses.
+    #[error("{value} is not a range of addresses such as \"10.244.2.0/24\"")]
+    BadRange {
+        /// The text, quoted.
+        value: String,
+    },
+    /// A range with bits behind its prefix.
+    #[error("{value} has bits behind its prefix: write {range}")]
+    HostBits {
+        /// The text, quoted.
+        value: String,
+        /// The range that it is in.
+        range: ipnet::IpNet,
+    },
     /// More elements than there is room for.
     #[error("{count} elements, and there may be {max}")]
     TooMany {

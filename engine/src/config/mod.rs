@@ -10,6 +10,7 @@ mod front;
 pub mod http;
 mod model;
 mod node;
+mod overlay;
 mod pod;
 mod reader;
 mod registry;
@@ -30,8 +31,8 @@ use std::sync::Arc;
 
 pub use error::{ConfigError, Errors, Location, Reason};
 pub use model::{
-    AccessLog, Algorithm, Backends, Conditions, Config, Endpoint, Node, Pod, Poll, Protocol,
-    Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
+    AccessLog, Algorithm, Backends, Conditions, Config, Encapsulation, Endpoint, Node, Overlay,
+    Peer, Pod, Poll, Protocol, Service, ServicePort, Stage, TargetPort, UpstreamSource, Workers,
 };
 pub use reload::{RESTART_KEYS, restart_keys};
 pub use resolve::{PodIndex, ResolvedEndpoint};
@@ -43,7 +44,7 @@ pub use weft_xdp::FastPath;
 use document::Document;
 use registry::Registry;
 
-const FILE_KEYS: &[&str] = &["node", "workers", "pod", "service"];
+const FILE_KEYS: &[&str] = &["node", "workers", "overlay", "pod", "service"];
 
 /// Every table and the keys that it takes.
 #[cfg(test)]
@@ -51,6 +52,8 @@ const ACCEPTED: &[(&str, &[&str])] = &[
     ("", FILE_KEYS),
     ("node", node::NODE_KEYS),
     ("workers", node::WORKERS_KEYS),
+    ("overlay", overlay::KEYS),
+    ("overlay.peer", overlay::PEER_KEYS),
     ("pod", pod::KEYS),
     ("service", service::KEYS),
     ("service.ports", service::PORT_KEYS),
@@ -102,7 +105,7 @@ pub fn load(paths: &[PathBuf], earlier: Option<&Config>) -> Result<Config, Error
     Err(Errors::of(found))
 }
 
-/// Parses files as one configuration: pods and services add up, `[node]` and `[workers]` may stand
+/// Parses files as one configuration: pods and services add up, `[node]`, `[workers]` and `[overlay]` may stand
 /// in one of them.
 ///
 /// # Errors
@@ -133,6 +136,7 @@ fn parse_some(
     let mut registry = Registry::default();
     let mut node = Section::default();
     let mut workers = Section::default();
+    let mut overlay = Section::default();
     let mut pods = Vec::new();
     let mut services = Vec::new();
     let mut found = Vec::new();
@@ -142,6 +146,9 @@ fn parse_some(
         if let Some(root) = document.root(FILE_KEYS) {
             node.read(&root, "node", |value| node::read_node(value, &mut registry));
             workers.read(&root, "workers", node::read_workers);
+            overlay.read(&root, "overlay", |value| {
+                overlay::read(value, &mut registry)
+            });
             for_each(&root, "pod", |value| {
                 pods.extend(pod::read(value, &mut registry));
             });
@@ -174,9 +181,13 @@ fn parse_some(
     if workers.at.is_none() {
         workers.value = Some(Workers::unconfigured(start("workers.cores")));
     }
+    if let (Some(node), Some(overlay)) = (&node.value, &overlay.value) {
+        found.extend(overlay::unreachable(node, overlay));
+    }
     let config = node.value.zip(workers.value).map(|(node, workers)| Config {
         node,
         workers,
+        overlay: overlay.value.map(Arc::new),
         pods,
         services,
     });

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::FastPath;
 use super::error::Location;
 use super::http::Http;
-pub use weft_datapath::{Stage, UpstreamSource};
+pub use weft_datapath::{Encapsulation, Stage, UpstreamSource};
 
 /// A whole configuration, of one file or several.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +20,8 @@ pub struct Config {
     pub node: Node,
     /// `[workers]`.
     pub workers: Workers,
+    /// `[overlay]`.
+    pub overlay: Option<Arc<Overlay>>,
     /// Every `[[pod]]`, in the order of the files and of their text.
     pub pods: Vec<Pod>,
     /// Every `[[service]]`, in the order of the files and of their text. A reload keeps the memory of
@@ -30,6 +34,10 @@ pub struct Config {
 pub struct Node {
     /// The node's name, as in Kubernetes.
     pub name: String,
+    /// Its addresses on the underlay: at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The interfaces that lead to other nodes, and where they are configured.
+    pub uplinks: Vec<(String, Location)>,
     /// How long a pod that has left the configuration keeps its flows.
     pub drain: Duration,
     /// How long after a pod's enrolment its unknown flows are taken for older than the enrolment.
@@ -42,6 +50,36 @@ pub struct Node {
     pub access_log: AccessLog,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+}
+
+/// `[overlay]`: the pods of other nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Overlay {
+    /// The virtual network, 24 bits.
+    pub vni: u32,
+    /// How packets are wrapped.
+    pub encapsulation: Encapsulation,
+    /// The UDP port that wrapped packets go to.
+    pub port: u16,
+    /// Whether the outer checksum is written over IPv4, too.
+    pub checksum: bool,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// Where it is configured.
+    pub at: Location,
+}
+
+/// `[[overlay.peer]]`: another node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its name, unique.
+    pub name: String,
+    /// Its address on the underlay.
+    pub address: IpAddr,
+    /// Where that is configured.
+    pub address_at: Location,
+    /// Its pods' addresses, each range once among all peers.
+    pub pods: Vec<IpNet>,
 }
 
 /// Where requests to HTTP stages are logged, one JSON object a line.

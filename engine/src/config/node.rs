@@ -7,13 +7,16 @@ use std::time::Duration;
 use super::FastPath;
 use super::error::{Location, Reason};
 use super::model::{AccessLog, Node, Poll, Workers};
+use super::overlay::read_uplinks;
 use super::pod::read_address_list;
-use super::reader::{Table, Value, quoted};
+use super::reader::{Kind, Table, Value, quoted};
 use super::registry::{Registry, taken};
 use super::scalar::{DurationRange, NAME};
 
 pub(super) const NODE_KEYS: &[&str] = &[
     "name",
+    "address",
+    "uplink",
     "drain",
     "enrolment_grace",
     "hairpin_ips",
@@ -73,6 +76,16 @@ impl Workers {
 pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Node> {
     let table = value.table(NODE_KEYS)?;
     let name = table.require("name").and_then(|value| value.name(&NAME));
+    let addresses = table.optional("address", Vec::new(), |value| {
+        let mut claim = |value: &Value<'_, '_>, address| registry.node_address(value, address);
+        if let Kind::Other = value.kind() {
+            return read_address_list(value, claim);
+        }
+        let address = value.address()?;
+        claim(value, address);
+        Some(vec![address])
+    });
+    let uplinks = table.optional("uplink", Vec::new(), read_uplinks);
     let drain = table.optional("drain", Duration::from_secs(30), |v| v.duration(&DRAIN));
     let enrolment_grace = table.optional("enrolment_grace", Duration::from_mins(10), |v| {
         v.duration(&ENROLMENT_GRACE)
@@ -110,6 +123,8 @@ pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Optio
     });
     Some(Node {
         name: name?,
+        addresses: addresses?,
+        uplinks: uplinks?,
         drain: drain?,
         enrolment_grace: enrolment_grace?,
         hairpin_ips: hairpin_ips?,

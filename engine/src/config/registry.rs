@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_xdp::{MAX_PODS, MAX_SERVICES};
 
 use super::error::{ConfigError, Location, Reason};
@@ -19,6 +20,9 @@ use super::reader::{Value, quoted};
 pub(super) struct Registry {
     pod_names: HashMap<String, Location>,
     service_names: HashMap<String, Location>,
+    peer_names: HashMap<String, Location>,
+    node_addresses: HashMap<IpAddr, Location>,
+    pod_ranges: HashMap<IpNet, Location>,
     interfaces: HashMap<String, Location>,
     pod_addresses: HashMap<IpAddr, Location>,
     cluster_ips: HashMap<IpAddr, Location>,
@@ -67,6 +71,24 @@ impl Registry {
         claim(&mut self.interfaces, value, name.to_owned(), || {
             quoted(name)
         });
+    }
+
+    pub(super) fn peer_name(&mut self, value: &Value<'_, '_>, name: &str) {
+        claim(&mut self.peer_names, value, name.to_owned(), || {
+            quoted(name)
+        });
+    }
+
+    /// An address on the underlay, the node's own or a peer's, is one node's.
+    pub(super) fn node_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
+        claim(&mut self.node_addresses, value, address, || {
+            address.to_string()
+        });
+    }
+
+    /// A range of pods is one peer's. One within another is the exception to it.
+    pub(super) fn pod_range(&mut self, value: &Value<'_, '_>, range: IpNet) {
+        claim(&mut self.pod_ranges, value, range, || range.to_string());
     }
 
     /// A hairpin address is nobody else's.

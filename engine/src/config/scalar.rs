@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::error::Reason;
 use super::reader::{Value, quoted};
 
@@ -115,6 +117,15 @@ impl Value<'_, '_> {
         }
     }
 
+    /// A range of addresses.
+    pub(super) fn range(&self) -> Option<IpNet> {
+        let text = self.string("a range of addresses as a string")?;
+        match parse_range(text) {
+            Ok(range) => Some(range),
+            Err(reason) => self.reject(reason),
+        }
+    }
+
     /// The address of a pod, a service or an endpoint.
     pub(super) fn address(&self) -> Option<IpAddr> {
         let text = self.string("an address as a string")?;
@@ -122,6 +133,31 @@ impl Value<'_, '_> {
             Ok(address) => Some(address),
             Err(reason) => self.reject(reason),
         }
+    }
+}
+
+/// A range of addresses, written with its first one.
+fn parse_range(text: &str) -> Result<IpNet, Reason> {
+    let value = || quoted(text);
+    if text.is_empty() {
+        return Err(Reason::Empty);
+    }
+    let range: IpNet = text.parse().map_err(|_| {
+        if has_leading_zeros(text) {
+            Reason::LeadingZeros { value: value() }
+        } else {
+            Reason::BadRange { value: value() }
+        }
+    })?;
+    if range.trunc() != range {
+        let (value, range) = (value(), range.trunc());
+        return Err(Reason::HostBits { value, range });
+    }
+    // The first address says what all are, but for a range that has nearly everything.
+    match parse_address(&range.addr().to_string()) {
+        Err(reason) if range.prefix_len() > 0 => Err(reason),
+        _ if range.prefix_len() == 0 => Err(Reason::BadRange { value: value() }),
+        _ => Ok(range),
     }
 }
 
@@ -152,7 +188,7 @@ fn parse_address(text: &str) -> Result<IpAddr, Reason> {
     let address: IpAddr = text.parse().map_err(|_| {
         if has_leading_zeros(text) {
             Reason::LeadingZeros { value: value() }
-        } else if text.parse::<ipnet::IpNet>().is_ok() {
+        } else if text.parse::<IpNet>().is_ok() {
             Reason::AddressRange { value: value() }
         } else {
             Reason::BadAddress { value: value() }

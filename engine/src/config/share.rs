@@ -71,6 +71,7 @@ impl Config {
             services: self.services.iter().map(own).collect(),
             node: self.node.clone(),
             workers: self.workers.clone(),
+            overlay: self.overlay.clone(),
             pods: self.pods.clone(),
         }
     }

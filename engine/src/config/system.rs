@@ -24,7 +24,7 @@ pub struct InterfaceInfo {
 
 /// Checks that the interface of every pod exists, is a veth into another network namespace (or the
 /// kernel would refuse to deliver there), and sends no larger packets than a frame holds
-/// (`max_pod_mtu` bytes).
+/// (`max_pod_mtu` bytes); and that every uplink exists.
 pub fn check_interfaces(
     config: &Config,
     interfaces: &[InterfaceInfo],
@@ -52,6 +52,16 @@ pub fn check_interfaces(
             at: pod.interface_at.clone(),
             reason,
         });
+    }
+    for (name, at) in &config.node.uplinks {
+        if !by_name.contains_key(name.as_str()) {
+            found.push(ConfigError {
+                at: at.clone(),
+                reason: Reason::NoInterface {
+                    name: format!("{name:?}"),
+                },
+            });
+        }
     }
     Errors::check(found)
 }

@@ -15,6 +15,7 @@ use weft_datapath::{
 };
 use weft_xdp::ServiceKey;
 
+use super::peers::{Peers, TunnelNumbers, Ways};
 use super::pods::{Moved, PodSet};
 use super::registry::Registry;
 use super::slots::{Member, Slots};
@@ -45,6 +46,19 @@ impl Names {
     }
 }
 
+/// What the machine around the node says, as it was asked last.
+#[derive(Debug, Default)]
+pub struct Around {
+    /// Interfaces that lead to other nodes.
+    pub uplinks: Vec<u32>,
+    /// Which address the node has for a pod.
+    pub sources: Sources,
+    /// Which way leads to a peer.
+    pub ways: Ways,
+    /// Numbers of peers' tunnels.
+    pub tunnels: TunnelNumbers,
+}
+
 /// One generation of everything derived.
 #[derive(Clone, Debug)]
 pub struct Compiled {
@@ -56,6 +70,8 @@ pub struct Compiled {
     pub layer7: Arc<Layer7>,
     /// For the hooks: enrolled pods.
     pub pods: Arc<PodSet>,
+    /// For the hooks: interfaces that lead to other nodes.
+    pub uplinks: Arc<[u32]>,
     /// Replies to these are punted like those to a pod. The workers know them from the start on, so a
     /// reload cannot change them.
     pub hairpins: Arc<[Address]>,
@@ -75,6 +91,7 @@ impl Compiled {
         let config = Config {
             node: config.node.clone(),
             workers: config.workers.clone(),
+            overlay: None,
             pods: Vec::new(),
             services: Vec::new(),
         };
@@ -83,6 +100,7 @@ impl Compiled {
             tables: Arc::default(),
             layer7: Arc::default(),
             pods: Arc::default(),
+            uplinks: Arc::default(),
             hairpins,
             appeared: Vec::new(),
             vanished: Vec::new(),
@@ -90,8 +108,7 @@ impl Compiled {
         }
     }
 
-    /// Compiles the generation after this one. Costs time by what has changed. `sources` says which address the
-    /// node has for a pod.
+    /// Compiles the generation after this one. Costs time by what has changed.
     ///
     /// # Errors
     /// When the tables cannot hold what a checked configuration asks for: an interface index
@@ -100,11 +117,20 @@ impl Compiled {
         &self,
         config: Arc<Config>,
         registry: &Registry,
-        names: &mut Names,
-        places: &mut Slots,
-        sources: &Sources,
+        (names, places): (&mut Names, &mut Slots),
+        around: &mut Around,
     ) -> Result<Self, BuildError> {
-        let pods = Arc::new(PodSet::new(&config, registry, &self.hairpins));
+        let Around {
+            uplinks,
+            sources,
+            ways,
+            tunnels,
+        } = around;
+        let before = self.pods.peers();
+        let peers = Peers::new(&config, uplinks, ways, tunnels, (names, places), before);
+        let peers = Arc::new(peers);
+        let pods = PodSet::new(&config, registry, &self.hairpins, Arc::clone(&peers));
+        let pods = Arc::new(pods);
         let moved = Moved::between((&self.config, &self.pods), (&config, &pods));
         let (gone, new) = changed(&self.config.services, &config.services);
         let new_ones: FxHashSet<_> = new.iter().map(|service| ptr::from_ref(*service)).collect();
@@ -142,8 +168,15 @@ impl Compiled {
         builder.set_grace(config.node.enrolment_grace);
         builder.set_vip_echo(config.node.vip_echo);
         for place in present(registry) {
-            if let Some(node) = sources.towards(place).filter(usable) {
+            let node = sources.of(place).copied().flatten();
+            if let Some(node) = node.filter(usable) {
                 builder.set_node_address(place.1, node.into());
+            }
+        }
+        builder.set_overlay(peers.spec.clone());
+        for peer in &peers.spec.peers {
+            for &address in &peers.entries.nodes {
+                builder.set_node_address(peer.port, address);
             }
         }
         let tables = Arc::new(builder.build(self.tables.generation + 1)?);
@@ -167,6 +200,7 @@ impl Compiled {
             tables,
             layer7,
             pods,
+            uplinks: uplinks.as_slice().into(),
             hairpins: Arc::clone(&self.hairpins),
             appeared,
             vanished,

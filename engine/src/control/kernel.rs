@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use weft_datapath::Address;
-use weft_xdp::{Choice, PodEntry, ServiceKey, Steering};
+use weft_xdp::netlink::{NetlinkError, Way};
+use weft_xdp::{Choice, OverlayEntries, PodEntry, ServiceKey, Steering};
+
+use super::peers::Ends;
 
 /// The maps and hooks that make the kernel steer.
 ///
@@ -62,8 +65,28 @@ pub trait KernelSide {
     /// # Errors
     /// When the kernel refuses.
     fn set_epochs(&mut self, pods: &[u32], members: &[u32]) -> Result<(), weft_xdp::Error>;
+    /// Makes the overlay that the hooks know exactly this one.
+    ///
+    /// # Errors
+    /// When a map is full or the kernel refuses.
+    fn sync_overlay(&mut self, overlay: &OverlayEntries) -> Result<(), weft_xdp::Error>;
+    /// Attaches the hook of an uplink.
+    ///
+    /// # Errors
+    /// When the interface is gone or the kernel refuses.
+    fn attach_uplink(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error>;
+    /// Detaches it. An interface that is gone counts as detached.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error>;
     /// The node's address that packets of its own to `address` would have, if it can reach it.
     fn source_towards(&self, address: IpAddr) -> Option<IpAddr>;
+    /// The ways between those ends, one for each; `None` where no route leads.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn ways(&self, ends: &[Ends]) -> Result<Vec<Option<Way>>, NetlinkError>;
 }
 
 impl KernelSide for Steering {
@@ -109,6 +132,22 @@ impl KernelSide for Steering {
 
     fn set_epochs(&mut self, pods: &[u32], members: &[u32]) -> Result<(), weft_xdp::Error> {
         Self::set_epochs(self, pods, members)
+    }
+
+    fn sync_overlay(&mut self, overlay: &OverlayEntries) -> Result<(), weft_xdp::Error> {
+        Self::sync_overlay(self, overlay)
+    }
+
+    fn attach_uplink(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error> {
+        Self::attach_uplink(self, ifindex)
+    }
+
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<(), weft_xdp::Error> {
+        Self::detach_uplink(self, ifindex)
+    }
+
+    fn ways(&self, ends: &[Ends]) -> Result<Vec<Option<Way>>, NetlinkError> {
+        weft_xdp::ways(ends)
     }
 
     /// Asks by connecting a UDP socket, for which the kernel looks up a route and sends nothing.

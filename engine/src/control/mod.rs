@@ -5,6 +5,7 @@
 
 mod compile;
 mod kernel;
+mod peers;
 mod pods;
 mod registry;
 mod slots;
@@ -15,18 +16,20 @@ mod tests;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use weft_datapath::{BuildError, Now, Tables};
 
-pub use compile::{Compiled, Names};
+pub use compile::{Around, Compiled, Names};
 pub use kernel::KernelSide;
+pub use peers::{Ends, Peers};
 pub use pods::PodSet;
 pub use registry::{Link, Patience, Pod, Registry};
 pub use slots::{Member, Slots};
-pub use sources::{Place, Sources};
+pub use sources::{Answers, Place, Sources};
 
 use thiserror::Error;
 use weft_xdp::{Choice, PodEntry, ServiceKey, netlink};
@@ -82,7 +85,9 @@ pub struct Control<K> {
     registry: Registry,
     names: Names,
     slots: Slots,
-    sources: Sources,
+    around: Around,
+    /// Indices of all interfaces, by name: where uplinks are.
+    interfaces: HashMap<String, u32>,
     tables: Arc<ArcSwap<Tables>>,
     layer7: Arc<ArcSwap<Layer7>>,
     compiled: Compiled,
@@ -102,7 +107,8 @@ impl<K: KernelSide> Control<K> {
             registry: Registry::default(),
             names: Names::default(),
             slots: Slots::default(),
-            sources: Sources::default(),
+            around: Around::default(),
+            interfaces: HashMap::new(),
             tables: Arc::new(ArcSwap::from(Arc::clone(&compiled.tables))),
             layer7: Arc::new(ArcSwap::from(Arc::clone(&compiled.layer7))),
             compiled,
@@ -141,6 +147,11 @@ impl<K: KernelSide> Control<K> {
         &self.registry
     }
 
+    /// The peers in force.
+    pub fn peers(&self) -> &Peers {
+        self.compiled.pods.peers()
+    }
+
     /// The names behind the numbers that flows carry.
     pub fn names(&self) -> &Names {
         &self.names
@@ -170,6 +181,7 @@ impl<K: KernelSide> Control<K> {
         interfaces: &[InterfaceInfo],
         now: Now,
     ) -> Result<Change, Error> {
+        self.interfaces = indices(interfaces);
         let vips = OnceCell::new();
         let registry = self.registry.with_pods(
             &config.pods,
@@ -216,30 +228,44 @@ impl<K: KernelSide> Control<K> {
         interfaces: &[InterfaceInfo],
         now: Now,
     ) -> Result<bool, Error> {
-        let config = &self.compiled.config;
-        let (links, patience) = (links(interfaces), Self::patience(config));
-        match self.registry.with_interfaces(links, patience, now) {
-            Some(registry) => {
-                let config = Arc::clone(config);
-                self.switch(config, registry).map(|()| true)
-            }
+        self.interfaces = indices(interfaces);
+        self.around.ways.doubt(); // An interface's MTU may be another one.
+        let config = Arc::clone(&self.compiled.config);
+        let (links, patience) = (links(interfaces), Self::patience(&config));
+        let registry = self.registry.with_interfaces(links, patience, now);
+        let moved = self.uplinks(&config) != *self.compiled.uplinks;
+        match registry.or_else(|| moved.then(|| self.registry.clone())) {
+            Some(registry) => self.switch(config, registry).map(|()| true),
             None => Ok(false),
         }
     }
 
-    /// Says that the node's addresses or routes have changed, see [`Self::follow_routes`].
-    pub fn routes_changed(&mut self) {
-        self.sources.doubt();
+    /// The interfaces of the node's uplinks that are there.
+    fn uplinks(&self, config: &Config) -> Vec<u32> {
+        let wanted = config.node.uplinks.iter();
+        let wanted = wanted.filter(|_| config.overlay.is_some());
+        wanted
+            .filter_map(|(name, _)| self.interfaces.get(name).copied())
+            .collect()
     }
 
-    /// Asks the kernel again which address of the node pods see, after a change of addresses or routes: about as
-    /// many pods at a time as take less than a millisecond. True if there were other answers.
+    /// Says that the node's addresses or routes have changed, see [`Self::follow_routes`].
+    pub fn routes_changed(&mut self) {
+        self.around.sources.doubt();
+        self.around.ways.doubt();
+    }
+
+    /// Asks the kernel again which address of the node pods see and which way leads to peers, after a change of addresses or
+    /// routes: about as many at a time as take a few milliseconds. True if there were other answers.
     ///
     /// # Errors
     /// When the kernel refuses a step of the switch; the next change of anything tries again.
     pub fn follow_routes(&mut self) -> Result<bool, Error> {
         let kernel = &self.kernel;
-        let changed = (self.sources).ask_again(SOURCES_AT_ONCE, |pod| kernel.source_towards(pod));
+        let sources =
+            (self.around.sources).ask_again(SOURCES_AT_ONCE, |pods| sources(kernel, pods));
+        let ways = (self.around.ways).ask_again(SOURCES_AT_ONCE, |ends| ways(kernel, ends));
+        let changed = sources || ways;
         if changed {
             self.switch(Arc::clone(&self.compiled.config), self.registry.clone())?;
         }
@@ -292,15 +318,17 @@ impl<K: KernelSide> Control<K> {
         config: Arc<Config>,
         registry: &Registry,
     ) -> Result<Compiled, BuildError> {
+        self.around.uplinks = self.uplinks(&config);
         let Self {
             kernel,
             names,
             slots,
-            sources,
+            around,
             ..
         } = self;
-        sources.follow(compile::present(registry), |pod| kernel.source_towards(pod));
-        before.next(config, registry, names, slots, sources)
+        (around.sources).follow(compile::present(registry), |pods| sources(kernel, pods));
+        (around.ways).follow(Peers::ends(&config), |ends| ways(kernel, ends));
+        before.next(config, registry, (names, slots), around)
     }
 
     /// The order: the hooks of new pods before the tables, so that a backend's reply is seen from its
@@ -318,7 +346,21 @@ impl<K: KernelSide> Control<K> {
             self.kernel.set_pod(pod)?;
             self.kernel.attach_pod(*ifindex)?;
         }
+        for ifindex in next.uplinks.iter() {
+            if !in_step || !before.uplinks.contains(ifindex) {
+                self.kernel.attach_uplink(*ifindex)?;
+            }
+        }
         self.publish(next);
+        let overlay = |compiled: &Compiled| Arc::clone(compiled.pods.peers());
+        if !in_step || overlay(before).entries != overlay(next).entries {
+            self.kernel.sync_overlay(&overlay(next).entries)?;
+        }
+        for ifindex in before.uplinks.iter() {
+            if !next.uplinks.contains(ifindex) {
+                self.kernel.detach_uplink(*ifindex)?;
+            }
+        }
         for (ifindex, pod) in &new {
             if old.get(ifindex).is_some_and(|known| known != pod) {
                 self.kernel.set_pod(pod)?;
@@ -393,6 +435,26 @@ impl<K: KernelSide> Control<K> {
             }
         }
     }
+}
+
+/// The indices of interfaces by name.
+fn indices(interfaces: &[InterfaceInfo]) -> HashMap<String, u32> {
+    let named = interfaces.iter();
+    named.map(|one| (one.name.clone(), one.index)).collect()
+}
+
+/// Which address of the node each pod sees.
+fn sources(kernel: &impl KernelSide, pods: &[Place]) -> Vec<Option<IpAddr>> {
+    let pods = pods.iter();
+    pods.map(|pod| kernel.source_towards(pod.0)).collect()
+}
+
+/// Which way leads to each peer. Nothing, if the kernel does not answer: then all is as it was.
+fn ways(kernel: &impl KernelSide, ends: &[Ends]) -> Vec<Option<netlink::Way>> {
+    kernel.ways(ends).unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot look up the routes to peers");
+        Vec::new()
+    })
 }
 
 /// The interfaces of pods by name. One that became something the pair cannot serve (its MTU was

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use weft_datapath::{Address, PodState, SlotRef};
 use weft_xdp::PodEntry;
 
+use super::peers::Peers;
 use super::registry::Registry;
 use crate::config::{self, Backends, Config, Service};
 
@@ -28,12 +30,22 @@ pub struct PodSet {
     reachable: FxHashMap<IpAddr, (u32, SlotRef)>,
     absent: FxHashSet<IpAddr>,
     leaving: FxHashMap<IpAddr, SlotRef>,
+    /// Other nodes, and their pods.
+    peers: Arc<Peers>,
 }
 
 impl PodSet {
-    /// The pods of the registry, under the limits of the configuration.
-    pub fn new(config: &Config, registry: &Registry, hairpins: &[Address]) -> Self {
-        let mut set = Self::default();
+    /// The pods of the registry, under the limits of the configuration, and those of peers.
+    pub fn new(
+        config: &Config,
+        registry: &Registry,
+        hairpins: &[Address],
+        peers: Arc<Peers>,
+    ) -> Self {
+        let mut set = Self {
+            peers,
+            ..Self::default()
+        };
         for pod in registry.pods() {
             if pod.draining_until.is_some() {
                 let addresses = pod.config.addresses.iter();
@@ -101,9 +113,16 @@ impl PodSet {
         self.for_tables.clone()
     }
 
-    /// The interface and slot of the enrolled pod with this address, unless it drains.
+    /// The interface and slot of the enrolled pod with this address, unless it drains; the tunnel to a peer's.
     pub fn reachable(&self, address: &IpAddr) -> Option<(u32, SlotRef)> {
-        self.reachable.get(address).copied()
+        let here = self.reachable.get(address).copied();
+        let ours = self.absent.contains(address) || self.leaving.contains_key(address);
+        here.or_else(|| (!ours).then(|| self.peers.reachable(*address))?)
+    }
+
+    /// Other nodes, and their pods.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     /// Whether the pod with this address has no interface now.
@@ -124,11 +143,13 @@ pub struct Moved<'c> {
     addresses: FxHashSet<IpAddr>,
     /// Pods behind such addresses, or with other labels, ports, addresses or conditions, as they were and as they are.
     pods: Vec<&'c config::Pod>,
+    /// Both generations, where peers' pods are elsewhere: then any address may be.
+    ranges: Option<[&'c PodSet; 2]>,
 }
 
 impl<'c> Moved<'c> {
     /// Compares two generations.
-    pub fn between(before: (&'c Config, &PodSet), after: (&'c Config, &PodSet)) -> Self {
+    pub fn between(before: (&'c Config, &'c PodSet), after: (&'c Config, &'c PodSet)) -> Self {
         let stands = |set: &PodSet, address| {
             let there = (set.reachable(address), set.leaving(address));
             (there, set.absent(address))
@@ -154,20 +175,29 @@ impl<'c> Moved<'c> {
                     || pod.addresses.iter().any(|ip| addresses.contains(ip))
             }));
         }
-        Self { addresses, pods }
+        let [one, other] = sets;
+        let ranges = (!one.peers.same_pods(&other.peers)).then_some(sets);
+        Self {
+            addresses,
+            pods,
+            ranges,
+        }
     }
 
     /// Whether nothing moved.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.pods.is_empty()
+        self.addresses.is_empty() && self.pods.is_empty() && self.ranges.is_none()
     }
 
     /// Whether a service may have other backends now than before, or reach them in another way.
     pub fn concerns(&self, service: &Service) -> bool {
         match &service.backends {
-            Backends::Endpoints(endpoints) => endpoints
-                .iter()
-                .any(|endpoint| self.addresses.contains(&endpoint.address)),
+            Backends::Endpoints(endpoints) => endpoints.iter().any(|endpoint| {
+                let elsewhere = self.ranges.is_some_and(|[before, after]| {
+                    before.reachable(&endpoint.address) != after.reachable(&endpoint.address)
+                });
+                elsewhere || self.addresses.contains(&endpoint.address)
+            }),
             Backends::Selector(selector) => {
                 self.pods.len() > MOVED_MAX || self.pods.iter().any(|pod| pod.has_labels(selector))
             }

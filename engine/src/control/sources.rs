@@ -1,4 +1,4 @@
-//! Which address of the node each pod sees: asked of the kernel where it may have changed, and remembered.
+//! What the kernel's addresses and routes say of pods and peers: asked where it may have changed, and remembered.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,49 +7,71 @@ use std::ops::Bound;
 /// A pod's address and the interface that it is behind.
 pub type Place = (IpAddr, u32);
 
+/// Which address of the node each pod sees. A question is a route lookup, some 5 us.
+pub type Sources = Answers<Place, Option<IpAddr>>;
+
 #[derive(Copy, Clone, Debug)]
-struct Answer {
-    node: Option<IpAddr>,
+struct Answer<A> {
+    said: A,
     /// The node's addresses or routes have changed since.
     doubtful: bool,
 }
 
-/// What the kernel said when it was asked last. A question is a route lookup, some 5 us.
-#[derive(Debug, Default)]
-pub struct Sources {
-    answers: BTreeMap<Place, Answer>,
+/// What the kernel said when it was asked last, about each of `K`.
+#[derive(Debug)]
+pub struct Answers<K, A> {
+    answers: BTreeMap<K, Answer<A>>,
     /// How many of them are doubtful.
     doubtful: usize,
     /// The last one that was asked about again.
-    hand: Option<Place>,
+    hand: Option<K>,
 }
 
-impl Sources {
-    /// Makes the pods known exactly these: asks about those that are new, forgets those that are not among them.
-    pub fn follow(
-        &mut self,
-        places: impl IntoIterator<Item = Place>,
-        ask: impl Fn(IpAddr) -> Option<IpAddr>,
-    ) {
-        let before = std::mem::take(&mut self.answers);
-        self.answers = places
-            .into_iter()
-            .map(|place| {
-                let answer = before.get(&place).copied();
-                let new = || Answer {
-                    node: ask(place.0),
-                    doubtful: false,
-                };
-                (place, answer.unwrap_or_else(new))
-            })
-            .collect();
+impl<K, A> Default for Answers<K, A> {
+    fn default() -> Self {
+        Self {
+            answers: BTreeMap::new(),
+            doubtful: 0,
+            hand: None,
+        }
+    }
+}
+
+impl<K: Copy + Ord, A: Copy + PartialEq> Answers<K, A> {
+    /// Makes what is known exactly these: asks about those that are new, forgets those that are not among them. `ask` gives
+    /// an answer for each of what it is given.
+    pub fn follow(&mut self, wanted: impl IntoIterator<Item = K>, ask: impl Fn(&[K]) -> Vec<A>) {
+        let mut before = std::mem::take(&mut self.answers);
+        let mut new = Vec::new();
+        for key in wanted {
+            match before.remove(&key) {
+                Some(answer) => _ = self.answers.insert(key, answer),
+                None if self.answers.contains_key(&key) => {}
+                None => new.push(key),
+            }
+        }
+        self.note(&new, ask);
         let doubtful = self.answers.values().filter(|answer| answer.doubtful);
         self.doubtful = doubtful.count();
     }
 
-    /// The node's address that this pod sees.
-    pub fn towards(&self, place: Place) -> Option<IpAddr> {
-        self.answers.get(&place)?.node
+    /// Asks, and says whether an answer is another one than before.
+    fn note(&mut self, keys: &[K], ask: impl Fn(&[K]) -> Vec<A>) -> bool {
+        if keys.is_empty() {
+            return false;
+        }
+        let mut changed = false;
+        for (key, said) in keys.iter().zip(ask(keys)) {
+            let doubtful = false;
+            let before = self.answers.insert(*key, Answer { said, doubtful });
+            changed |= before.is_some_and(|before| before.said != said);
+        }
+        changed
+    }
+
+    /// What was said.
+    pub fn of(&self, key: K) -> Option<&A> {
+        Some(&self.answers.get(&key)?.said)
     }
 
     /// Every answer may be wrong now.
@@ -60,26 +82,22 @@ impl Sources {
         self.doubtful = self.answers.len();
     }
 
-    /// Asks again about at most `limit` of those in doubt, and says whether an answer is another one. The pods have
+    /// Asks again about at most `limit` of those in doubt, and says whether an answer is another one. All have
     /// turns, so that none is left out however often the rest comes into doubt again.
-    pub fn ask_again(&mut self, limit: usize, ask: impl Fn(IpAddr) -> Option<IpAddr>) -> bool {
-        let due = self.doubtful.min(limit);
-        let mut changed = false;
-        for _ in 0..due {
+    pub fn ask_again(&mut self, limit: usize, ask: impl Fn(&[K]) -> Vec<A>) -> bool {
+        let mut due = Vec::new();
+        while due.len() < self.doubtful.min(limit) {
             let behind = self.hand.map_or(Bound::Unbounded, Bound::Excluded);
             let next = (self.answers.range((behind, Bound::Unbounded)))
                 .chain(&self.answers)
-                .find(|(_, answer)| answer.doubtful);
-            let Some(place) = next.map(|(place, _)| *place) else {
+                .find(|(key, answer)| answer.doubtful && !due.contains(*key));
+            let Some(key) = next.map(|(key, _)| *key) else {
                 break;
             };
-            let node = ask(place.0);
-            let doubtful = false;
-            let before = self.answers.insert(place, Answer { node, doubtful });
-            changed |= before.is_some_and(|before| before.node != node);
-            self.hand = Some(place);
-            self.doubtful -= 1;
+            self.hand = Some(key);
+            due.push(key);
         }
-        changed
+        self.doubtful -= due.len();
+        self.note(&due, ask)
     }
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use weft_datapath::{Address, Family, Now};
-use weft_xdp::{Choice, ChoiceBackend, Error as KernelError, PodEntry, ServiceKey};
+use weft_xdp::netlink::{NetlinkError, Way};
+use weft_xdp::{Choice, ChoiceBackend, Error as KernelError, OverlayEntries, PodEntry, ServiceKey};
 
 use super::*;
 use crate::config::{Source, parse};
@@ -36,6 +37,10 @@ struct FakeKernel {
     node: u8,
     choices: BTreeMap<ServiceKey, Vec<ChoiceBackend>>,
     epochs: [Vec<u32>; 2],
+    overlay: OverlayEntries,
+    uplinks: BTreeSet<u32>,
+    /// The ways to peers.
+    ways: BTreeMap<IpAddr, Way>,
 }
 
 /// What is in the kernel counts, not what a test does to it.
@@ -54,6 +59,8 @@ impl PartialEq for FakeKernel {
             && self.attached == other.attached
             && self.services == other.services
             && self.endpoints == other.endpoints
+            && self.overlay == other.overlay
+            && self.uplinks == other.uplinks
     }
 }
 
@@ -144,6 +151,28 @@ impl KernelSide for FakeKernel {
     fn set_epochs(&mut self, pods: &[u32], members: &[u32]) -> Result<(), KernelError> {
         self.epochs = [pods.to_vec(), members.to_vec()];
         Ok(())
+    }
+
+    fn sync_overlay(&mut self, overlay: &OverlayEntries) -> Result<(), KernelError> {
+        self.overlay = overlay.clone();
+        Ok(())
+    }
+
+    fn attach_uplink(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.uplinks.insert(ifindex);
+        Ok(())
+    }
+
+    fn detach_uplink(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.uplinks.remove(&ifindex);
+        Ok(())
+    }
+
+    fn ways(&self, ends: &[Ends]) -> Result<Vec<Option<Way>>, NetlinkError> {
+        Ok(ends
+            .iter()
+            .map(|(_, peer)| self.ways.get(peer).copied())
+            .collect())
     }
 
     /// Pods below 10.0.0.128 see the node as 10.0.1.`node`; for the others there is nothing to see.

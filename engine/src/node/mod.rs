@@ -373,6 +373,7 @@ impl Node {
                 tracing::warn!(error = chain(&error), ifindex, "cannot detach");
             }
         }
+        // The overlay ends with the process: what peers send is dropped by the hook until it is gone, too.
         for worker in &mut self.workers {
             worker.running.stop();
         }

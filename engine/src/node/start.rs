@@ -71,8 +71,8 @@ pub(super) async fn read(
     Ok((interfaces, read.map(|config| config.rehomed())))
 }
 
-/// Takes over the hooks of a former process's pods, and lets go of pods that this configuration does
-/// not enrol.
+/// Takes over the hooks of a former process's pods and uplinks, and lets go of those that this configuration does
+/// not have.
 pub(super) fn adopt(
     steering: &Steering,
     config: &Config,
@@ -94,6 +94,18 @@ pub(super) fn adopt(
     }
     for ifindex in attached.into_iter().filter(|&ifindex| ours(ifindex)) {
         steering.attach_pod(ifindex)?;
+    }
+    let uplink = |ifindex: u32| {
+        let found = (interfaces.iter()).find(|interface| interface.index == ifindex);
+        let wanted = |name: &str| config.node.uplinks.iter().any(|(uplink, _)| uplink == name);
+        config.overlay.is_some() && found.is_some_and(|found| wanted(&found.name))
+    };
+    for ifindex in steering.attached_uplinks()? {
+        if uplink(ifindex) {
+            steering.attach_uplink(ifindex)?;
+        } else {
+            steering.detach_uplink(ifindex)?;
+        }
     }
     steering.clear_pins()?; // The flows that they belonged to died with their process.
     Ok(())

@@ -5,13 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crossbeam::channel;
-use weft_datapath::{Address, Algorithm, BackendPath, BackendState, DropReason, KernelReason};
+use weft_datapath::{
+    Address, Algorithm, BackendPath, BackendState, DropReason, KernelReason, TUNNELS,
+};
 use weft_xdp::{Counter, XdpStatistics, netlink};
 
 use super::audit::{Reading, audit};
 use super::{Error, Node, threads};
 use crate::admin::view::{
-    Backend, Counts, Frames, LbList, Ledger, Owned, Packets, Pod, ServicePort, Status, Tcp, Worker,
+    Backend, Counts, Frames, LbList, Ledger, Owned, Packets, Peer, Pod, ServicePort, Status, Tcp,
+    Worker,
 };
 use crate::rundir::RunDir;
 use crate::worker::{self, Command, Snapshot, TcpReport, Totals, Waker};
@@ -60,6 +63,7 @@ impl Node {
         let xdp_mode = netlink::xdp_mode(self.pair.weft1_ifindex).await?.name();
         let config = self.control.config();
         let http = self.http_sums()?;
+        let interfaces = netlink::interfaces().await?;
         Ok(Status {
             node: config.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -80,7 +84,8 @@ impl Node {
             workers: (0..self.workers.len())
                 .map(|index| self.worker(index, xdp_mode))
                 .collect::<Result<_, Error>>()?,
-            pods: self.pods(&netlink::interfaces().await?),
+            peers: self.peers(&interfaces),
+            pods: self.pods(&interfaces),
             http: Self::http_services(&http),
             access_log_lost: http.records_lost,
             traffic,
@@ -191,6 +196,27 @@ impl Node {
         .collect()
     }
 
+    fn peers(&self, interfaces: &[netlink::Interface]) -> Vec<Peer> {
+        let peers = self.control.peers();
+        let name = |index: u32| {
+            let found = interfaces.iter().find(|interface| interface.index == index);
+            found.map(|found| found.name.clone())
+        };
+        let named = peers.spec.peers.iter().zip(&peers.names);
+        named
+            .map(|(peer, own)| Peer {
+                name: own.clone(),
+                address: peer.remote.into(),
+                from: peer.local.into(),
+                uplink: name(peer.uplink),
+                mtu: peer.mtu,
+                pods: (peer.ranges.iter())
+                    .map(|(range, _)| range.to_string())
+                    .collect(),
+            })
+            .collect()
+    }
+
     /// The services as the workers see them, read from the published tables.
     ///
     /// # Errors
@@ -228,6 +254,7 @@ impl Node {
                 .into(),
                 new_flows: backend.weight > 0,
                 path: match backend.path {
+                    BackendPath::Pod { ifindex } if ifindex >= TUNNELS => "peer",
                     BackendPath::Pod { .. } => "pod",
                     BackendPath::Kernel => "kernel",
                 }

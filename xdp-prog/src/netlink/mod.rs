@@ -15,12 +15,14 @@ use tokio::task::JoinHandle;
 mod features;
 mod monitor;
 mod pair;
+mod route;
 
 pub use monitor::{Monitor, monitor, monitor_routes};
 pub use pair::{
     PAIR_MTU, PairInfo, WEFT0, WEFT1, bulk_losses, bulk_works, delete_pair, ensure_pair,
     pair_losses, pair_works, set_up_bulk,
 };
+pub use route::{Way, ways};
 
 /// Why netlink could not do something.
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,7 @@ pub use choice::{Choice, ChoiceBackend};
 pub use counters::Counters;
 pub use fast::{Adopted, FastFlow, FastLookup};
 pub use heartbeat::Heartbeat;
-pub use overlay::OverlayEntries;
+pub use overlay::{OverlayEntries, ways};
 pub use pins::{Pin, PinOutcome, PinWriter};
 pub use pods::PodEntry;
 pub use sync::{Changes, ServiceKey};

@@ -46,6 +46,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
             Config {
                 node,
                 workers,
+                overlay: None,
                 pods,
                 services: services.into_iter().map(Arc::new).collect(),
             }
@@ -108,6 +109,8 @@ fn node() -> impl Strategy<Value = Node> {
     let times = (0..=3_600_000_u64, 0..=86_400_000_u64);
     (name(), times, any::<bool>()).prop_map(|(name, (drain, grace), vip_echo)| Node {
         name,
+        addresses: Vec::new(),
+        uplinks: Vec::new(),
         hairpin_ips: vec![
             "192.0.0.8".parse().expect("an address"),
             "fd77:6566:74::1".parse().expect("an address"),

@@ -90,9 +90,8 @@ fn same_as_cold(control: &Control<FakeKernel>, config: &Config) {
         .next(
             Arc::new(config.clone()),
             control.registry(),
-            &mut names,
-            &mut slots,
-            &Sources::default(),
+            (&mut names, &mut slots),
+            &mut Around::default(),
         )
         .unwrap();
     let tables = control.tables().load_full();

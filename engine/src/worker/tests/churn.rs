@@ -294,6 +294,7 @@ impl Node {
                 match egress.inject {
                     Inject::Peer => self.arrive(egress.ifindex, &frame),
                     Inject::Reingress => self.by_kernel(&frame),
+                    Inject::Neighbour => panic!("there is no peer"),
                 }
             }
         }

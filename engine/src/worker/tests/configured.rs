@@ -11,7 +11,7 @@ use weft_datapath::{Address, Now, Tables};
 use super::super::testing::Coin;
 use super::wire::v4;
 use crate::config::{self, Config, Source};
-use crate::control::{Compiled, Link, Names, Patience, Registry, Slots, Sources};
+use crate::control::{Around, Compiled, Link, Names, Patience, Registry, Slots};
 
 pub const PODS: u32 = 100;
 /// The first pods serve; the others ask, and those whose label a service selects serve too.
@@ -96,7 +96,12 @@ impl Configured {
         let (names, slots) = (&mut self.names, &mut self.slots);
         let next = self
             .compiled
-            .next(config, &self.registry, names, slots, &Sources::default())
+            .next(
+                config,
+                &self.registry,
+                (names, slots),
+                &mut Around::default(),
+            )
             .expect("XDS-04: an accepted configuration compiles");
         slots.keep();
         self.compiled = next;

@@ -325,6 +325,7 @@ impl World {
         let destination = packet(&frame).map(|packet| *packet.tuple());
         let to = self.peers.iter().position(|peer| match egress.inject {
             Inject::Peer => peer.ifindex == egress.ifindex,
+            Inject::Neighbour => false,
             Inject::Reingress => {
                 peer.ifindex == 0 && destination.is_some_and(|tuple| tuple.dst == v4(peer.address))
             }
