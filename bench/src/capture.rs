@@ -60,6 +60,36 @@ impl Capture {
     }
 }
 
+/// What tshark reads in a capture: the fields of each packet that matches `filter`, innermost last. Checksums are verified.
+pub fn dissect(file: &Path, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(file).args(["-n", "-Y", filter]);
+    for protocol in ["ip", "udp", "tcp"] {
+        command.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
+    }
+    command.args(["-T", "fields", "-E", "separator=/t"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let text = run(&mut command)?;
+    Ok(text
+        .lines()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect())
+}
+
+/// What tshark finds wrong in a capture, as lines.
+pub fn faults(file: &Path) -> Result<Vec<String>> {
+    const BAD: &str = "_ws.malformed || _ws.expert.severity == 0x800000 || ip.checksum.status == 0 || udp.checksum.status == 0 \
+                       || tcp.checksum.status == 0 || icmp.checksum.status == 0 || icmpv6.checksum.status == 0";
+    let found = dissect(
+        file,
+        BAD,
+        &["frame.number", "_ws.col.Protocol", "_ws.expert.message"],
+    )?;
+    Ok(found.into_iter().map(|words| words.join(" ")).collect())
+}
+
 /// Every packet of a capture as hexadecimal bytes, link layer included, times left out.
 pub fn packets(file: &Path) -> Result<Vec<String>> {
     let text = run(Command::new("tcpdump")

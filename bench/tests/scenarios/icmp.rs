@@ -1,17 +1,17 @@
 //! ICMP through services with real kernels at both ends (SVC-03, SVC-34, SVC-44, CSM-07, K-01, K-17).
 
 use crate::fixture::{Fixture, web, with_weft};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
-use rustix::net::{AddressFamily, Protocol, SocketType, ipproto};
+use rustix::net::{Protocol, SocketType};
 use std::io::{IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 use weft_lab::capture::packets;
-use weft_lab::client::{ANSWER_LIMIT, Refusal, udp_refusal};
+use weft_lab::client::{ANSWER_LIMIT, Refusal, connected, ping, udp_refusal};
 use weft_lab::config::Endpoint;
 use weft_lab::lab::{Family, NODE_IPS, pick, vips};
 use weft_lab::namespace::Namespace;
