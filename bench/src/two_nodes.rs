@@ -21,7 +21,9 @@ use std::net::IpAddr;
 pub const VXLAN: &str = "vx";
 /// The interfaces between the outsides.
 const CORE: &str = "core";
-/// The host numbers that pods do not have: the kernel's overlay addresses nodes by them.
+/// The interfaces of a link between them.
+const ENDS: [&str; 2] = ["end-a", "end-b"];
+/// A host number that no pod has: the kernel's overlay addresses nodes by them.
 const NODE_IN_RANGE: u8 = 254;
 
 /// What is between the nodes.
@@ -87,7 +89,7 @@ impl TwoNodes {
             "net.ipv6.conf.all.disable_ipv6=1",
             "net.ipv6.conf.default.disable_ipv6=1",
         ])?;
-        for (lab, end) in [(a, "a"), (b, "b")] {
+        for (lab, end) in [a, b].into_iter().zip(ENDS) {
             middle.ip(&format!(
                 "link add {end} type veth peer name {CORE} netns {}\n\
                  link set {end} up\n",
@@ -97,7 +99,7 @@ impl TwoNodes {
         }
         nodes.join().context("cannot join two nodes")?;
         let perfect = Impairment::default();
-        nodes.link = Some(Link::start(&middle, ["a", "b"], perfect, perfect)?);
+        nodes.link = Some(Link::start(&middle, ENDS, perfect, perfect)?);
         Ok(nodes)
     }
 

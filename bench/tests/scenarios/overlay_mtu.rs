@@ -144,9 +144,10 @@ fn arrives(from: &UdpSocket, to: &UdpSocket, size: usize) -> Result<()> {
 
 fn matrix(wrapping: Wrapping) -> Result<()> {
     with_weft(|| {
-        let cluster = Cluster::new(Underlay::Routed)?.wrapped(wrapping);
         let mut failures = Vec::new();
         for mtu in MTUS {
+            // New ones, whose sockets have not learnt anything yet.
+            let cluster = Cluster::new(Underlay::Routed)?.wrapped(wrapping);
             cluster.nodes.uplink_mtu(mtu)?;
             let wefts = cluster.start_with(|config| with_stages(&cluster, config))?;
             for (what, check) in [
