@@ -39,6 +39,7 @@ mod order;
 mod overlay;
 mod overlay_faults;
 mod overlay_fixture;
+mod overlay_frames;
 mod overlay_mtu;
 mod ownership;
 mod path_mtu;
