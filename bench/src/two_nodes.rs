@@ -137,6 +137,8 @@ impl TwoNodes {
         lab.outside.sysctl(&[
             "net.ipv4.ip_forward=1",
             "net.ipv6.conf.all.forwarding=1",
+            // Its second address stays when the first one goes.
+            "net.ipv4.conf.all.promote_secondaries=1",
             // A gateway says when its link address is another one.
             "net.ipv4.conf.all.arp_notify=1",
             "net.ipv6.conf.all.ndisc_notify=1",

@@ -62,6 +62,8 @@ impl Wrapped {
     }
 }
 
+type Change<'a> = &'a dyn Fn(&mut Wrapped);
+
 /// An option of that class and type, with as many words as it says and as many as there are.
 fn option(class: u16, kind: u8, says: u8, words: usize) -> Vec<u8> {
     let mut option = class.to_be_bytes().to_vec();
@@ -148,7 +150,7 @@ fn tun01_frames_with_options_that_need_not_be_known_arrive() -> Result<()> {
         let bench = Bench::new()?;
         let unknown = option(0x1234, 0x05, 2, 2);
         let empty = option(0x4321, 0x7f, 0, 0);
-        let changes: [(&str, &dyn Fn(&mut Wrapped)); 6] = [
+        let changes: [(&str, Change<'_>); 6] = [
             ("plain", &|_| {}),
             ("an option", &|frame| frame.options = unknown.clone()),
             ("two options", &|frame| {
