@@ -93,7 +93,8 @@ pub struct ServiceTimeouts {
     pub head: Duration,
     /// For the next request on a connection.
     pub idle: Duration,
-    /// For the next bytes of a body, and for some of the response to be taken; then the connection is reset.
+    /// For the next bytes of a body, and for some of the response to be taken; then the connection is reset, or in HTTP/2 the
+    /// stream if it alone stands still.
     pub stall: Duration,
     /// For a client to take the last response of a connection, and end its half.
     pub linger: Duration,

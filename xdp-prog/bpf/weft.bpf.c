@@ -131,26 +131,26 @@ int weft_to_pod(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int weft_from_peer(struct __sk_buff *skb)
 {
-	__u32 zero = 0, packets;
+	__u32 zero = 0;
 	struct weft_overlay *here = bpf_map_lookup_elem(&overlay, &zero);
-	struct packet outer = {};
+	struct outer outer = {};
 	int action = TCX_NEXT;
 	__u16 target = 0;
 
-	/* What cannot be read, or is not for this node's tunnels, is the kernel's. */
-	if (!here || parse(skb, &outer) != PARSE_OK || !is_wrapped(here, &outer))
+	if (!here || !is_wrapped(skb, here, &outer))
 		return TCX_NEXT;
-	packets = segments(skb, &outer);
-	count(WEFT_COUNT_FROM_PEER, packets);
+	count(WEFT_COUNT_FROM_PEER, outer.packets);
+	if (fast_unwrap(skb, &outer, &action))
+		return action;
 	if (!sole_worker())
 		target = wrapped_target(skb, here, &outer);
-	if (punt(skb, WEFT_TAG_UPLINK, target, packets, false, false, 0, NULL, NULL, &action) ==
-	    PUNT_SENT) {
-		count(WEFT_COUNT_FROM_PEER_PUNTED, packets);
+	if (punt(skb, WEFT_TAG_UPLINK, target, outer.packets, false, false, 0, NULL, NULL,
+		 &action) == PUNT_SENT) {
+		count(WEFT_COUNT_FROM_PEER_PUNTED, outer.packets);
 		return action;
 	}
 	/* The kernel would answer that nobody listens. */
-	count(WEFT_COUNT_FROM_PEER_ORPHAN, packets);
+	count(WEFT_COUNT_FROM_PEER_ORPHAN, outer.packets);
 	return TCX_DROP;
 }
 

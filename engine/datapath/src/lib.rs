@@ -32,6 +32,7 @@ mod process;
 mod rate;
 mod reason;
 mod reject;
+mod resident;
 mod rewrite;
 mod state;
 pub mod steering;
@@ -72,6 +73,7 @@ pub use tables::{
     ServicePort, ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder, UpstreamSource,
 };
 pub use time::Now;
+pub use tunnel::Front;
 
 /// Frames a worker takes at a time: enough to spread the cost of a doorbell, few enough that a
 /// burst stays in the first-level cache (64 descriptors and headers).

@@ -125,6 +125,13 @@ pub struct OverlaySpec {
     pub peers: Vec<PeerSpec>,
 }
 
+impl OverlaySpec {
+    /// Whether the hooks may carry flows to that peer: they wrap over IPv4 alone, without a checksum.
+    pub fn hooks_carry(&self, peer: &PeerSpec) -> bool {
+        peer.remote.is_v4() && !self.checksum
+    }
+}
+
 /// The overlay, as compiled.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Overlay {
@@ -210,6 +217,11 @@ impl Overlay {
     #[inline]
     pub(crate) fn peer(&self, port: u32) -> Option<&PeerSpec> {
         self.spec.peers.get(*self.by_port.get(&port)? as usize)
+    }
+
+    /// Whether the hooks may carry flows that come or go by that interface or tunnel.
+    pub(crate) fn carries(&self, port: u32) -> bool {
+        !is_tunnel(port) || (self.peer(port)).is_some_and(|peer| self.spec.hooks_carry(peer))
     }
 
     /// The peer with that address on the underlay.

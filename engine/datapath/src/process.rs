@@ -89,8 +89,8 @@ pub struct TooLong {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
-    if let Err(reason) = overlay::arrive(frame, tables, state) {
-        return Verdict::Drop(reason);
+    if let Err(verdict) = overlay::arrive(frame, tables, state) {
+        return verdict;
     }
     state.look_up(frame.bytes(), now, tables);
     let verdict = match decide(frame, now, tables, state) {
@@ -157,8 +157,10 @@ pub(crate) fn with_ports(
         && flow.valid(now, tables)
         && !(packet.flags().opens() && gives_way(flow, direction, state))
     {
-        if state.leaves() && flow.pauses(now) && state.room() > 0 {
-            state.leave(id); // Once more: the hooks had no room, or their entry has run out.
+        let answered = direction == Direction::Reply && packet.flags().answers();
+        if (flow.pauses(now) || answered && flow.clamps()) && state.leaves(flow) && state.room() > 0
+        {
+            state.leave(id); // Or once more: the hooks had no room, or their entry has run out.
         }
         return known_flow(frame, packet, (id, direction), now, tables, state);
     }
@@ -184,7 +186,7 @@ pub(crate) fn with_ports(
 
 /// Whether a SYN opens another connection: the old one is over, or was left to the hooks, who do not know it.
 fn gives_way(flow: &Flow, direction: Direction, state: &State) -> bool {
-    flow.gives_way_to_syn(direction) || state.leaves() && flow.leaves()
+    flow.gives_way_to_syn(direction) || state.leaves(flow)
 }
 
 #[inline]

@@ -359,6 +359,9 @@ pub struct Flow {
     pub kind: String,
     /// The service's name, for a flow to one.
     pub service: Option<String>,
+    /// Of a flow from another node's pod, the service address that it has asked there, if that node says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<SocketAddr>,
     /// The client pod's name.
     pub client_pod: Option<String>,
     /// The backend pod's name, if it is enrolled here.

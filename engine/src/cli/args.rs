@@ -83,7 +83,8 @@ Example:
     },
     /// Check configuration files against this machine, without changing anything.
     ///
-    /// Accepts exactly what `weft run` and `weft reload` accept. Prints each error as
+    /// Accepts exactly what `weft run` and `weft reload` accept, interfaces and cores included, so it is for
+    /// the node itself. It does not open the access log or the address for metrics. Prints each error as
     /// `file:line: key: reason`.
     Check {
         /// Configuration files, as for `weft run`.

@@ -400,7 +400,10 @@ fn flow_row(flow: &Flow) -> [String; 13] {
     [
         flow.protocol.clone(),
         flow.client.to_string(),
-        flow.destination.to_string(),
+        match flow.asked {
+            Some(asked) => format!("{} (asked {asked})", flow.destination),
+            None => flow.destination.to_string(),
+        },
         flow.backend
             .map_or_else(|| "-".into(), |backend| backend.to_string()),
         flow.service.clone().unwrap_or_else(|| "-".into()),

@@ -161,8 +161,20 @@ pub enum Reason {
     /// Routes or limits of a stage that no port has.
     #[error("no port of the service has stage = \"http\", which this is for")]
     NotHttp,
-    /// A backend that is no service's port.
-    #[error("there is no service {service} with {port}")]
+    /// A backend that is no service.
+    #[error("there is no service {service}")]
+    NoService {
+        /// The service, quoted.
+        service: String,
+    },
+    /// A backend without a port, of a service that has not one TCP port.
+    #[error("service {service} has several TCP ports or none: `port` has to name one")]
+    WhichPort {
+        /// The service, quoted.
+        service: String,
+    },
+    /// A backend that is no port of its service.
+    #[error("service {service} has no TCP port {port}")]
     NoBackend {
         /// The service, quoted.
         service: String,

@@ -170,16 +170,22 @@ impl Registry {
             None => !self.service_names.contains_key(&backend.service),
         });
         missing
-            .map(|(backend, at)| ConfigError {
-                at,
-                reason: Reason::NoBackend {
-                    service: quoted(&backend.service),
-                    port: match &backend.port {
-                        Some(PortRef::Number(number)) => format!("TCP port {number}"),
-                        Some(PortRef::Named(name)) => format!("a TCP port {}", quoted(name)),
-                        None => "exactly one TCP port".into(),
+            .map(|(backend, at)| {
+                let service = quoted(&backend.service);
+                let known = by_name.contains_key(backend.service.as_str());
+                let reason = match &backend.port {
+                    _ if !known => Reason::NoService { service },
+                    None => Reason::WhichPort { service },
+                    Some(PortRef::Number(number)) => Reason::NoBackend {
+                        service,
+                        port: number.to_string(),
                     },
-                },
+                    Some(PortRef::Named(name)) => Reason::NoBackend {
+                        service,
+                        port: quoted(name),
+                    },
+                };
+                ConfigError { at, reason }
             })
             .collect()
     }

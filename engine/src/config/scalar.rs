@@ -142,13 +142,10 @@ fn parse_range(text: &str) -> Result<IpNet, Reason> {
     if text.is_empty() {
         return Err(Reason::Empty);
     }
-    let range: IpNet = text.parse().map_err(|_| {
-        if has_leading_zeros(text) {
-            Reason::LeadingZeros { value: value() }
-        } else {
-            Reason::BadRange { value: value() }
-        }
-    })?;
+    if has_leading_zeros(text) {
+        return Err(Reason::LeadingZeros { value: value() });
+    }
+    let range: IpNet = (text.parse()).map_err(|_| Reason::BadRange { value: value() })?;
     if range.trunc() != range {
         let (value, range) = (value(), range.trunc());
         return Err(Reason::HostBits { value, range });

@@ -51,12 +51,20 @@ impl Node {
             handle.waker.wake();
         }
         let deadline = Instant::now() + DRAIN_PATIENCE;
+        let mut told = false;
         // Bound: the time it may take.
         while Instant::now() < deadline {
             let sums = self.http_sums();
             let open = |sums: HttpSums| sums.services.values().any(|sum| sum.open > 0);
             if !sums.is_ok_and(open) {
                 return;
+            }
+            if !told {
+                tracing::info!(
+                    patience = ?DRAIN_PATIENCE,
+                    "stopping: requests under way may have their answers"
+                );
+                told = true;
             }
             tokio::time::sleep(DRAIN_PAUSE).await;
         }
@@ -374,9 +382,30 @@ fn choose<'s>(
     match (by_vip, services) {
         (Some(found), _) => Ok(found),
         (None, [first, ..]) if names.len() == 1 && vip.is_none() => Ok(first),
-        (None, _) => Err(format!(
-            "{host:?} is no address of a service with stage = \"http\": name one with --service"
-        )),
+        (None, _) => Err(nobody(services, vip)),
+    }
+}
+
+/// Why a URL means no service.
+fn nobody(services: &[&std::sync::Arc<layer7::HttpService>], vip: Option<SocketAddr>) -> String {
+    let there = services
+        .iter()
+        .filter(|known| vip.is_some_and(|vip| vip.ip() == known.vip.ip()));
+    let ports: Vec<String> = there.map(|known| known.vip.port().to_string()).collect();
+    match vip {
+        _ if services.is_empty() => "no service has stage = \"http\"".into(),
+        Some(vip) if ports.is_empty() => {
+            format!("{vip} is no address of a service with stage = \"http\": name one with --service")
+        }
+        Some(vip) => format!(
+            "{} has stage = \"http\" at port {}, not {}",
+            vip.ip(),
+            ports.join(", "),
+            vip.port()
+        ),
+        None => {
+            "several services have stage = \"http\", and the URL has the address of none: name one with --service".into()
+        }
     }
 }
 

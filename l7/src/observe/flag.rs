@@ -33,7 +33,7 @@ list! {
         ClientGone = "client_gone",
         /// The client's request was refused for its form: a status of [`crate::Reject`].
         ClientProtocol = "client_protocol",
-        /// The client took too long over its request: 408.
+        /// The client took too long over its request: 408; or, in HTTP/2, over the response, whose stream is reset.
         ClientTimeout = "client_timeout",
     }
 }

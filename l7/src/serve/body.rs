@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connection::Underway;
+use super::streams::Passing;
 use crate::observe::{Flag, Recorder};
 use crate::run::Deadline;
 use crate::upstream::{Intake, Lease};
@@ -40,7 +41,7 @@ pub(super) struct Tail {
     pub(super) intake: Rc<Intake>,
     pub(super) lease: Option<Lease>,
     pub(super) deadline: Deadline,
-    pub(super) _underway: Underway,
+    pub(super) underway: Underway,
 }
 
 /// The body, the node's own or an endpoint's.
@@ -84,6 +85,13 @@ impl ResponseBody {
         }
     }
 
+    /// Says how far the response is, for who looks after its stream.
+    fn passes(&self, passing: Passing) {
+        if let Some(tail) = &self.tail {
+            tail.underway.0.passing.set(passing);
+        }
+    }
+
     /// The response is over; `flag` says why, if it is not complete.
     fn end(&mut self, flag: Option<Flag>) {
         self.source = Source::Done;
@@ -115,6 +123,7 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        self.passes(Passing::Asked);
         let expired = self
             .tail
             .as_ref()
@@ -139,6 +148,7 @@ impl Body for ResponseBody {
             }
             Some(Ok(frame)) => {
                 self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.passes(Passing::Given);
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(_)) => {
@@ -167,6 +177,13 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if let Some(tail) = &mut self.tail
+            && tail.underway.0.passing.get() == Passing::Stalled
+        {
+            tail.recorder
+                .note(|record| record.detail = Some("response"));
+            return self.end(Some(Flag::ClientTimeout)); // Of a whole body, too, the end was not taken.
+        }
         let flag = (!self.is_end_stream()).then_some(Flag::ClientGone);
         self.end(flag);
     }

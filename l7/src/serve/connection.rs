@@ -14,12 +14,13 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::relay::{Served, requests};
-use super::service::{Exec, Service};
+use super::service::Service;
 use super::sniff::detect;
+use super::streams::{Passing, Streams};
 use super::translate::exchange;
 use super::tunnel::{tcp, tunnel};
 use super::{BUFFER, WINDOW};
-use crate::config::{ConnectionMeta, ServiceConfig, Source};
+use crate::config::{ConnectionMeta, ServiceConfig};
 use crate::framing::Guard;
 use crate::leg::{Leg, LegState};
 use crate::observe::{Protocol, Recorder};
@@ -40,8 +41,12 @@ pub(super) struct Client {
     heads: Cell<u64>,
     underway: Cell<usize>,
     idle_since: Cell<Now>,
+    /// Some connections to endpoints are this client's own, and go with it.
+    pub(super) owns: Cell<bool>,
     /// For the next request: an alarm that is moved costs less than a new one.
     pub(super) spare: Cell<Deadline>,
+    /// Of HTTP/2: between a stream and its response's body.
+    pub(super) passing: Cell<Passing>,
     /// What the connection goes on as, once the response is out.
     pub(super) upgrade: RefCell<Option<(Lease, Recorder)>>,
 }
@@ -56,7 +61,9 @@ impl Client {
             heads: Cell::new(0),
             underway: Cell::new(0),
             idle_since: Cell::new(now),
+            owns: Cell::new(false),
             spare: Cell::default(),
+            passing: Cell::default(),
             upgrade: RefCell::default(),
         }
     }
@@ -75,7 +82,7 @@ impl Client {
 }
 
 /// A request that is under way.
-pub(super) struct Underway(Rc<Client>);
+pub(super) struct Underway(pub(super) Rc<Client>);
 
 impl Drop for Underway {
     fn drop(&mut self) {
@@ -91,14 +98,18 @@ pub(crate) fn serve<S: Stream>(
     stream: S,
     meta: ConnectionMeta,
 ) -> impl Future<Output = ()> {
-    let open = Open::new(&service, meta);
+    let open = Open::new(&service);
     // Not an `async fn`, which would hold a second copy of each argument for as long as the connection waits.
     async move {
         let mut open = open;
         let config = service.config();
         // What is over while the connection waits is boxed, so that it does not wait with it.
         if let Some(begun) = Box::pin(begin(&service, &config, stream, meta)).await {
+            let client = Rc::clone(&begun.1);
             serve_protocol(&service, &config, begun).await;
+            if client.owns.get() {
+                service.forget(client.meta.client);
+            }
         }
         open.ended = true;
     }
@@ -273,7 +284,8 @@ async fn http2<S: Stream>(
         }
     };
     let limits = &config.limits;
-    let mut builder = http2::Builder::new(Exec::of(service));
+    let streams = Streams::new(service, client, config.timeouts.stall);
+    let mut builder = http2::Builder::new(streams);
     builder
         .auto_date_header(false)
         .initial_stream_window_size(WINDOW)
@@ -369,19 +381,17 @@ impl<'c, S> Patience<'c, S> {
     }
 }
 
-/// A connection that is counted, and whose own connections to endpoints go with it.
+/// A connection that is counted.
 struct Open<S> {
     service: Rc<Service<S>>,
-    client: std::net::SocketAddr,
     ended: bool,
 }
 
 impl<S> Open<S> {
-    fn new(service: &Rc<Service<S>>, meta: ConnectionMeta) -> Self {
+    fn new(service: &Rc<Service<S>>) -> Self {
         service.connections.set(service.connections.get() + 1);
         Self {
             service: Rc::clone(service),
-            client: meta.client,
             ended: false,
         }
     }
@@ -395,9 +405,6 @@ impl<S> Drop for Open<S> {
             .set(service.connections.get().saturating_sub(1));
         if !self.ended {
             service.metrics.borrow_mut().connections_lost += 1;
-        }
-        if service.config().source == Source::Client {
-            service.forget(self.client);
         }
     }
 }

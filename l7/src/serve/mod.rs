@@ -11,6 +11,7 @@ mod pump;
 mod relay;
 mod service;
 mod sniff;
+mod streams;
 mod translate;
 mod tunnel;
 

@@ -15,4 +15,4 @@ pub use config::{
 };
 pub(crate) use connection::{Codec, Lease};
 pub(crate) use endpoint::{Endpoint, Key};
-pub(crate) use open::acquire;
+pub(crate) use open::{AcquireError, acquire};

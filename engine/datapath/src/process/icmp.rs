@@ -220,9 +220,11 @@ fn spoken_of(frame: &[u8]) -> Option<(Address, Address, usize)> {
         Parsed::Icmp(message) if message.kind() != Kind::Error => {
             Some((message.src, message.dst, message.end))
         }
-        Parsed::Other { src, dst, why } if matches!(why, Unflowed::Protocol(_)) => {
-            Some((src, dst, answer::packet_end(frame, dst.family())))
-        }
+        Parsed::Other {
+            src,
+            dst,
+            why: Unflowed::Protocol(_),
+        } => Some((src, dst, answer::packet_end(frame, dst.family()))),
         _ => None,
     }
 }

@@ -169,7 +169,10 @@ fn to_pod(
             if let Err(reason) = routable {
                 return Verdict::Drop(reason);
             }
-            let flow = state.unserved(key, FlowKind::Direct, (pod.slot, end, true), now);
+            let flow = NewFlow {
+                front: state.said.take(),
+                ..state.unserved(key, FlowKind::Direct, (pod.slot, end, true), now)
+            };
             let added = match add(flow.clone(), now, tables, state) {
                 Err(clash @ (InsertError::Clash(_) | InsertError::NoPort)) => {
                     with_other_port(flow, clash, now, tables, state)

@@ -5,7 +5,7 @@ use super::{Part, ingress, sender};
 use crate::answer::packet_end;
 use crate::overlay::is_tunnel;
 use crate::parse::{Family, Parsed, Unflowed, parse};
-use crate::tunnel::{clamp_segments, unwrap, wrap};
+use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
     Address, Delta, DropReason, Egress, FrameBuf, Inject, KernelReason, Ports, State, Tables,
@@ -18,29 +18,34 @@ pub(super) fn arrive(
     frame: &mut FrameBuf<'_>,
     tables: &Tables,
     state: &mut State,
-) -> Result<(), DropReason> {
+) -> Result<(), Verdict> {
     let header = frame.bytes().get(ethernet::SRC);
-    match header
+    state.said = match header
         .and_then(<[u8]>::first_chunk)
         .and_then(Uplink::decode)
     {
-        Some(uplink) => unwrapped(frame, uplink, tables, state),
-        None => Ok(()),
-    }
+        Some(uplink) => unwrapped(frame, uplink, tables, state)?,
+        None => None,
+    };
+    Ok(())
 }
 
 fn unwrapped(
     frame: &mut FrameBuf<'_>,
     uplink: Uplink,
     tables: &Tables,
-    state: &mut State,
-) -> Result<(), DropReason> {
-    let _ = unwrap(frame, uplink, tables.tunnels(), &state.ports)?;
-    let tunnel = ingress(frame.bytes())?.ifindex;
+    state: &State,
+) -> Result<Option<Front>, Verdict> {
+    let owner = uplink.target % state.workers;
+    if owner != state.worker {
+        return Err(Verdict::HandOver(owner)); // Still wrapped: what its peer says goes with it.
+    }
+    let said = unwrap(frame, uplink, tables, &state.ports).map_err(Verdict::Drop)?;
+    let tunnel = ingress(frame.bytes()).map_err(Verdict::Drop)?.ifindex;
     if let Some(mtu) = tables.mtu(tunnel) {
         clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
     }
-    Ok(())
+    Ok(said)
 }
 
 /// Wraps what goes to a peer.
@@ -79,7 +84,7 @@ pub fn wrap_for_peer(
 #[inline]
 fn wrap_with(
     frame: &mut FrameBuf<'_>,
-    front: Option<&crate::tunnel::Front>,
+    front: Option<&Front>,
     tables: &Tables,
     ports: &Ports,
 ) -> Result<(), DropReason> {
@@ -163,7 +168,10 @@ fn ends(frame: &[u8]) -> Option<(Address, Address, u8)> {
         Parsed::Flow(packet) => (packet.tuple().src, packet.tuple().dst),
         Parsed::Fragment(part) => (part.src(), part.dst()),
         Parsed::Icmp(message) => (message.src(), message.dst()),
-        Parsed::Other { why, .. } if why == Unflowed::Mapped => return None,
+        Parsed::Other {
+            why: Unflowed::Mapped,
+            ..
+        } => return None,
         Parsed::Other { src, dst, .. } => (src, dst),
     };
     let l3 = frame.get(ethernet::LEN..)?;

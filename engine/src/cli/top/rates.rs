@@ -242,7 +242,7 @@ fn workers(before: &[Worker], now: &[Worker], per_s: PerSecond) -> Vec<WorkerRat
                 worker.packets.received + worker.packets.bulk,
             ),
             sent_per_s: per_s.of(sent(&past.packets), sent(&worker.packets)),
-            dropped_per_s: drops_per_s.values().sum(),
+            dropped_per_s: drops_per_s.values().fold(0.0, |sum, rate| sum + rate), // A sum of none is -0.
             drops_per_s,
             flows: worker.flows,
             flows_max: worker.flows_max,

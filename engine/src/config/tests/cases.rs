@@ -37,13 +37,32 @@ pub(super) const CASES: &[(&str, &str)] = &[
         "[node]\nname = \"a\"\ndrian = \"30s\"\n",
         "node.toml:3: node.drian: unknown key, did you mean `drain`?",
     ),
+    // The overlay.
     (
-        "[node]\nname = \"a\"\naddress = \"192.168.7.1\"\nuplink = \"eth0\"\n",
-        "node.toml:3: node.address: unknown key\nnode.toml:4: node.uplink: unknown key",
+        "[node]\nname = \"a\"\n[overlay]\n[[overlay.peer]]\nname = \"b\"\naddress = \"10.0.0.2\"\npods = [\"10.1.0.0/24\"]\n",
+        "node.toml:3: overlay: needs `node.uplink`\nnode.toml:3: overlay: needs `node.address`",
     ),
     (
-        "[overlay]\nvni = 77\n[[overlay.peer]]\nname = \"node-b\"\n",
-        "node.toml:1: overlay: unknown key",
+        "[node]\nname = \"a\"\naddress = \"10.0.0.1\"\nuplink = [\"eth0\"]\n[overlay]\nvni = 77\n[[overlay.peer]]\nname = \"b\"\naddress = \"fd00::2\"\npods = [\"10.1.0.0/24\"]\n",
+        "node.toml:9: overlay.peer[0].address: fd00::2 is of a family that `node.address` has no address of",
+    ),
+    (
+        "[overlay]\n[[overlay.peer]]\nname = \"b\"\naddress = \"10.0.0.2\"\npods = [\"10.244.2.0\", \"10.244.2.1/24\", \"0.0.0.0/0\", \"127.0.0.0/8\", \"10.01.0.0/16\", \"fd00::/64\"]\n[node]\nname = \"a\"\naddress = \"10.0.0.1\"\nuplink = \"eth0\"\n",
+        "node.toml:5: overlay.peer[0].pods[0]: \"10.244.2.0\" is not a range of addresses such as \"10.244.2.0/24\"\n\
+         node.toml:5: overlay.peer[0].pods[1]: \"10.244.2.1/24\" has bits behind its prefix: write 10.244.2.0/24\n\
+         node.toml:5: overlay.peer[0].pods[2]: \"0.0.0.0/0\" is not a range of addresses such as \"10.244.2.0/24\"\n\
+         node.toml:5: overlay.peer[0].pods[3]: 127.0.0.0 is a loopback address, which cannot be used here\n\
+         node.toml:5: overlay.peer[0].pods[4]: \"10.01.0.0/16\" has leading zeros, which are refused because they are ambiguous: some programs read them as octal",
+    ),
+    (
+        "[node]\nname = \"a\"\naddress = [\"10.0.0.1\", \"10.0.0.9\"]\nuplink = [\"eth0\", \"eth0\"]\n[overlay]\nvni = 16777216\nencap = \"gre\"\npeer = [\n{ name = \"b\", address = \"10.0.0.1\", pods = [\"10.1.0.0/24\"] },\n{ name = \"b\", address = \"10.0.0.3\", pods = [\"10.1.0.0/24\"] },\n]\n",
+        "node.toml:3: node.address[1]: 10.0.0.9 is a second IPv4 address, and there may be one of each family\n\
+         node.toml:4: node.uplink[1]: \"eth0\" is already taken by node.uplink[0] at node.toml:4\n\
+         node.toml:6: overlay.vni: 16777216 is not in 0..=16777215\n\
+         node.toml:7: overlay.encap: \"gre\" is not one of \"geneve\", \"vxlan\"\n\
+         node.toml:9: overlay.peer[0].address: 10.0.0.1 is already taken by node.address[0] at node.toml:3\n\
+         node.toml:10: overlay.peer[1].name: \"b\" is already taken by overlay.peer[0].name at node.toml:9\n\
+         node.toml:10: overlay.peer[1].pods[0]: 10.1.0.0/24 is already taken by overlay.peer[0].pods[0] at node.toml:9",
     ),
     (
         "[worker]\n",
@@ -168,7 +187,7 @@ pub(super) const CASES: &[(&str, &str)] = &[
          \x20 { redirect = {}, matches = [{ path = { exact = \"/\", prefix = \"/\" }, method = \"G T\", headers = { \"a b\" = \"c\" } }] },\n]\n\
          [[service.routes]]\nname = \"q\"\nrules = []\n[service.http]\nhead_fields = 101\n",
         "node.toml:8: service[0].routes[0].hostnames[0]: \"-a\" is not a hostname: labels of a-z, 0-9 and -, with *. in front for a wildcard\n\
-         node.toml:10: service[0].routes[0].rules[0].backends[0]: there is no service \"t\" with exactly one TCP port\n\
+         node.toml:10: service[0].routes[0].rules[0].backends[0]: there is no service \"t\"\n\
          node.toml:12: service[0].routes[0].rules[2]: needs either `backends` or `redirect`\n\
          node.toml:12: service[0].routes[0].rules[2].matches[0].path.exact: \"a\" is not a path: it begins with / and has no query, fragment, empty or dot element\n\
          node.toml:13: service[0].routes[0].rules[3].redirect.status: 304 is not one of 301, 302, 303, 307, 308\n\
@@ -183,8 +202,8 @@ pub(super) const CASES: &[(&str, &str)] = &[
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
          [[service.routes]]\nname = \"r\"\nrules = [{ backends = [{ service = \"s\", port = 81 }, { service = \"s\", port = \"x\" }, { service = \"s\" }] }]\n",
-        "node.toml:8: service[0].routes[0].rules[0].backends[0]: there is no service \"s\" with TCP port 81\n\
-         node.toml:8: service[0].routes[0].rules[0].backends[1]: there is no service \"s\" with a TCP port \"x\"",
+        "node.toml:8: service[0].routes[0].rules[0].backends[0]: service \"s\" has no TCP port 81\n\
+         node.toml:8: service[0].routes[0].rules[0].backends[1]: service \"s\" has no TCP port \"x\"",
     ),
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\

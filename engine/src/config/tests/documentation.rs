@@ -13,6 +13,7 @@ const QUICKSTART: &str = include_str!("../../../../configs/quickstart.toml");
 /// The part of the documentation under the headline that names `table`.
 fn section(table: &str) -> &'static str {
     let (headline, level) = match table.split_once('.') {
+        Some(("overlay", _)) => (format!("\n### `[[{table}]]`\n"), "\n##"),
         Some((service, key)) => (format!("\n### `{key}` of a {service}\n"), "\n##"),
         None if matches!(table, "pod" | "service") => (format!("\n## `[[{table}]]`"), "\n##"),
         None => (format!("\n## `[{table}]`"), "\n##"),
