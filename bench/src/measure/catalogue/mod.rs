@@ -188,7 +188,7 @@ pub static SCENARIOS: &[Scenario] = &[
     between_nodes(
         Place::There,
         rate(
-            "overlay-established-1core",
+            "overlay-1core",
             "the same with everything on one core",
             "Mpps",
             Probe::FloodOneCore,
