@@ -329,7 +329,11 @@ static __always_inline int onward(struct __sk_buff *skb, const struct packet *pa
 	if (!is_tunnel(way->egress_ifindex))
 		return into_pod(skb, way->egress_ifindex);
 	peer = peer_of(way->egress_ifindex);
-	return peer ? send_wrapped(skb, packet, peer, wrapped_hash(packet, way)) : TCX_DROP;
+	if (!peer)
+		return TCX_DROP;
+	if (peer->native)
+		return bpf_redirect_neigh(peer->uplink, NULL, 0, 0);
+	return send_wrapped(skb, packet, peer, wrapped_hash(packet, way));
 }
 
 /*
@@ -373,6 +377,26 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 	return true;
 }
 
+/* The same for a packet of a peer's that is not wrapped, of a flow that is known. */
+static __noinline bool fast_native(struct __sk_buff *skb, const struct packet *packet, __u32 tunnel,
+				   __u32 packets, int *action)
+{
+	struct weft_flow_key key = key_of(packet, tunnel);
+	struct weft_config *cfg;
+	struct way way = {};
+	__u32 zero = 0;
+
+	cfg = bpf_map_lookup_elem(&config, &zero);
+	if (!cfg || !cfg->fast_path || !packet->ports || packet->odd || packet->hops <= 1 ||
+	    packet->l4 != (packet->v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4) ||
+	    !follow(skb, cfg, packet, &key, packets, bpf_ktime_get_coarse_ns(), &way) ||
+	    is_tunnel(way.egress_ifindex))
+		return false;
+	count(WEFT_COUNT_FROM_PEER_FORWARDED, packets);
+	*action = rewrite(skb, packet, &way) ? into_pod(skb, way.egress_ifindex) : TCX_DROP;
+	return true;
+}
+
 /* The same for a wrapped packet that came by an uplink, of a flow that is known. The packet is untouched otherwise. */
 static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct outer *outer, int *action)
 {
@@ -388,7 +412,7 @@ static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct outer *ou
 	if (!cfg || !cfg->fast_path || !from)
 		return false;
 	peer = peer_of(from->port);
-	if (!peer || !read_wrapped(skb, outer, peer, &inner) || inner.odd || inner.hops <= 1 ||
+	if (!peer || peer->native || !read_wrapped(skb, outer, peer, &inner) || inner.odd || inner.hops <= 1 ||
 	    inner.l4 != (inner.v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4))
 		return false;
 	key = key_of(&inner, from->port);

@@ -30,6 +30,33 @@ static __noinline bool is_wrapped(struct __sk_buff *skb, const struct weft_overl
 	       same_addr(&packet.dst, node);
 }
 
+/* The tunnel of a peer that sends to an enrolled pod of this node without wrapping; 0: it is no such packet. */
+static __always_inline __u32 native_peer(const struct packet *packet)
+{
+	struct weft_range key = { .bits = 128, .addr = packet->src };
+	struct weft_endpoint *end = bpf_map_lookup_elem(&endpoints, &packet->dst);
+	struct weft_tunnel *from;
+	struct weft_peer *peer;
+
+	if (!end || !end->ifindex)
+		return 0;
+	from = bpf_map_lookup_elem(&ranges, &key);
+	if (!from)
+		return 0;
+	peer = bpf_map_lookup_elem(&tunnels, &from->port);
+	return peer && peer->native ? from->port : 0;
+}
+
+/* Whose packet that is, as of a pod's. */
+static __noinline __u16 native_target(struct __sk_buff *skb, const struct packet *packet, __u32 tunnel)
+{
+	struct weft_flow_value *flow = packet->ports ? pin(packet, tunnel) :
+				       packet->error ? quoted_pin(skb, packet, tunnel) :
+						       NULL;
+
+	return flow ? flow->owner : source_hash(packet);
+}
+
 /* The owner of the flow that the wrapped packet is of, or a hash of its source, as of a pod's. */
 static __noinline __u16 wrapped_target(struct __sk_buff *skb, const struct weft_overlay *here,
 					const struct outer *outer)

@@ -218,7 +218,8 @@ struct weft_peer {
 	__be16 port;
 	__u16 mtu; /* of what is inside */
 	__u8 encap;
-	__u8 pad[3];
+	__u8 native; /* as they are */
+	__u8 pad[2];
 };
 
 /* ranges[key], by longest prefix. */
@@ -374,6 +375,7 @@ WEFT_OFFSET(peer, vni, 12)
 WEFT_OFFSET(peer, port, 16)
 WEFT_OFFSET(peer, mtu, 18)
 WEFT_OFFSET(peer, encap, 20)
+WEFT_OFFSET(peer, native, 21)
 WEFT_SIZE(range, 20)
 WEFT_OFFSET(range, addr, 4)
 WEFT_SIZE(service_key, 20)
@@ -442,7 +444,7 @@ WEFT_OFFSET(reverse, flags, 18)
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
  *   from_pod = from_pod_kernel + from_pod_punted + from_pod_forwarded + from_pod_orphan + malformed + src_spoof + punt_rate
  *   to_pod   = to_pod_kernel + to_pod_punted + to_pod_orphan
- *   from_peer = from_peer_punted + from_peer_forwarded + from_peer_orphan
+ *   from_peer = from_peer_punted + from_peer_forwarded + from_peer_kernel + from_peer_orphan
  *   from_pod_punted + to_pod_punted + from_peer_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
 #define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
@@ -459,9 +461,10 @@ WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
 WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
 WEFT_COUNTER(TO_POD_ORPHAN, "of those, dropped or reset: their connections ended in a worker that does not step")
-WEFT_COUNTER(FROM_PEER, "wrapped packets that came to this node by an uplink")
+WEFT_COUNTER(FROM_PEER, "packets of peers that came by an uplink: wrapped ones, and to enrolled pods from peers without a tunnel")
 WEFT_COUNTER(FROM_PEER_PUNTED, "of those, sent to user space")
 WEFT_COUNTER(FROM_PEER_FORWARDED, "of those, unwrapped by the fast path and put into a pod")
+WEFT_COUNTER(FROM_PEER_KERNEL, "of those, not wrapped, and left to the kernel: there is no worker that steps")
 WEFT_COUNTER(FROM_PEER_ORPHAN, "of those, dropped: there is no worker that steps")
 WEFT_COUNTER(BULK_PUNTED, "of the packets sent to user space, those in large ones by the bulk lane")
 WEFT_COUNTER(BULK_FRAMES, "those large packets")
@@ -477,7 +480,7 @@ WEFT_COUNTER(INJECT_FOREIGN, "dropped at weft0: not a frame that user space enco
 WEFT_COUNTER(XSK_REDIRECTED, "punted frames handed to an AF_XDP socket")
 WEFT_COUNTER(XSK_ABSENT, "punted frames of a queue without a socket")
 WEFT_COUNTER(FAILOPEN_REINGRESS, "of those, given back to the kernel at the sender's veth")
-WEFT_COUNTER(FAILOPEN_UPLINK, "of those, dropped: they came wrapped, and only user space unwraps")
+WEFT_COUNTER(FAILOPEN_UPLINK, "of those, dropped: a peer sent them, and only user space can take them on")
 WEFT_COUNTER(FAILOPEN_PEER, "of those, put into the pod they were on their way to")
 WEFT_COUNTER(PUNT_FOREIGN, "dropped at weft1: not a punted frame")
 	WEFT_COUNTERS

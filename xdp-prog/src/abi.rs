@@ -101,7 +101,8 @@ pub(crate) struct Peer {
     pub(crate) port: U16,
     pub(crate) mtu: u16,
     pub(crate) encap: u8,
-    pub(crate) pad: [u8; 3],
+    pub(crate) native: u8,
+    pub(crate) pad: [u8; 2],
 }
 
 /// `struct weft_range`.

@@ -15,6 +15,7 @@ mod answer;
 mod checksum;
 mod choice;
 mod counters;
+mod cut;
 mod evict;
 mod expire;
 mod extension;
@@ -62,7 +63,7 @@ pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, PORT_BITS, Ports, TUNN
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
 pub use overlay::{Encapsulation, OverlaySpec, PeerSpec, Prefix};
 pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
-pub use process::{Claim, TooLong, Verdict, older, process, wrap_for_peer};
+pub use process::{Claim, TooLong, Verdict, next_fragment, older, process, wrap_for_peer};
 pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
 pub use state::{

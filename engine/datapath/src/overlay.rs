@@ -104,8 +104,10 @@ pub struct PeerSpec {
     pub local: Address,
     /// The interface that leads there now; 0: there is none.
     pub uplink: u32,
-    /// Bytes of the longest inner IP packet that gets there.
+    /// Bytes of the longest packet of a pod's that gets there.
     pub mtu: u16,
+    /// Packets go there and come from there as they are: the underlay knows the way to its pods.
+    pub native: bool,
     /// Its pods, each range with what flows to it depend on.
     pub ranges: Vec<(Prefix, SlotRef)>,
 }
@@ -128,7 +130,7 @@ pub struct OverlaySpec {
 impl OverlaySpec {
     /// Whether the hooks may carry flows to that peer: they wrap over IPv4 alone, without a checksum.
     pub fn hooks_carry(&self, peer: &PeerSpec) -> bool {
-        peer.remote.is_v4() && !self.checksum
+        peer.native || peer.remote.is_v4() && !self.checksum
     }
 }
 

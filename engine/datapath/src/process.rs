@@ -1,5 +1,6 @@
 //! What becomes of a frame: the stages, in order.
 
+use crate::cut::may_cut;
 use crate::flow::{Direction, Flow, FlowId, FlowKind, FlowState};
 use crate::fragment::fragment;
 use crate::overlay::is_tunnel;
@@ -22,7 +23,7 @@ mod terminate;
 use opening::from_pod;
 
 pub use opening::older;
-pub use overlay::wrap_for_peer;
+pub use overlay::{next_fragment, wrap_for_peer};
 
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
 /// the worker that its source MAC names; all three but for the outer headers of a tunnel, which are off.
@@ -225,6 +226,8 @@ pub(crate) struct Part {
     pub(crate) flags: TcpFlags,
     pub(crate) hops: u8,
     pub(crate) end: usize,
+    /// What is too long for a tunnel is sent in fragments.
+    pub(crate) cut: bool,
 }
 
 impl Part {
@@ -234,6 +237,15 @@ impl Part {
             flags: packet.flags(),
             hops: packet.hops(),
             end: packet.end(),
+            cut: false,
+        }
+    }
+
+    /// As [`of`](Self::of), for a packet that opens a flow.
+    pub(crate) fn first(frame: &[u8], packet: &Packet) -> Self {
+        Self {
+            cut: may_cut(frame),
+            ..Self::of(packet)
         }
     }
 
@@ -256,6 +268,7 @@ impl Part {
             return Err(DropReason::TtlExpired);
         }
         match tables.narrower(ifindex, self.length()) {
+            Some(_) if self.cut && is_tunnel(ifindex) => Ok(()),
             Some(mtu) => {
                 *narrow = mtu;
                 Err(DropReason::PodMtu)
@@ -295,7 +308,10 @@ pub(crate) fn pass(
         }
     };
     if hop && let Err(reason) = part.routable(egress.ifindex, tables, &mut state.narrow) {
-        return Verdict::Drop(reason);
+        let cut = reason == DropReason::PodMtu && is_tunnel(egress.ifindex);
+        if !cut || !may_cut(frame.bytes()) {
+            return Verdict::Drop(reason);
+        }
     }
     if is_tunnel(egress.ifindex) {
         state.front = front(flow, direction);

@@ -4,6 +4,7 @@ use arrayvec::ArrayVec;
 
 use crate::adopt::{FastEnds, FastFlows};
 use crate::affinity::AffinityTable;
+use crate::cut::Rest;
 use crate::flow::{Flow, FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
@@ -151,6 +152,8 @@ pub struct State {
     pub too_long: Option<TooLong>,
     /// The MTU that the last packet dropped as [`PodMtu`](crate::DropReason::PodMtu) was longer than.
     pub(crate) narrow: u16,
+    /// What is still to be sent of a packet that was too long for a tunnel.
+    pub(crate) rest: Rest,
     /// What the peer that the packet goes to is to know of it.
     pub(crate) front: Option<Front>,
     /// What a peer has said of the packet.
@@ -194,6 +197,7 @@ impl State {
             severed: Vec::with_capacity(PIN_OPS_MAX),
             too_long: None,
             narrow: 0,
+            rest: Rest::new(),
             front: None,
             said: None,
             worker: config.worker,
@@ -258,6 +262,17 @@ impl State {
     /// than the enrolment, whatever the pods' own grace.
     pub fn was_away(&mut self, until: Now) {
         self.away_until = until;
+    }
+
+    /// Whether more of the last packet is to be sent: [`next_fragment`](crate::next_fragment) has it.
+    #[inline]
+    pub fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Gives that up.
+    pub fn forget_rest(&mut self) {
+        self.rest.forget();
     }
 
     /// The punt pair.

@@ -35,7 +35,7 @@ const CE: u8 = 0x03;
 /// The transport knows of congestion: the second codepoint, which some routers set by themselves (RFC 6040 section 4.2).
 const ECT_1: u8 = 0x01;
 
-/// Wraps the packet in `frame` for `peer`, and addresses the frame to the uplink. `front`: what else the peer is to
+/// Wraps the packet in `frame` for `peer`, unless it goes there as it is, and addresses the frame to the uplink. `front`: what else the peer is to
 /// know; left out where it makes the packet too long.
 ///
 /// The Ethernet header is replaced, the packet stays as it is. Nothing is written on an error:
@@ -49,6 +49,10 @@ pub(crate) fn wrap(
 ) -> Result<(), DropReason> {
     if peer.uplink == 0 {
         return Err(DropReason::NoRoute);
+    }
+    if peer.native {
+        Egress::neighbour(peer.uplink).write(frame.bytes_mut(), ports);
+        return Ok(());
     }
     let spec = &overlay.spec;
     let family = peer.remote.family();

@@ -103,7 +103,10 @@ impl Peers {
                 u16::try_from(way.mtu).unwrap_or(u16::MAX).min(MTU_MOST)
             });
             let remote: Address = remote.into();
-            let overhead = overlay.encapsulation.overhead(remote.family());
+            let overhead = match peer.native {
+                true => 0,
+                false => overlay.encapsulation.overhead(remote.family()),
+            };
             peers.names.push(peer.name.clone());
             peers.spec.peers.push(PeerSpec {
                 port,
@@ -111,6 +114,7 @@ impl Peers {
                 local: local.into(),
                 uplink: way.map_or(0, |way| way.ifindex),
                 mtu: carried.saturating_sub(overhead),
+                native: peer.native,
                 ranges,
             });
         }

@@ -125,11 +125,12 @@ impl Reading {
                     + hooks(Counter::ToPodOrphan),
             },
             Side {
-                name: "from peers = punted + forwarded + orphaned",
+                name: "from peers = punted + forwarded + kernel + orphaned",
                 in_flight_max: 0,
                 left: hooks(Counter::FromPeer),
                 right: hooks(Counter::FromPeerPunted)
                     + hooks(Counter::FromPeerForwarded)
+                    + hooks(Counter::FromPeerKernel)
                     + hooks(Counter::FromPeerOrphan),
             },
             Side {

@@ -58,7 +58,8 @@ impl Steering {
                 port: U16::new(spec.port),
                 mtu: peer.mtu,
                 encap,
-                pad: [0; 3],
+                native: peer.native.into(),
+                pad: [0; 2],
             };
             (peer.port, way)
         });

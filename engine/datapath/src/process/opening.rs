@@ -80,7 +80,7 @@ fn to_vip(
         (service, Stage::L4),
         key,
         pod,
-        &Part::of(packet),
+        &Part::first(frame.bytes(), packet),
         now,
         tables,
         state,
@@ -165,7 +165,8 @@ fn to_pod(
         ),
         (Protocol::Tcp, false) => Verdict::Drop(DropReason::UnknownFlow),
         (Protocol::Tcp, true) | (Protocol::Udp, _) => {
-            let routable = Part::of(packet).routable(peer.ifindex, tables, &mut state.narrow);
+            let part = Part::first(frame.bytes(), packet);
+            let routable = part.routable(peer.ifindex, tables, &mut state.narrow);
             if let Err(reason) = routable {
                 return Verdict::Drop(reason);
             }

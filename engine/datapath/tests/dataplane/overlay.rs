@@ -69,6 +69,7 @@ struct Joint {
     checksum: bool,
     mtu: u16,
     uplink: u32,
+    native: bool,
 }
 
 impl Joint {
@@ -78,6 +79,7 @@ impl Joint {
         checksum: false,
         mtu: 1450,
         uplink: UPLINK,
+        native: false,
     };
 
     const ALL: [Self; 6] = {
@@ -125,6 +127,7 @@ impl Node {
                 local: side.node(joint.outer),
                 uplink: joint.uplink,
                 mtu: joint.mtu,
+                native: joint.native,
                 ranges: vec![(range(Net::V4, 24), slot(2)), (range(Net::V6, 48), slot(3))],
             }],
         });
@@ -364,6 +367,48 @@ fn tun_04_k_03_a_packet_too_long_for_the_tunnel_is_answered_with_its_mtu() {
     }
 }
 
+/// Without a tunnel packets travel as they are, and all else is the same: translation, hops, lengths, and who may send.
+#[test]
+fn ter_4_a_native_peer_is_reached_without_wrapping() {
+    let native = Joint {
+        native: true,
+        mtu: 1500,
+        ..Joint::PLAIN
+    };
+    let came = |frame: &[u8]| {
+        let mut frame = frame.to_vec();
+        let ingress = Ingress {
+            ifindex: TUNNEL,
+            hook: Hook::FromPod,
+            target: 0,
+        };
+        frame[6..12].copy_from_slice(&ingress.encode());
+        frame
+    };
+    for net in Net::BOTH {
+        for (to, port) in [(Side::B.pod(net), TARGET), (net.vip(80), SERVED)] {
+            let [mut a, mut b] = joined(native);
+            let asked = Spec::tcp(Side::A.pod(net), 40000, to, port, SYN);
+            let sent = a.sends(&asked);
+            assert_eq!(tuple(&sent), between(net, Protocol::Tcp, SYN).tuple);
+            let mut frame = came(&sent);
+            assert_eq!(b.run(&mut frame), Verdict::Deliver);
+            assert_eq!(egress(&frame), Egress::peer(VETH));
+            let answer = Spec::of(tuple(&frame).reversed(), SYN | ACK);
+            let mut back = came(&b.sends(&answer));
+            assert_eq!(a.run(&mut back), Verdict::Deliver);
+            assert_eq!(tuple(&back), asked.tuple.reversed());
+        }
+        let [_, mut b] = joined(native);
+        let stranger = Spec::udp(net.internet(), 1, Side::B.pod(net), 2);
+        let mut frame = came(&stranger.frame([0; 6]));
+        assert_eq!(b.run(&mut frame), Verdict::Drop(DropReason::SrcSpoof));
+        let elsewhere = Spec::udp(Side::A.pod(net), 1, Side::B.other_pod(net, 9), 2);
+        let mut frame = came(&elsewhere.frame([0; 6]));
+        assert_eq!(b.run(&mut frame), Verdict::Drop(DropReason::NoRoute));
+    }
+}
+
 /// What no peer has, what a peer sends to nobody here, and what no route leads to.
 #[test]
 fn tun_05_an_unknown_destination_is_no_route_and_never_a_flood() {
@@ -414,4 +459,53 @@ fn tun_05_a_range_that_moves_ends_the_flows_to_its_pods() {
     let mut frame = Spec::of(opened.tuple, ACK).punted(VETH, Hook::FromPod);
     assert_eq!(a.run(&mut frame), Verdict::Drop(DropReason::UnknownFlow));
     a.sends(&opened); // Begun anew.
+}
+
+/// An IPv4 packet that may be fragmented is: the far pod gets all of it, in fragments that fit, and one that may not be is answered.
+#[test]
+fn tun_04_u_09_what_may_be_fragmented_is_cut_to_the_tunnel() {
+    let net = Net::V4;
+    for (to, port) in [(Side::B.pod(net), TARGET), (net.vip(80), SERVED)] {
+        for length in [1451, 1452, 2875, 2876, 2877, 3500] {
+            let [mut a, mut b] = joined(Joint::PLAIN);
+            let data: Vec<u8> = (0..length - 28).map(|n: usize| n as u8).collect();
+            let spec = Spec::udp(Side::A.pod(net), 40000, to, port).payload(&data);
+            let mut frame = spec.punted(VETH, Hook::FromPod);
+            frame[20] = 0;
+            frame[24..26].fill(0);
+            let sum = Checksum::default().with(&frame[14..34]).finish();
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(a.run(&mut frame), Verdict::Deliver, "{length}");
+            let mut fragments = vec![frame];
+            while a.state.has_rest() {
+                let mut memory = [0; 4096];
+                let mut buf = FrameBuf::new(&mut memory, 0);
+                next_fragment(&mut buf, &a.tables, &mut a.state).unwrap();
+                fragments.push(buf.bytes().to_vec());
+            }
+            let mut whole = vec![0; length - 20];
+            let mut sum = 0;
+            for wrapped in &fragments {
+                assert!(wrapped.len() <= 14 + 1500);
+                let got = b.receives(wrapped);
+                let header = Checksum::default().with(&got[14..34]).finish();
+                assert_eq!(
+                    (header, got[16..18].to_vec()),
+                    (0, (got.len() as u16 - 14).to_be_bytes().to_vec())
+                );
+                let offset = usize::from(u16::from_be_bytes([got[20] & 0x1f, got[21]])) * 8;
+                let more = got[20] & 0x20 != 0;
+                assert_eq!(more, offset + got.len() - 34 < whole.len());
+                whole[offset..offset + got.len() - 34].copy_from_slice(&got[34..]);
+                sum += got.len() - 34;
+            }
+            assert_eq!(
+                (sum, fragments.len()),
+                (length - 20, (length - 20).div_ceil(1424))
+            );
+            let (src, dst) = (Side::A.pod(net), Side::B.pod(net));
+            assert_eq!(l4_checksum(&src, &dst, Protocol::Udp, &whole), 0xffff);
+            assert_eq!(whole[8..], data);
+        }
+    }
 }
