@@ -15,6 +15,7 @@ use weft_lab::lab::{Family, UPLINK, pick, vips};
 use weft_lab::servers::{HTTP_PORT, PEER_PORT};
 use weft_lab::snapshot::Snapshot;
 use weft_lab::two_nodes::Underlay;
+use weft_lab::wait::{START_LIMIT, wait_until};
 
 /// Source ports of outer headers: 14 bits of a hash.
 const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 0xc000..=0xffff;
@@ -40,8 +41,12 @@ fn ter4_pods_of_two_nodes_reach_each_other_by_the_kernels_vxlan() -> Result<()> 
             let cluster = Cluster::new(underlay)?;
             let nodes = &cluster.nodes;
             for family in Family::BOTH {
-                ping(&nodes.nodes[0].node, nodes.address(1, family), 56)
-                    .with_context(|| format!("{underlay}: the other node"))?;
+                let to = nodes.address(1, family);
+                // A first one may be lost while neighbours are looked for.
+                wait_until("the other node", START_LIMIT, || {
+                    ping(&nodes.nodes[0].node, to, 56).is_ok()
+                })
+                .with_context(|| format!("{underlay}: {to}"))?;
             }
             nodes.kernel_vxlan(outer)?;
             cluster
