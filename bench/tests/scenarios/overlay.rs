@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 use weft_lab::capture::{Capture, dissect, faults};
 use weft_lab::client::{Datagrams, Talk, ask_udp, ping};
 use weft_lab::config::Config;
@@ -14,9 +15,13 @@ use weft_lab::lab::{Family, UPLINK, pick, vips};
 use weft_lab::servers::{HTTP_PORT, PEER_PORT};
 use weft_lab::snapshot::Snapshot;
 use weft_lab::two_nodes::Underlay;
+use weft_lab::wait::{START_LIMIT, wait_until};
 
 /// Source ports of outer headers: 14 bits of a hash.
 const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 0xc000..=0xffff;
+
+/// How long both ends need to close a connection.
+const OVER: Duration = Duration::from_millis(200);
 
 /// What the underlay shows in front of a node's uplink.
 fn on_underlay(cluster: &Cluster, node: usize, name: &str) -> Result<Capture> {
@@ -36,8 +41,12 @@ fn ter4_pods_of_two_nodes_reach_each_other_by_the_kernels_vxlan() -> Result<()> 
             let cluster = Cluster::new(underlay)?;
             let nodes = &cluster.nodes;
             for family in Family::BOTH {
-                ping(&nodes.nodes[0].node, nodes.address(1, family), 56)
-                    .with_context(|| format!("{underlay}: the other node"))?;
+                let to = nodes.address(1, family);
+                // A first one may be lost while neighbours are looked for.
+                wait_until("the other node", START_LIMIT, || {
+                    ping(&nodes.nodes[0].node, to, 56).is_ok()
+                })
+                .with_context(|| format!("{underlay}: {to}"))?;
             }
             nodes.kernel_vxlan(outer)?;
             cluster
@@ -496,5 +505,40 @@ fn tun05_unknown_destinations_are_never_flooded() -> Result<()> {
         }
         ensure!(wefts[1].counter("no_route")? >= 4, "{}", said(&wefts));
         audit(&wefts)
+    })
+}
+
+/// A client's port is as free for a service as for its server once the connection that had it is over, wherever the server is.
+#[test]
+fn amb08_a_port_is_free_again_after_a_connection_to_the_same_server() -> Result<()> {
+    with_weft(|| {
+        let cluster = Cluster::new(Underlay::Routed)?;
+        let server = cluster.servers[1].at(Family::V4, PEER_PORT);
+        let service = (pick(&vips(SERVED_AT[1]), Family::V4), PEER_PORT).into();
+        let ways = [(20_001, [server, service]), (20_003, [service, server])];
+        for fast_path in ["off", "flows", "full"] {
+            let wefts = cluster.start_with(|config| {
+                config.workers.fast_path = fast_path.into();
+                Ok(())
+            })?;
+            for (at, client) in cluster.clients.iter().enumerate() {
+                for (port, targets) in ways {
+                    for to in targets {
+                        let talk = Talk::open_from(&client.namespace, port, to)?;
+                        ensure!(
+                            talk.greeting.client == talk.local,
+                            "{fast_path}, node {at}, {to}: {} was seen as {}\n{}",
+                            talk.local,
+                            talk.greeting.client,
+                            wefts[at].text(&["flows"])?
+                        );
+                        drop(talk);
+                        std::thread::sleep(OVER);
+                    }
+                }
+            }
+            audit(&wefts)?;
+        }
+        Ok(())
     })
 }

@@ -1,4 +1,4 @@
-//! What scenarios of two nodes start from: a client and a server on each, services of either server and of both.
+//! What scenarios of two nodes start from: a client and a server on each (the client answers questions, too), services of either server and of both.
 
 use crate::fixture::REAL_TIME;
 use anyhow::{Context, Result, ensure};
@@ -109,6 +109,9 @@ impl Cluster {
             servers::peer(lab, &pod.namespace, &pod.name)?;
             servers::web(lab, &pod.namespace, &pod.name)?;
         }
+        for (lab, pod) in nodes.nodes.iter_mut().zip(&clients) {
+            servers::peer(lab, &pod.namespace, &pod.name)?;
+        }
         Ok(Self {
             clients,
             servers,
@@ -186,14 +189,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Requests of both protocols and families from each client to the other node's server and to the services that it is
-    /// behind.
+    /// Requests of both protocols and families from each client to the other one, and to the service of the other node's
+    /// server. Pods of their own: where a service's server is asked directly, too, two connections from one port could
+    /// clash.
     pub fn loads(&self) -> Vec<Load> {
         let mut loads = Vec::new();
         for at in 0..2 {
             for family in Family::BOTH {
                 let targets = vec![
-                    self.servers[1 - at].at(family, PEER_PORT),
+                    self.clients[1 - at].at(family, PEER_PORT),
                     (pick(&vips(SERVED_AT[1 - at]), family), PEER_PORT).into(),
                 ];
                 for request in [Request::Tcp, Request::Udp] {

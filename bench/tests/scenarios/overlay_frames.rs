@@ -11,7 +11,7 @@ use weft_lab::packet::{Ip, ethernet, udp};
 use weft_lab::raw::Wire;
 use weft_lab::two_nodes::Underlay;
 use weft_lab::wait::wait_until;
-use weft_lab::weft::Weft;
+use weft_lab::weft::{Weft, sum_of};
 
 /// Where the server's socket is.
 const PORT: u16 = 4447;
@@ -134,11 +134,14 @@ impl Bench {
     fn dropped(&self, reason: &str, change: impl FnOnce(&mut Wrapped)) -> Result<()> {
         let mut wrapped = self.right.clone();
         change(&mut wrapped);
-        let weft = &self.wefts[1];
-        let before = weft.counter(reason)?;
+        let count = || -> Result<u64> {
+            let status = self.wefts[1].json(&["status"])?;
+            Ok(sum_of(&status["ledger"], reason))
+        };
+        let before = count()?;
         ensure!(!self.arrives(&wrapped)?, "{reason}: arrived");
         wait_until(reason, Duration::from_secs(1), || {
-            weft.counter(reason).is_ok_and(|count| count == before + 1)
+            count().is_ok_and(|count| count == before + 1)
         })
         .with_context(|| said(&self.wefts))
     }
