@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::flow::{Direction, FlowEnd, FlowId, FlowKind, NewFlow};
+use crate::flow::{Direction, Flow, FlowEnd, FlowId, FlowKind, NewFlow};
 use crate::icmp::Quoted;
 use crate::parse::{Parsed, parse};
 use crate::process::Part;
@@ -24,6 +24,12 @@ pub trait FastFlows: fmt::Debug + Send {
     /// The flow whose packets, one way or the other, have that key. A system call: not for packets that nothing is odd
     /// about.
     fn find(&self, key: &FlowKey) -> Option<FastEnds>;
+
+    /// Whether the flow whose packets have that key is a connection that both of its ends have closed, or one has reset: its
+    /// tuples are free again.
+    fn is_over(&self, _key: &FlowKey) -> bool {
+        false
+    }
 
     /// Of a client's flow that the hooks have seen one datagram of: the [`backend_print`](crate::backend_print) of the backend that
     /// it went to. Some cache misses.
@@ -85,8 +91,20 @@ impl State {
         let (Some(fast), Some(flow)) = (&self.fast, self.flows.at(id)) else {
             return false;
         };
-        let answers = flow.key(Direction::Reply).and_then(|key| fast.find(&key));
-        answers.is_some_and(|other| Some(other.client) != flow.key(Direction::Forward))
+        let Some(answers) = flow.key(Direction::Reply) else {
+            return false;
+        };
+        let other = fast.find(&answers);
+        other.is_some_and(|other| {
+            Some(other.client) != flow.key(Direction::Forward) && !fast.is_over(&answers)
+        })
+    }
+
+    /// Whether the hooks, which the flow has been left to, say that it is over.
+    pub(crate) fn ended_there(&self, flow: &Flow) -> bool {
+        let key = flow.key(Direction::Forward);
+        let over = |key| self.fast.as_ref().is_some_and(|fast| fast.is_over(&key));
+        self.leaves(flow) && key.is_some_and(over)
     }
 
     /// Takes a flow of the fast path in, so that what is no packet of it finds it: the client's packets, and the answers to

@@ -346,6 +346,7 @@ pub(crate) fn add(
             if state.flows.at(holder).is_some_and(|other| {
                 other.state().over()
                     || !other.valid(now, tables)
+                    || state.ended_there(other)
                     || flow.kind.serves() && other.unanswered_datagrams()
             }) =>
         {

@@ -186,6 +186,15 @@ impl FastFlows for FastLookup {
         })
     }
 
+    fn is_over(&self, key: &FlowKey) -> bool {
+        let found = self.table.find(&abi::FlowKey::from(key));
+        found.is_some_and(|(_, flow)| {
+            let states = flow.value.tcp_state;
+            let has = |bits| states & bits != 0;
+            has(abi::FLOW_RST | abi::FLOW_PEER_RST) || has(abi::FLOW_FIN) && has(abi::FLOW_PEER_FIN)
+        })
+    }
+
     fn first(&self, client: &FlowKey) -> Option<u16> {
         self.table.first(client.ifindex, flow_hash(&client.tuple))
     }

@@ -150,3 +150,37 @@ fn a_syn_opens_what_was_left_anew() {
         assert_eq!(state.flows.len(), 1);
     }
 }
+
+/// Hooks whose flows are all over.
+#[derive(Debug)]
+struct Over;
+
+impl FastFlows for Over {
+    fn find(&self, _: &FlowKey) -> Option<FastEnds> {
+        None
+    }
+
+    fn is_over(&self, _: &FlowKey) -> bool {
+        true
+    }
+}
+
+/// Linux uses a source port again for another destination: the tuples of a connection that is over with the hooks are free,
+/// although nobody has told the engine (AMB-08).
+#[test]
+fn amb_08_a_connection_that_ended_with_the_hooks_leaves_its_tuples() {
+    let tables = settled();
+    for over in [false, true] {
+        let mut state = leaving();
+        if over {
+            state.set_fast_flows(Box::new(Over), Opens::Engine);
+        }
+        let direct = Spec::tcp(Net::V4.pod(1), 40000, Net::V4.pod(2), TARGET, SYN);
+        left(&direct, START, &tables, &mut state);
+        let service = open(Net::V4, Protocol::Tcp, ONE_BACKEND);
+        let mut frame = service.punted(CLIENT, Hook::FromPod);
+        let verdict = run(&mut frame, START, &tables, &mut state);
+        assert_eq!(verdict, Verdict::Deliver);
+        assert_eq!(tuple(&frame).sport == 40000, over);
+    }
+}
