@@ -30,6 +30,23 @@ static __noinline bool is_wrapped(struct __sk_buff *skb, const struct weft_overl
 	       same_addr(&packet.dst, node);
 }
 
+/* Whether an ICMP error says that something too long was sent in a tunnel from here. */
+static __noinline bool is_about_tunnel(struct __sk_buff *skb, const struct weft_overlay *here,
+				       const struct packet *error)
+{
+	const struct weft_addr *node = error->v6 ? &here->node6 : &here->node4;
+	struct packet quoted = {};
+	__u8 kind[2];
+
+	if (bpf_skb_load_bytes(skb, error->icmp, kind, sizeof(kind)))
+		return false;
+	if (error->v6 ? kind[0] != 2 : kind[0] != 3 || kind[1] != 4)
+		return false;
+	return read_ports(skb, error->icmp + ICMP_HEADER, error->v6, &quoted) &&
+	       quoted.proto == IPPROTO_UDP && quoted.dport == here->port &&
+	       same_addr(&quoted.src, node);
+}
+
 /* The tunnel of a peer that sends to an enrolled pod of this node without wrapping; 0: it is no such packet. */
 static __always_inline __u32 native_peer(const struct packet *packet)
 {

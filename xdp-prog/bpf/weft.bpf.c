@@ -127,8 +127,11 @@ int weft_to_pod(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
-/* A packet that is not wrapped: from a peer without a tunnel to an enrolled pod, or the kernel's. */
-static __noinline int native(struct __sk_buff *skb)
+/*
+ * A packet that is not wrapped: from a peer without a tunnel to an enrolled pod, from a router that says how long a wrapped
+ * one may be, or the kernel's.
+ */
+static __noinline int native(struct __sk_buff *skb, const struct weft_overlay *here)
 {
 	struct packet packet = {};
 	__u32 tunnel, packets;
@@ -137,6 +140,16 @@ static __noinline int native(struct __sk_buff *skb)
 
 	if (parse(skb, &packet) != PARSE_OK)
 		return TCX_NEXT;
+	if (packet.error && is_about_tunnel(skb, here, &packet)) {
+		count(WEFT_COUNT_FROM_PEER, 1);
+		if (punt(skb, WEFT_TAG_UPLINK, skb->ifindex, 0, 1, false, false, 0, NULL, NULL,
+			 &action) == PUNT_SENT) {
+			count(WEFT_COUNT_FROM_PEER_PUNTED, 1);
+			return action;
+		}
+		count(WEFT_COUNT_FROM_PEER_KERNEL, 1);
+		return TCX_NEXT;
+	}
 	tunnel = native_peer(&packet);
 	if (!tunnel)
 		return TCX_NEXT;
@@ -168,7 +181,7 @@ int weft_from_peer(struct __sk_buff *skb)
 	if (!here || !here->port)
 		return TCX_NEXT;
 	if (!is_wrapped(skb, here, &outer))
-		return native(skb);
+		return native(skb, here);
 	count(WEFT_COUNT_FROM_PEER, outer.packets);
 	if (fast_unwrap(skb, &outer, &action))
 		return action;

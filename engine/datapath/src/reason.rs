@@ -118,6 +118,8 @@ reasons! {
         TunnelPayload = "tunnel_payload",
         /// The way of a wrapped packet was congested, and its inner header cannot say so (RFC 6040 section 4.2).
         TunnelEcn = "tunnel_ecn",
+        /// A router of the underlay has said that a wrapped packet was too long: noted, and what comes next is shorter.
+        TunnelTooLong = "tunnel_too_long",
         /// To nobody: not to an enrolled pod, or to a peer that no route leads to (TUN-05).
         NoRoute = "no_route",
         /// Opens nothing and belongs to no known flow; forwarding it untranslated would mislead it.

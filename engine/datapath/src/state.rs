@@ -156,6 +156,9 @@ pub struct State {
     pub(crate) rest: Rest,
     /// What the peer that the packet goes to is to know of it.
     pub(crate) front: Option<Front>,
+    /// The last tunnel whose way turned out to be narrower, and bytes of the longest packet that it takes, outer headers
+    /// included.
+    pub narrowed: Option<(u32, u16)>,
     /// What a peer has said of the packet.
     pub(crate) said: Option<Front>,
     pub(crate) worker: u16,
@@ -199,6 +202,7 @@ impl State {
             narrow: 0,
             rest: Rest::new(),
             front: None,
+            narrowed: None,
             said: None,
             worker: config.worker,
             workers: config.workers.max(1),

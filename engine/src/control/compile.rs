@@ -15,7 +15,7 @@ use weft_datapath::{
 };
 use weft_xdp::ServiceKey;
 
-use super::peers::{Peers, TunnelNumbers, Ways};
+use super::peers::{Narrowed, Peers, TunnelNumbers, Ways};
 use super::pods::{Moved, PodSet};
 use super::registry::Registry;
 use super::slots::{Member, Slots};
@@ -55,6 +55,8 @@ pub struct Around {
     pub sources: Sources,
     /// Which way leads to a peer.
     pub ways: Ways,
+    /// Which of those routers have said to be narrower.
+    pub narrowed: Narrowed,
     /// Numbers of peers' tunnels.
     pub tunnels: TunnelNumbers,
 }
@@ -124,10 +126,18 @@ impl Compiled {
             uplinks,
             sources,
             ways,
+            narrowed,
             tunnels,
         } = around;
         let before = self.pods.peers();
-        let peers = Peers::new(&config, uplinks, ways, tunnels, (names, places), before);
+        let peers = Peers::new(
+            &config,
+            uplinks,
+            (ways, narrowed),
+            tunnels,
+            (names, places),
+            before,
+        );
         let peers = Arc::new(peers);
         let pods = PodSet::new(&config, registry, &self.hairpins, Arc::clone(&peers));
         let pods = Arc::new(pods);

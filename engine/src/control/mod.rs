@@ -272,6 +272,25 @@ impl<K: KernelSide> Control<K> {
         Ok(changed)
     }
 
+    /// Follows what routers of the underlay have said to the workers: that a way to a peer is narrower than the kernel knows. True if
+    /// there was something new, or something has run out.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step of the switch; the next change of anything tries again.
+    pub fn follow_paths(&mut self, now: Now) -> Result<bool, Error> {
+        let narrowed = &mut self.around.narrowed;
+        let mut changed = narrowed.expire(now);
+        for worker in &self.workers {
+            if let Some((tunnel, bytes)) = worker.shared.take_narrowed() {
+                changed |= narrowed.note(tunnel, bytes, now);
+            }
+        }
+        if changed {
+            self.switch(Arc::clone(&self.compiled.config), self.registry.clone())?;
+        }
+        Ok(changed)
+    }
+
     /// Frees what no worker looks at any more. Not part of a change: it can take longer than that.
     pub fn collect_retired(&mut self) {
         let oldest = self

@@ -1,10 +1,11 @@
 //! The other nodes: which way leads there, and which numbers their tunnels have.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
-use weft_datapath::{Address, OverlaySpec, PeerSpec, Prefix, SlotRef, TUNNELS};
+use weft_datapath::{Address, Now, OverlaySpec, PeerSpec, Prefix, SlotRef, TUNNELS};
 use weft_xdp::OverlayEntries;
 use weft_xdp::netlink::Way;
 
@@ -42,6 +43,38 @@ impl TunnelNumbers {
     }
 }
 
+/// For so long a way counts as narrow after a router has said so (RFC 1191 section 6.3).
+const NARROW_FOR: Duration = Duration::from_mins(10);
+/// What every way carries (RFC 8200 section 5), and so what no router is believed to go below.
+const NARROWEST: u16 = 1_280;
+
+/// Ways that are narrower than the kernel knows, by their tunnels: what they carry, and until when that counts.
+#[derive(Clone, Debug, Default)]
+pub struct Narrowed(BTreeMap<u32, (u16, Now)>);
+
+impl Narrowed {
+    fn of(&self, tunnel: u32) -> u16 {
+        self.0.get(&tunnel).map_or(u16::MAX, |(bytes, _)| *bytes)
+    }
+
+    /// A router has said how many bytes a packet by that tunnel may have; true if that is news.
+    pub fn note(&mut self, tunnel: u32, bytes: u16, now: Now) -> bool {
+        let bytes = bytes.max(NARROWEST);
+        if bytes > self.of(tunnel) {
+            return false;
+        }
+        let before = self.0.insert(tunnel, (bytes, now + NARROW_FOR));
+        before.is_none_or(|(known, _)| known != bytes)
+    }
+
+    /// Forgets what has run out; true if there was something.
+    pub fn expire(&mut self, now: Now) -> bool {
+        let count = self.0.len();
+        self.0.retain(|_, (_, until)| *until > now);
+        self.0.len() != count
+    }
+}
+
 /// The overlay of one generation.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
@@ -65,7 +98,7 @@ impl Peers {
     pub fn new(
         config: &Config,
         uplinks: &[u32],
-        ways: &Ways,
+        (ways, narrowed): (&Ways, &Narrowed),
         numbers: &mut TunnelNumbers,
         (names, places): (&mut Names, &mut Slots),
         before: &Self,
@@ -103,6 +136,7 @@ impl Peers {
                 u16::try_from(way.mtu).unwrap_or(u16::MAX).min(MTU_MOST)
             });
             let remote: Address = remote.into();
+            let carried = carried.min(narrowed.of(port));
             let overhead = match peer.native {
                 true => 0,
                 false => overlay.encapsulation.overhead(remote.family()),

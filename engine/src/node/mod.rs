@@ -473,6 +473,11 @@ impl Node {
         if let Err(error) = self.control.follow_routes() {
             tracing::error!(error = chain(&error), "cannot follow the node's addresses");
         }
+        match self.control.follow_paths(worker::now()) {
+            Ok(true) => tracing::info!("the way to a peer carries other lengths than before"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = chain(&error), "cannot follow the ways to peers"),
+        }
         self.control.collect_retired();
         self.accounts.look_after();
         if self.past.elapsed() >= PAST {

@@ -239,6 +239,9 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             self.state.fragments.expire(now, FRAGMENTS_BUDGET);
             self.http.forget_services();
         }
+        if let Some(narrowed) = self.state.narrowed.take() {
+            self.shared.say_narrowed(narrowed);
+        }
         self.transmit();
         self.serve_tcp(now, &tables);
         self.count_timed_out();

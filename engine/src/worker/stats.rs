@@ -102,6 +102,8 @@ pub struct Shared {
     pin_errors: AtomicU64,
     generation: AtomicU64,
     sleeping: AtomicBool,
+    /// A tunnel whose way is narrower than was thought, in the upper bits, and its bytes in the lower 16; 0: there is none.
+    narrowed: AtomicU64,
 }
 
 /// One consistent look at a worker.
@@ -156,6 +158,7 @@ impl Default for Shared {
             pin_errors: AtomicU64::default(),
             generation: AtomicU64::default(),
             sleeping: AtomicBool::default(),
+            narrowed: AtomicU64::default(),
         }
     }
 }
@@ -247,6 +250,21 @@ impl Shared {
             pins: load(&self.pins),
             pin_errors: load(&self.pin_errors),
             generation: load(&self.generation),
+        }
+    }
+
+    /// Says that the way of a tunnel takes packets of so many bytes at most. Of several between two looks the last one counts:
+    /// routers say it again.
+    pub fn say_narrowed(&self, (tunnel, bytes): (u32, u16)) {
+        let said = u64::from(tunnel) << 16 | u64::from(bytes);
+        self.narrowed.store(said, Ordering::Relaxed);
+    }
+
+    /// What was said of that since the last look.
+    pub fn take_narrowed(&self) -> Option<(u32, u16)> {
+        match self.narrowed.swap(0, Ordering::Relaxed) {
+            0 => None,
+            said => Some(((said >> 16) as u32, said as u16)),
         }
     }
 

@@ -4,13 +4,14 @@
 use super::{Part, ingress, sender};
 use crate::answer::packet_end;
 use crate::cut::{Rest, may_cut};
+use crate::icmp::{IcmpMessage, Quoted};
 use crate::overlay::is_tunnel;
 use crate::parse::{Family, Parsed, Unflowed, parse};
 use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
     Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Ingress, Inject, KernelReason, Ports,
-    State, Tables, TcpFlags, Uplink, Verdict,
+    Protocol, State, Tables, TcpFlags, Uplink, Verdict,
 };
 
 /// Unwraps what came by an uplink. Anything else stays as it is.
@@ -59,11 +60,19 @@ fn unwrapped(
     frame: &mut FrameBuf<'_>,
     uplink: Uplink,
     tables: &Tables,
-    state: &State,
+    state: &mut State,
 ) -> Result<Option<Front>, Verdict> {
     let owner = uplink.target % state.workers;
     if owner != state.worker {
         return Err(Verdict::HandOver(owner)); // Still wrapped: what its peer says goes with it.
+    }
+    if let Ok(Parsed::Icmp(message)) = parse(frame.bytes()) {
+        return Err(Verdict::Drop(note_too_long(
+            frame.bytes(),
+            &message,
+            tables,
+            state,
+        )));
     }
     let said = unwrap(frame, uplink, tables, &state.ports).map_err(Verdict::Drop)?;
     let tunnel = ingress(frame.bytes()).map_err(Verdict::Drop)?.ifindex;
@@ -71,6 +80,36 @@ fn unwrapped(
         clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
     }
     Ok(said)
+}
+
+/// An ICMP message of the underlay: whether it says how long a packet to a peer may be (RFC 1191, RFC 8201). It has to quote what
+/// this node has sent there.
+#[cold]
+fn note_too_long(
+    frame: &[u8],
+    message: &IcmpMessage,
+    tables: &Tables,
+    state: &mut State,
+) -> DropReason {
+    let overlay = tables.tunnels();
+    let quoted = Quoted::parse(frame, message).ok().flatten();
+    let found = quoted
+        .zip(message.longest(frame))
+        .and_then(|(quoted, mtu)| {
+            let tuple = &quoted.tuple;
+            let peer = overlay.peer_at(&tuple.dst)?;
+            let ours = tuple.proto == Protocol::Udp
+                && tuple.src == peer.local
+                && tuple.dport == overlay.spec.port;
+            ours.then_some((peer.port, mtu))
+        });
+    match found {
+        Some(said) => {
+            state.narrowed = Some(said);
+            DropReason::TunnelTooLong
+        }
+        None => DropReason::TunnelHeader,
+    }
 }
 
 /// Wraps what goes to a peer.

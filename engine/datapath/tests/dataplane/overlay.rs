@@ -509,3 +509,42 @@ fn tun_04_u_09_what_may_be_fragmented_is_cut_to_the_tunnel() {
         }
     }
 }
+
+/// A router of the underlay says that a wrapped packet was too long: it is noted, for the peer that the packet was to. Anything else that
+/// is said there, or of what this node has not sent, is not.
+#[test]
+fn u_09_k_01_a_router_of_the_underlay_is_listened_to() {
+    for outer in Net::BOTH {
+        let joint = Joint {
+            outer,
+            ..Joint::PLAIN
+        };
+        let [mut a, _] = joined(joint);
+        let sent = a.sends(&between(Net::V4, Protocol::Udp, 0));
+        let quoted = sent[14..14 + 64].to_vec();
+        let (kind, other) = match outer {
+            Net::V4 => ((3, 4, [0, 0, 5, 120]), (3, 3, [0; 4])),
+            Net::V6 => ((2, 0, [0, 0, 5, 120]), (1, 4, [0; 4])),
+        };
+        let router = outer.internet();
+        let said = |header, quoted: &[u8], to: Address| {
+            let message = icmp::Message::new(router, to, header, quoted.to_vec());
+            arriving(&message.frame([0; 6]))
+        };
+        let node = Side::A.node(outer);
+        let mut frame = said(kind, &quoted, node);
+        assert_eq!(a.run(&mut frame), Verdict::Drop(DropReason::TunnelTooLong));
+        assert_eq!(a.state.narrowed.take(), Some((TUNNEL, 1400)));
+        // To somebody who is no peer, and to another port.
+        let mut stranger = quoted.clone();
+        stranger[if outer == Net::V4 { 19 } else { 39 }] ^= 8;
+        let mut dns = quoted.clone();
+        dns[if outer == Net::V4 { 23 } else { 43 }] = 53;
+        for (header, quoted) in [(other, &quoted), (kind, &stranger), (kind, &dns)] {
+            let mut frame = said(header, quoted, node);
+            let verdict = a.run(&mut frame);
+            assert!(matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
+            assert_eq!(a.state.narrowed, None);
+        }
+    }
+}
