@@ -89,7 +89,7 @@ pub(super) fn cleanup(dir: &RunDir, json: bool) -> Exit {
         Ok(before) => before,
         Err(error) => return failed(&error),
     };
-    let lock = match dir.lock() {
+    let lock = match dir.lock_to_clean() {
         Ok(lock) => lock,
         Err(error) => return failed(&error),
     };

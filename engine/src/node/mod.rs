@@ -66,13 +66,15 @@ pub fn run(files: &[PathBuf], dir: &RunDir, log_format: &'static str) -> Result<
         .map_err(system("cannot start the control thread"))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
+        weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         let (lock, handover, socket) = match inherited {
             None => (dir.lock()?, None, None),
             Some(Inherited {
                 handover,
                 lock,
                 socket,
-            }) => (dir.keep(lock)?, Some(handover), Some(socket)),
+                pins,
+            }) => (dir.keep(lock, pins)?, Some(handover), Some(socket)),
         };
         dir.await_guard();
         // By the programs and the pair of a process that is dead, before either is exchanged.
@@ -174,7 +176,6 @@ impl Node {
             }
             None => None,
         };
-        weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         if weft_xdp::pair_is_foreign(dir.pins())? {
             return Err(Error::PairTaken);
         }
