@@ -129,6 +129,28 @@ fn env_02_protocols_are_told_apart() {
     }
 }
 
+/// ENV-02: a protocol of text is not HTTP for having a word in capitals and a space. One that ends no line waits for a bounded time.
+#[test]
+fn env_02_protocols_of_text_are_tunnels() {
+    for said in ["HELO foo\r\n", "USER x\r\n", "USER x\n"] {
+        for split in [1, 3, 100] {
+            let mut world = World::new(with_tcp());
+            let mut client = world.client();
+            client.0.faults().split(split);
+            client.send(said);
+            world.run();
+            assert_eq!(world.opened().read(), said);
+        }
+    }
+    for said in ["USER x".into(), format!("USER {}", "x".repeat(1_000))] {
+        let mut world = World::new(with_tcp());
+        let mut client = world.client();
+        client.send(&said);
+        world.pass(Duration::from_millis(1_010));
+        assert_eq!(world.opened().read(), said);
+    }
+}
+
 #[test]
 fn a_tunnel_without_an_endpoint_resets_its_client() {
     let mut world = World::new(with_tcp());
