@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::{ConnectRequest, ServiceConfig, Upstreams};
-use crate::observe::{AccessRecord, Flag, Log, ServiceMetrics, Sink};
+use crate::observe::{AccessRecord, Log, ServiceMetrics, Sink};
 use crate::route::BackendId;
 use crate::run::{Executor, GroupId, Timers};
 use crate::stage::ServiceId;
@@ -130,11 +130,6 @@ impl<S> Service<S> {
         for backend in self.backends.borrow().values() {
             backend.forget(client);
         }
-    }
-
-    /// Counts what became of a connection without requests.
-    pub(crate) fn count(&self, flag: Flag) {
-        self.metrics.borrow_mut().flags[flag as usize] += 1;
     }
 
     /// Counts a request that was refused.
