@@ -91,6 +91,11 @@ impl Log {
         }
     }
 
+    /// One of those that come at once and are the last: as many as requests were under way.
+    pub(crate) fn push_last(&mut self, record: AccessRecord) {
+        self.records.push_back(record);
+    }
+
     pub(crate) fn pop(&mut self) -> Option<AccessRecord> {
         self.records.pop_front()
     }

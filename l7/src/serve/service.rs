@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::{ConnectRequest, ServiceConfig, Upstreams};
-use crate::observe::{AccessRecord, Log, ServiceMetrics, Sink};
+use crate::observe::{AccessRecord, Flag, Log, ServiceMetrics, Sink};
 use crate::route::BackendId;
 use crate::run::{Executor, GroupId, Timers};
 use crate::stage::ServiceId;
@@ -24,6 +24,8 @@ pub(crate) struct Shared<S> {
     random: Cell<u64>,
     /// Connections end as soon as they have no request under way.
     pub(crate) draining: Cell<bool>,
+    /// What ends now does so because the stage does.
+    pub(crate) stopped: Cell<bool>,
     pub(crate) log: RefCell<Log>,
 }
 
@@ -35,6 +37,7 @@ impl<S> Shared<S> {
             upstreams: RefCell::new(upstreams),
             random: Cell::new(seed),
             draining: Cell::new(false),
+            stopped: Cell::new(false),
             log: RefCell::default(),
         }
     }
@@ -147,10 +150,18 @@ impl<S> Sink for Service<S> {
         self.shared.timers.now()
     }
 
-    fn record(&self, record: AccessRecord) {
+    fn record(&self, mut record: AccessRecord) {
+        let stopped = self.shared.stopped.get();
+        if stopped {
+            record.flag = Some(Flag::Stopped);
+        }
         self.metrics.borrow_mut().record(&record);
         if self.config.borrow().access_log {
-            self.shared.log.borrow_mut().push(record);
+            let mut log = self.shared.log.borrow_mut();
+            match stopped {
+                true => log.push_last(record),
+                false => log.push(record),
+            }
         }
     }
 }
