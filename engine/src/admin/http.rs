@@ -22,6 +22,9 @@ pub struct ServiceRoutes {
     pub vip: SocketAddr,
     /// Whom endpoints see: `client` or `node`.
     pub source: String,
+    /// Endpoints that see the client though `source` is `node`: pods towards which the node has no address.
+    #[serde(default)]
+    pub see_client: Vec<SocketAddr>,
     /// Every match, and where it leads, in the order in which they are tried.
     pub routes: Vec<Match>,
     /// The backends that rules name, and the service's own.

@@ -14,6 +14,14 @@ pub(super) fn routes(routes: &Routes) -> String {
     for service in &routes.services {
         let (name, vip, source) = (&service.service, service.vip, &service.source);
         let _ = writeln!(text, "{name}  {vip}  source {source}");
+        if !service.see_client.is_empty() {
+            let pods: Vec<String> = service.see_client.iter().map(ToString::to_string).collect();
+            let pods = pods.join(", ");
+            let _ = writeln!(
+                text,
+                "  see the client, for the node has no address towards them: {pods}"
+            );
+        }
         for route in &service.routes {
             let _ = writeln!(text, "  {}", route.text);
         }

@@ -224,13 +224,15 @@ fn service_routes(service: &layer7::HttpService) -> ServiceRoutes {
             Source::Node => "node",
         }
         .into(),
-        routes: matches(config),
+        see_client: service.addressless.clone(),
+        routes: matches(service),
         backends: backends.collect(),
     }
 }
 
 /// The routes of a service, in order.
-fn matches(config: &ServiceConfig) -> Vec<Match> {
+fn matches(service: &layer7::HttpService) -> Vec<Match> {
+    let config = &service.config;
     let field = |name: &str, value: &[u8]| NameValue {
         name: name.to_owned(),
         value: String::from_utf8_lossy(value).into_owned(),
