@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, view};
-use crate::config::{Config, InterfaceInfo};
+use crate::config::{AccessLog, Config, InterfaceInfo};
 use crate::control::Control;
 use crate::guard::{self, Guard};
 use crate::rundir::{Lock, RunDir};
@@ -171,7 +171,7 @@ impl Node {
         let metrics = match config.node.metrics {
             Some(address) => {
                 let bound = metrics::Server::bind(address).await;
-                let what = "cannot listen for metrics (node.metrics)";
+                let what = format!("cannot listen for metrics at {address} (node.metrics)");
                 unless_upgrading(bound.map_err(system(what)).map(Some), upgrading)?
             }
             None => None,
@@ -246,7 +246,15 @@ impl Node {
         start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
         let log = access_log::open(&config.node.access_log, control.layer7());
-        let log = log.map_err(system("cannot open the access log (node.access_log)"));
+        let log = log.map_err(system(match &config.node.access_log {
+            AccessLog::File(path) => {
+                format!(
+                    "cannot open the access log {} (node.access_log)",
+                    path.display()
+                )
+            }
+            _ => "cannot write the access log (node.access_log)".into(),
+        }));
         let log = unless_upgrading(log, upgrading)?;
         let (records, access_log) = log.unzip();
         let workers = start::workers(&mut control, config, pair, records).await?;
