@@ -56,6 +56,9 @@ pub struct Match {
     pub backends: Vec<Share>,
     /// Status of the redirect, if it is one.
     pub redirect: Option<u16>,
+    /// Where it leads: a URL, with HOST and PATH for what stays as it was in the request.
+    #[serde(default)]
+    pub location: Option<String>,
     /// All of it in a line, for people.
     pub text: String,
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use weft_l7::observe::{BUCKETS, Flag, Histogram, ServiceMetrics};
-use weft_l7::route::{Action, CompiledRule, Listed, ListedPath, RequestView};
+use weft_l7::route::{Action, CompiledRule, Listed, ListedPath, Redirect, RequestView};
 use weft_l7::upstream::EndpointState;
 use weft_l7::{Reject, ServiceConfig, Source, check_request};
 
@@ -246,7 +246,7 @@ fn matches(service: &layer7::HttpService) -> Vec<Match> {
         let headers = listed.headers.iter();
         let query = listed.query.iter();
         let (backends, redirect) = match &listed.rule.action {
-            Action::Redirect(redirect) => (Vec::new(), Some(redirect.status.as_u16())),
+            Action::Redirect(redirect) => (Vec::new(), Some(redirect)),
             Action::Forward(backends) => {
                 let backends = backends.iter().map(|backend| {
                     let known = backend.backend.and_then(|id| config.backends.get(&id));
@@ -273,11 +273,23 @@ fn matches(service: &layer7::HttpService) -> Vec<Match> {
             rule: listed.rule.index,
             rule_name: listed.rule.name.as_deref().map(str::to_owned),
             backends,
-            redirect,
+            redirect: redirect.map(|redirect| redirect.status.as_u16()),
+            location: redirect.map(|redirect| location(redirect, "HOST", service.vip, "/PATH")),
             text: listed.to_string(),
         }
     };
     config.routes.listing().iter().map(one).collect()
+}
+
+/// Where a redirect leads, of a request to `host` and `target` that came to this VIP.
+fn location(redirect: &Redirect, host: &str, vip: SocketAddr, target: &str) -> String {
+    let location = redirect.location(host, vip.port(), target);
+    let location = location
+        .as_ref()
+        .and_then(|location| location.to_str().ok());
+    location
+        .unwrap_or("no URL that a header can say: 400")
+        .to_owned()
 }
 
 fn explain(
