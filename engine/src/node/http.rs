@@ -346,7 +346,10 @@ fn explain(
     };
     let explanation = service.config.routes.explain(&request);
     let outcome = match explanation.winner() {
-        Some(rule) => outcome(&service.config, rule),
+        Some(rule) => {
+            let target = uri.path_and_query().map_or("/", |target| target.as_str());
+            outcome(service, rule, (request.authority, target))
+        }
         None => "no rule matches: 404".into(),
     };
     let steps = explanation.steps.iter().map(|step| Step {
@@ -389,13 +392,19 @@ fn choose<'s>(
     }
     let host = uri.host().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse().ok();
-    let vip = address.map(|ip| SocketAddr::new(ip, uri.port_u16().unwrap_or(80)));
+    let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+    let plain = if https { 443 } else { 80 };
+    let vip = address.map(|ip| SocketAddr::new(ip, uri.port_u16().unwrap_or(plain)));
     let by_vip = services.iter().find(|known| Some(known.vip) == vip);
     let names: std::collections::BTreeSet<&str> =
         services.iter().map(|known| &*known.config.name).collect();
     match (by_vip, services) {
         (Some(found), _) => Ok(found),
         (None, [first, ..]) if names.len() == 1 && vip.is_none() => Ok(first),
+        (None, _) if https && uri.port().is_none() => Err(format!(
+            "{}; https:// without a port means 443",
+            nobody(services, vip)
+        )),
         (None, _) => Err(nobody(services, vip)),
     }
 }
@@ -423,12 +432,17 @@ fn nobody(services: &[&std::sync::Arc<layer7::HttpService>], vip: Option<SocketA
     }
 }
 
-fn outcome(config: &ServiceConfig, rule: &CompiledRule) -> String {
+fn outcome(
+    service: &layer7::HttpService,
+    rule: &CompiledRule,
+    (host, target): (&str, &str),
+) -> String {
+    let config = &service.config;
     match &rule.action {
         Action::Redirect(redirect) => {
             let status = redirect.status.as_u16();
-            let host = redirect.hostname.as_deref().unwrap_or("the same host");
-            format!("redirect to {host}: {status}")
+            let location = location(redirect, host, service.vip, target);
+            format!("redirect to {location}: {status}")
         }
         Action::Forward(backends) => {
             let total: u64 = backends
