@@ -66,7 +66,7 @@ pub struct AccessRecord {
     pub queued: Option<Duration>,
     /// From then to the response's header.
     pub backend_first_byte: Option<Duration>,
-    /// From the request's header to the end.
+    /// From [`Self::at`] to the end.
     pub total: Duration,
     /// The trace, if the request is part of one.
     pub trace: Option<TraceContext>,

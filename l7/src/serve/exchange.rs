@@ -322,6 +322,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         let line = self.client.leg.refused_line();
         self.tail.recorder.note(|record| {
             (record.method, record.path) = first_line(&line, LOGGED_PATH);
+            record.at = self.client.leg.refused_since().unwrap_or(record.at);
         });
         self.refuse(reject, version)
     }
