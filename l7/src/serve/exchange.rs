@@ -310,7 +310,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         if let Some(reject) = self.client.leg.failed() {
             return self.refuse(reject, Version::HTTP_11);
         }
-        answer::failure(flag, self.tail)
+        answer::failure(flag, detail, self.tail)
     }
 
     /// As [`Self::refuse`], a request that something stands in for.
