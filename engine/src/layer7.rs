@@ -418,3 +418,6 @@ impl fmt::Debug for ByTable {
         write!(f, "maglev of {}", self.0.size())
     }
 }
+
+#[cfg(test)]
+mod tests;
