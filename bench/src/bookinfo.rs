@@ -1,4 +1,4 @@
-//! The bookinfo application in a lab: six pods, their services, and an ingress in front of the page.
+//! The bookinfo application in labs: six pods on one node or two, their services, and an ingress in front of the page.
 
 use crate::binaries;
 use crate::config::{Config, Service};
@@ -18,31 +18,35 @@ const DETAILS: u8 = 62;
 const REVIEWS: u8 = 63;
 const RATINGS: u8 = 64;
 
-/// The servers: role, version, and the services that they ask.
-const SERVERS: [(&str, &str, &[u8]); 6] = [
-    ("productpage", "v1", &[DETAILS, REVIEWS]),
-    ("details", "v1", &[]),
-    ("reviews", "v1", &[]),
-    ("reviews", "v2", &[RATINGS]),
-    ("reviews", "v3", &[RATINGS]),
-    ("ratings", "v1", &[]),
+/// The servers: role, version, the services that they ask, and the node where there are two.
+const SERVERS: [(&str, &str, &[u8], usize); 6] = [
+    ("productpage", "v1", &[DETAILS, REVIEWS], 0),
+    ("details", "v1", &[], 1),
+    ("reviews", "v1", &[], 0),
+    ("reviews", "v2", &[RATINGS], 1),
+    ("reviews", "v3", &[RATINGS], 1),
+    ("ratings", "v1", &[], 0),
 ];
 
 /// The application's pods, with their servers running.
 #[derive(Debug)]
 pub struct Bookinfo {
-    pods: Vec<Pod>,
+    /// Each with its node.
+    pods: Vec<(usize, Pod)>,
+    nodes: usize,
 }
 
 /// How often each version of the reviews was on the page.
 pub type Versions = BTreeMap<String, usize>;
 
 impl Bookinfo {
-    /// Starts the servers in pods of their own.
-    pub fn start(lab: &mut Lab) -> Result<Self> {
+    /// Starts the servers in pods of their own, on one node or two.
+    pub fn start(nodes: &mut [Lab]) -> Result<Self> {
         let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
         let mut pods = Vec::new();
-        for (role, version, asks) in SERVERS {
+        for (role, version, asks, node) in SERVERS {
+            let node = node % nodes.len();
+            let lab = &mut nodes[node];
             // An interface is named after its pod, within 15 characters.
             let name = match role {
                 "reviews" => format!("{role}-{version}"),
@@ -57,16 +61,26 @@ impl Bookinfo {
             }
             lab.spawn(&name, &mut command)?;
             listening(&pod.namespace, PORT, role)?;
-            pods.push(pod);
+            pods.push((node, pod));
         }
-        Ok(Self { pods })
+        let nodes = nodes.len();
+        Ok(Self { pods, nodes })
     }
 
-    /// Enrols the pods and adds the services. `first` are rules for the reviews in front of the one that splits them, as TOML.
-    pub fn configure(&self, config: &mut Config, first: &str) -> Result<()> {
-        for pod in &self.pods {
+    /// Enrols the pods of that node and adds the services. `first` are rules for the reviews in front of the one that splits
+    /// them, as TOML.
+    pub fn configure(&self, config: &mut Config, node: usize, first: &str) -> Result<()> {
+        for (_, pod) in self.pods.iter().filter(|(at, _)| *at == node) {
             config.enrol(pod, &pod.name);
         }
+        let serve = |service: &mut Service, name: &str| {
+            let found = self.pods.iter().find(|(_, pod)| pod.name == name);
+            match found {
+                // A selector finds pods of its own node.
+                Some((_, pod)) if self.nodes > 1 => _ = service.serve_at(pod.ips),
+                _ => _ = service.select(name),
+            }
+        };
         let mut add = |name: &str, number: u8, port: u16| -> usize {
             config.service(name, number, &[("tcp", port, PORT)]);
             config.services.len() - 1
@@ -87,10 +101,10 @@ impl Bookinfo {
         let (reviews, ingress) = (add("reviews", REVIEWS, PORT), add("ingress", INGRESS, 80));
         let services = &mut config.services;
         for (name, at) in simple {
-            services[at].select(name);
+            serve(&mut services[at], name);
         }
         for (name, at) in &versions {
-            services[*at].select(name);
+            serve(&mut services[*at], name);
         }
         services[reviews].http(&format!(
             "[[routes]]\nname = \"reviews\"\n{first}[[routes.rules]]\nbackends = [\n  {{ service = \"lab/reviews-v1\" }},\n  {{ service = \"lab/reviews-v2\" }},\n  {{ service = \"lab/reviews-v3\" }},\n]\n"

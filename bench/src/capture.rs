@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// Protocols that labs speak. Others tshark guesses from ports, which here are anybody's.
+const SPOKEN: [&str; 8] = [
+    "ip", "ipv6", "udp", "tcp", "icmp", "icmpv6", "geneve", "vxlan",
+];
+
 /// A running tcpdump.
 #[derive(Debug)]
 pub struct Capture {
@@ -58,6 +63,41 @@ impl Capture {
         self.process.wait(START_LIMIT)?;
         Ok(self.file.clone())
     }
+}
+
+/// What tshark reads in a capture: the fields of each packet that matches `filter`, innermost last. Checksums are verified.
+pub fn dissect(file: &Path, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(file).args(["-n", "-Y", filter]);
+    for protocol in ["ip", "udp", "tcp"] {
+        command.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
+    }
+    command.args(["-T", "fields", "-E", "separator=/t"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let text = run(&mut command)?;
+    Ok(text
+        .lines()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect())
+}
+
+/// What tshark finds wrong in a capture, as lines.
+pub fn faults(file: &Path) -> Result<Vec<String>> {
+    const ERROR: &str = "_ws.malformed || _ws.expert.severity == 0x800000";
+    let sums = SPOKEN.map(|protocol| match protocol {
+        "ipv6" | "geneve" | "vxlan" => "frame.number == 0".to_owned(),
+        _ => format!("{protocol}.checksum.status == 0"),
+    });
+    let fields = ["frame.number", "frame.protocols", "_ws.expert.message"];
+    let mut found = dissect(file, &sums.join(" || "), &fields)?;
+    let spoken = |words: &Vec<String>| {
+        let innermost = words[1].rsplit(':').next().unwrap_or_default();
+        SPOKEN.contains(&innermost)
+    };
+    found.extend(dissect(file, ERROR, &fields)?.into_iter().filter(spoken));
+    Ok(found.into_iter().map(|words| words.join(" ")).collect())
 }
 
 /// Every packet of a capture as hexadecimal bytes, link layer included, times left out.

@@ -2,9 +2,9 @@
 
 use crate::command::{Finished, finish};
 use crate::namespace::Namespace;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, Protocol, SocketType, ipproto};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
@@ -180,6 +180,63 @@ pub fn ask_tcp(namespace: &Namespace, to: SocketAddr) -> Result<Answer> {
 /// One UDP datagram from a new port, one answer.
 pub fn ask_udp(namespace: &Namespace, to: SocketAddr) -> Result<Answer> {
     Datagrams::open(namespace, to)?.ask()
+}
+
+/// A socket for that protocol of the family, connected to `to` from inside.
+pub fn connected(
+    namespace: &Namespace,
+    to: IpAddr,
+    kind: SocketType,
+    protocol: Protocol,
+) -> Result<UdpSocket> {
+    let family = match to {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = namespace.enter(|| rustix::net::socket(family, kind, Some(protocol)))??;
+    rustix::net::connect(&socket, &SocketAddr::new(to, 0))?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(ANSWER_LIMIT / 2))?;
+    Ok(socket)
+}
+
+/// Pings `to` with `size` bytes, through a socket whose kernel matches answers and checks their checksums.
+pub fn ping(namespace: &Namespace, to: IpAddr, size: usize) -> Result<()> {
+    namespace.sysctl(&["net.ipv4.ping_group_range=0 0"])?;
+    let (protocol, request, reply) = match to {
+        IpAddr::V4(_) => (ipproto::ICMP, 8, 0),
+        IpAddr::V6(_) => (ipproto::ICMPV6, 128, 129),
+    };
+    let socket = connected(namespace, to, SocketType::DGRAM, protocol)?;
+    let mut message = vec![0x5a; 8 + size];
+    message[..8].copy_from_slice(&[request, 0, 0, 0, 0, 0, 0, 1]);
+    socket.send(&message)?;
+    let mut answer = vec![0; message.len() + 1];
+    let length = socket
+        .recv(&mut answer)
+        .with_context(|| format!("ping {to}"))?;
+    ensure!(
+        length == message.len() && answer[0] == reply,
+        "not the answer"
+    );
+    ensure!(answer[8..length] == message[8..], "other bytes came back");
+    Ok(())
+}
+
+/// Downloads with the real curl, for at most so many seconds, and returns how many bytes came.
+pub fn download(namespace: &Namespace, url: &str, seconds: u32) -> Result<usize> {
+    let mut command = curl_command(namespace, seconds);
+    command.args(["-o", "/dev/null", "-w", "%{size_download}"]);
+    let limit = Duration::from_secs(u64::from(seconds) + 5);
+    let finished = finish(command.arg(url), limit)?;
+    if !finished.success() {
+        bail!(
+            "curl {url}: {} bytes: {}",
+            finished.stdout,
+            finished.stderr.trim()
+        );
+    }
+    Ok(finished.stdout.parse()?)
 }
 
 /// Runs the real curl inside; at most five seconds.

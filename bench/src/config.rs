@@ -13,6 +13,9 @@ pub struct Config {
     pub node: NodeSection,
     /// `[workers]`.
     pub workers: Workers,
+    /// `[overlay]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// `[[pod]]`: the enrolled pods.
     #[serde(rename = "pod", skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodEntry>,
@@ -26,6 +29,12 @@ pub struct Config {
 pub struct NodeSection {
     /// The node's name.
     pub name: String,
+    /// Its addresses on the underlay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub address: Vec<IpAddr>,
+    /// Its interfaces towards other nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uplink: Vec<String>,
     /// How long a pod that left may finish its flows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<String>,
@@ -61,6 +70,37 @@ pub struct Workers {
     /// Packets a second that one pod may send into user space.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub punt_rate: Option<u64>,
+}
+
+/// `[overlay]`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Overlay {
+    /// The virtual network; the default when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// `geneve` or `vxlan`; the default when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encap: Option<String>,
+    /// The destination port of what is wrapped; the encapsulation's when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Whether the outer checksum over IPv4 is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<bool>,
+    /// The other nodes.
+    #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+}
+
+/// `[[overlay.peer]]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its address on the underlay.
+    pub address: IpAddr,
+    /// The ranges that its pods' addresses are in.
+    pub pods: Vec<String>,
 }
 
 /// `[[pod]]`.
@@ -172,6 +212,8 @@ impl Config {
         Self {
             node: NodeSection {
                 name: "lab".into(),
+                address: Vec::new(),
+                uplink: Vec::new(),
                 drain: None,
                 enrolment_grace: None,
                 vip_echo: None,
@@ -186,6 +228,7 @@ impl Config {
                 heartbeat: None,
                 punt_rate: None,
             },
+            overlay: None,
             pods: Vec::new(),
             services: Vec::new(),
         }

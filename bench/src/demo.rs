@@ -1,5 +1,7 @@
 //! The demo: real servers and clients in a lab, their traffic through Weft, and what came of it.
 
+mod cluster;
+
 use crate::bookinfo::{Bookinfo, JASON, Versions};
 use crate::client::{ask_udp, curl_answer};
 use crate::command::{describe, finish};
@@ -52,7 +54,7 @@ struct Demo {
 
 /// Runs it.
 pub fn run(options: Options) -> Result<()> {
-    let mut progress = Progress::new(8);
+    let mut progress = Progress::new(if options.kernel { 8 } else { 10 });
     let demo = Demo::set_up(&mut progress, options)?;
     progress.step("curl over TCP and a UDP client, IPv4 and IPv6");
     let answers = demo.requests(&demo.client)?;
@@ -64,6 +66,10 @@ pub fn run(options: Options) -> Result<()> {
     let before = demo.punted_at_rest()?;
     let untouched = demo.requests(&demo.legacy)?;
     let after = demo.punted()?;
+    let cluster = match options.kernel {
+        true => None,
+        false => Some(cluster::show(&mut progress)?),
+    };
     drop(progress);
 
     heading("Which backend answered how often");
@@ -101,6 +107,10 @@ pub fn run(options: Options) -> Result<()> {
         }
         println!("Packets through weft0 meanwhile: 0.");
     }
+    if let Some(cluster) = cluster {
+        heading("Two nodes, joined by GENEVE");
+        println!("{cluster}");
+    }
     if options.keep { demo.keep() } else { Ok(()) }
 }
 
@@ -120,7 +130,7 @@ impl Demo {
             servers::peer(&mut lab, &pod.namespace, &pod.name)?;
         }
         servers::iperf3(&mut lab, &backends[0])?;
-        let bookinfo = Bookinfo::start(&mut lab)?;
+        let bookinfo = Bookinfo::start(std::slice::from_mut(&mut lab))?;
         progress.step("kube-proxy's rules, for the pod that is not enrolled");
         let mut demo = Self {
             weft: None,
@@ -158,7 +168,7 @@ impl Demo {
         config
             .service("iperf", IPERF, &ports)
             .serve_at(self.backends[0].ips);
-        self.bookinfo.configure(&mut config, first)?;
+        self.bookinfo.configure(&mut config, 0, first)?;
         Ok(config)
     }
 

@@ -8,17 +8,13 @@
 //! link in place of the pod's veth would not do, since frames that Weft injects pass no queue of the veth. The
 //! router speaks to the node in the pod's name, as a pod that forwards has to: its ICMP errors come from the pod's address.
 
-use crate::binaries;
-use crate::command::run;
 use crate::impairment::Impairment;
 use crate::lab::{Lab, Pod, PodOptions, address, mac, quiet_ipv6};
-use crate::measure::priority;
+use crate::link::{Link, whole_frames};
 use crate::namespace::Namespace;
 use crate::tools::link::LinkCounters;
 use crate::wait::{START_LIMIT, wait_until};
-use anyhow::{Context, Result, ensure};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use anyhow::Result;
 
 /// A pod and the link that it is behind. The link works until this is dropped.
 #[derive(Debug)]
@@ -55,16 +51,11 @@ impl FarPod {
             router.name(),
         ))?;
         for (namespace, interface) in [(&pod.namespace, "eth0"), (&router, "wan")] {
-            // Whole frames with their checksums onto the link, single frames off it.
-            let words = ["tso", "off", "tx", "off", "gro", "off"];
-            run(namespace
-                .command("ethtool")
-                .args(["-K", interface])
-                .args(words))?;
+            whole_frames(namespace, interface)?;
         }
         address(&pod, &router_mac)?;
         set_up_router(lab, &pod, &router, number)?;
-        let link = Link::start(&middle, up, down)?;
+        let link = Link::start(&middle, ["pod", "router"], up, down)?;
         Ok(Self {
             pod,
             router,
@@ -138,60 +129,4 @@ fn set_up_router(lab: &Lab, pod: &Pod, router: &Namespace, number: u8) -> Result
         wait_until("a local route", START_LIMIT, || router.ip(&gone).is_ok())?;
     }
     Ok(())
-}
-
-/// The process that moves the frames. It ends with its standard input, or with its namespace.
-#[derive(Debug)]
-struct Link {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Link {
-    fn start(middle: &Namespace, up: Impairment, down: Impairment) -> Result<Self> {
-        let program = binaries::weft_lab().context("weft-lab is not beside this program")?;
-        // A network does not wait for a processor.
-        let mut child = middle
-            .command("chrt")
-            .args(["-f", priority::DATAPLANE])
-            .arg(program)
-            .args(["link", "pod", "router"])
-            .args(["--up", &up.to_string(), "--down", &down.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the link")?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().context("no standard output")?;
-        let mut link = Self {
-            child,
-            stdin,
-            stdout: BufReader::new(stdout),
-        };
-        let ready = link.line()?;
-        ensure!(ready == "ready", "the link says {ready:?}");
-        Ok(link)
-    }
-
-    fn ask(&mut self, order: &str) -> Result<LinkCounters> {
-        let stdin = self.stdin.as_mut().context("the link has ended")?;
-        writeln!(stdin, "{order}").context("the link has ended")?;
-        let line = self.line()?;
-        serde_json::from_str(&line).with_context(|| format!("{order}: {line:?}"))
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "the link has ended");
-        Ok(line.trim_end().to_owned())
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.stdin = None;
-        let _ = self.child.wait();
-    }
 }

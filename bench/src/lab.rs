@@ -4,7 +4,7 @@
 //! and permanent neighbours on both sides; the node has one route per pod. Offloads of the veths
 //! stay as the kernel makes them. The node forwards both families and filters reverse paths
 //! strictly. Its default route leads to the outside namespace, where whatever leaves the node
-//! untranslated can be counted.
+//! untranslated can be counted. Several labs can be nodes of one cluster ([`crate::two_nodes`]).
 
 use crate::far::FarPod;
 use crate::impairment::Impairment;
@@ -20,10 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The node's own addresses, as servers in the host network have them.
-pub const NODE_IPS: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 168, 7, 1)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 1)),
-];
+pub const NODE_IPS: [IpAddr; 2] = NodePlace::ALONE.ips();
 /// The node's interface towards the outside namespace.
 pub const UPLINK: &str = "uplink";
 
@@ -58,6 +55,62 @@ pub fn pick(addresses: &[IpAddr; 2], family: Family) -> IpAddr {
         Family::V4 => 0,
         Family::V6 => 1,
     }]
+}
+
+/// Where a node is in its cluster, which makes its addresses and those of its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodePlace {
+    /// The node's number, from 1 on.
+    pub number: u8,
+    /// The number of the network that its uplink is in.
+    pub network: u8,
+}
+
+impl NodePlace {
+    /// Of the only node.
+    pub const ALONE: Self = Self {
+        number: 1,
+        network: 7,
+    };
+
+    /// The node's own addresses.
+    pub const fn ips(self) -> [IpAddr; 2] {
+        self.on_uplink(self.number)
+    }
+
+    /// Those of what is behind its default routes.
+    pub const fn gateway(self) -> [IpAddr; 2] {
+        self.on_uplink(254)
+    }
+
+    /// The ranges that the addresses of its uplink are in.
+    pub fn uplink_ranges(self) -> [String; 2] {
+        let [ip4, ip6] = self.on_uplink(0);
+        [format!("{ip4}/24"), format!("{ip6}/64")]
+    }
+
+    const fn on_uplink(self, host: u8) -> [IpAddr; 2] {
+        let (network, low) = (self.network as u16, host as u16);
+        [
+            IpAddr::V4(Ipv4Addr::new(192, 168, self.network, host)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, network, 0, 0, 0, 0, 0, low)),
+        ]
+    }
+
+    /// The addresses of pod `number` of the node.
+    pub const fn pod_ips(self, number: u8) -> [IpAddr; 2] {
+        let (node, low) = (self.number, number as u16);
+        [
+            IpAddr::V4(Ipv4Addr::new(10, 244, node, number)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, node as u16, 0, 0, 0, 0, low)),
+        ]
+    }
+
+    /// The ranges that the addresses of all its pods are in.
+    pub fn pod_ranges(self) -> [String; 2] {
+        let [ip4, ip6] = self.pod_ips(0);
+        [format!("{ip4}/24"), format!("{ip6}/64")]
+    }
 }
 
 /// What a pod's link looks like.
@@ -115,8 +168,9 @@ pub struct Lab {
     processes: Vec<Process>,
     /// The node's namespace.
     pub node: Namespace,
-    /// What lies behind the node's default route. Answers nothing.
+    /// What lies behind the node's default route. Answers nothing, unless there are two nodes.
     pub outside: Namespace,
+    place: NodePlace,
     id: String,
     janitor: Janitor,
 }
@@ -124,6 +178,11 @@ pub struct Lab {
 impl Lab {
     /// Makes the node and the outside. Needs root.
     pub fn new() -> Result<Self> {
+        Self::at(NodePlace::ALONE)
+    }
+
+    /// As [`Lab::new`], of a node among others.
+    pub fn at(place: NodePlace) -> Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "network namespaces need root: run this with sudo"
@@ -144,11 +203,17 @@ impl Lab {
             processes: Vec::new(),
             node,
             outside,
+            place,
             id,
             janitor,
         };
         lab.set_up_node().context("cannot set up the node")?;
         Ok(lab)
+    }
+
+    /// Where its node is.
+    pub fn place(&self) -> NodePlace {
+        self.place
     }
 
     /// The lab's name: the prefix of its namespaces and the name of its directory.
@@ -220,7 +285,7 @@ impl Lab {
             name: name.to_owned(),
             namespace: Namespace::create(&format!("{}-{name}", self.id))?,
             interface,
-            ips: pod_ips(number),
+            ips: self.place.pod_ips(number),
         })
     }
 
@@ -266,23 +331,37 @@ impl Lab {
             "net.ipv6.conf.default.accept_ra=0",
         ])?;
         quiet_ipv6(&self.outside)?;
-        let [node4, node6] = NODE_IPS;
+        let [node4, node6] = self.place.ips();
+        let [gateway4, gateway6] = self.place.gateway();
+        let (node_mac, gateway_mac) = (self.uplink_mac(), self.gateway_mac());
         self.node.ip(&format!(
-            "link add {UPLINK} address 02:00:00:00:07:01 type veth peer name eth0 address 02:00:00:00:07:fe netns {outside}\n\
+            "link add {UPLINK} address {node_mac} type veth peer name eth0 address {gateway_mac} netns {outside}\n\
              addr add {node4}/24 dev {UPLINK}\n\
              addr add {node6}/64 dev {UPLINK} nodad\n\
              link set {UPLINK} up\n",
             outside = self.outside.name(),
         ))?;
-        self.outside.ip("addr add 192.168.7.254/24 dev eth0\n\
-             addr add fd00:7::fe/64 dev eth0 nodad\n\
-             link set eth0 up\n")?;
+        self.outside.ip(&format!(
+            "addr add {gateway4}/24 dev eth0\n\
+             addr add {gateway6}/64 dev eth0 nodad\n\
+             link set eth0 up\n"
+        ))?;
         self.node.ip(&format!(
-            "neigh replace 192.168.7.254 lladdr 02:00:00:00:07:fe dev {UPLINK} nud permanent\n\
-             neigh replace fd00:7::fe lladdr 02:00:00:00:07:fe dev {UPLINK} nud permanent\n\
-             route add default via 192.168.7.254 dev {UPLINK}\n\
-             route add default via fd00:7::fe dev {UPLINK}\n"
+            "neigh replace {gateway4} lladdr {gateway_mac} dev {UPLINK} nud permanent\n\
+             neigh replace {gateway6} lladdr {gateway_mac} dev {UPLINK} nud permanent\n\
+             route add default via {gateway4} dev {UPLINK}\n\
+             route add default via {gateway6} dev {UPLINK}\n"
         ))
+    }
+
+    /// The address of the node's end of its uplink.
+    pub fn uplink_mac(&self) -> String {
+        mac(self.place.network, self.place.number)
+    }
+
+    /// That of the other end.
+    pub fn gateway_mac(&self) -> String {
+        mac(self.place.network, 0xfe)
     }
 
     fn set_up_pod(&self, pod: &Pod, number: u8, options: PodOptions) -> Result<()> {
@@ -333,12 +412,9 @@ pub(crate) fn address(pod: &Pod, gateway_mac: &str) -> Result<()> {
     ))
 }
 
-/// The addresses of pod `number`.
+/// The addresses of pod `number` of the only node.
 pub fn pod_ips(number: u8) -> [IpAddr; 2] {
-    [
-        IpAddr::V4(Ipv4Addr::new(10, 244, 1, number)),
-        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 1, 0, 0, 0, 0, number.into())),
-    ]
+    NodePlace::ALONE.pod_ips(number)
 }
 
 /// No duplicate address detection and no router discovery: nothing a lab has to wait for.

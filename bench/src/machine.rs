@@ -1,6 +1,6 @@
 //! What the machine is and what its processors do.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
@@ -104,6 +104,21 @@ pub fn resident(pid: i32) -> Result<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|value| value.trim().trim_end_matches(" kB").parse::<u64>().ok());
     Ok(kib.with_context(|| format!("{file} has no VmRSS"))? * 1024)
+}
+
+/// Pages that the kernel has made for a process's thread of that name since it began (proc_pid_stat).
+pub fn pages_made(pid: i32, thread: &str) -> Result<u64> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        let Some((name, fields)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        if name.ends_with(&format!("({thread}")) {
+            let made = fields.split_whitespace().nth(7);
+            return Ok(made.context("too few fields")?.parse()?);
+        }
+    }
+    bail!("process {pid} has no thread {thread}")
 }
 
 /// How many files a process may open.

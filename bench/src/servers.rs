@@ -29,14 +29,17 @@ pub const GRPC_PORT: u16 = 7005;
 /// The port of iperf3.
 pub const IPERF_PORT: u16 = 5201;
 
+/// Bytes of nginx's `/blob`.
+pub const BLOB: usize = 16 << 20;
+
 /// nginx in one process; every answer is the server's name and the client it saw.
 ///
-/// `/blob` is a file of 16 MiB, for transfers that last; `/protocol` says by which version of HTTP it was asked.
+/// `/blob` is a file of [`BLOB`] bytes, for transfers that last; `/protocol` says by which version of HTTP it was asked.
 pub fn nginx(lab: &mut Lab, namespace: &Namespace, name: &str) -> Result<()> {
     let directory = lab.directory().join(format!("nginx-{name}"));
     fs::create_dir_all(&directory)?;
     let blob = fs::File::create(directory.join("blob"))?;
-    blob.set_len(16 << 20)?;
+    blob.set_len(BLOB as u64)?;
     let root = directory.display();
     let server = format!(
         "  server {{\n    listen {HTTP_PORT} reuseport;\n    listen [::]:{HTTP_PORT} reuseport;\n\

@@ -18,6 +18,7 @@
 #include "punt.h"
 #include "rewrite.h"
 #include "steer.h"
+#include "wrap.h"
 
 #define IP4_PLAIN_L4 (ETH_HLEN + sizeof(struct iphdr))
 #define IP6_PLAIN_L4 (ETH_HLEN + sizeof(struct ipv6hdr))
@@ -36,7 +37,9 @@ static __always_inline bool usable(const struct weft_config *cfg, const struct p
 	/* What a backend that has left still answers was asked of it. */
 	if (flow->mode != WEFT_MODE_FROM_BACKEND && !holds(cfg, flow))
 		return false;
-	if (flow->mode == WEFT_MODE_PLAIN && !leads_there(packet, flow->egress_ifindex))
+	/* Where a peer's pods are is what such a flow depends on. */
+	if (flow->mode == WEFT_MODE_PLAIN && !is_tunnel(flow->egress_ifindex) &&
+	    !leads_there(packet, flow->egress_ifindex))
 		return false;
 	/* A SYN on a connection that is over opens another. */
 	return !packet->opens || !is_over(flow->tcp_state);
@@ -100,14 +103,27 @@ static __always_inline bool held(struct weft_flow_value *flow, __u64 now)
 
 /*
  * Whether the packet, or each segment that it is to be cut into, fits through the veth of the pod, which
- * bpf_redirect_peer() does not ask. A pod whose MTU is below FITS_ANYWHERE gets what is no longer than that.
+ * bpf_redirect_peer() does not ask, or into the tunnel. A pod whose MTU is below FITS_ANYWHERE gets what is no longer than that.
  */
-static __always_inline bool fits(struct __sk_buff *skb, __u32 ifindex)
+static __always_inline bool fits(struct __sk_buff *skb, const struct packet *packet, __u32 ifindex)
 {
-	__u32 mtu = 0; /* In: the packet's own length. */
+	__u32 size = skb->gso_size, length = (size ? packet->payload + size : packet->end) - ETH_HLEN;
+	__u32 mtu = length; /* Out: the interface's. */
 
-	return skb->len <= ETH_HLEN + FITS_ANYWHERE ||
-	       !bpf_check_mtu(skb, ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+	if (is_tunnel(ifindex)) {
+		struct weft_peer *peer = peer_of(ifindex);
+
+		return peer && length <= peer->mtu;
+	}
+	return length <= FITS_ANYWHERE ||
+	       (bpf_check_mtu(skb, ifindex, &mtu, 0, 0) >= 0 && length <= mtu);
+}
+
+/* The engine sees how a connection to or from a peer's pod is opened: it clamps the segments, and then leaves it to the hooks. */
+static __always_inline bool opens_tunnelled(const struct packet *packet, const struct weft_flow_key *key,
+					    __u32 egress)
+{
+	return packet->control & TCP_SYN && (is_tunnel(key->ifindex) || is_tunnel(egress));
 }
 
 /*
@@ -133,7 +149,8 @@ static __always_inline bool follow(struct __sk_buff *skb, const struct weft_conf
 		way->mode = WEFT_MODE_OWNER;
 		return false;
 	}
-	if (!fits(skb, way->egress_ifindex) || held(&flow->value, now))
+	if (opens_tunnelled(packet, key, way->egress_ifindex) ||
+	    !fits(skb, packet, way->egress_ifindex) || held(&flow->value, now))
 		return false;
 	flow->value.last_seen = now;
 	__sync_fetch_and_add(&flow->value.packets, packets);
@@ -304,6 +321,21 @@ static __always_inline bool entered(struct weft_opening *new, int verdict, __u64
 	return true;
 }
 
+/* Where the packet's way leads, once it is rewritten. */
+static __always_inline int onward(struct __sk_buff *skb, const struct packet *packet, const struct way *way)
+{
+	struct weft_peer *peer;
+
+	if (!is_tunnel(way->egress_ifindex))
+		return into_pod(skb, way->egress_ifindex);
+	peer = peer_of(way->egress_ifindex);
+	if (!peer)
+		return TCX_DROP;
+	if (peer->native)
+		return bpf_redirect_neigh(peer->uplink, NULL, 0, 0);
+	return send_wrapped(skb, packet, peer, wrapped_hash(packet, way));
+}
+
 /*
  * Takes a packet of a pod if it is the fast path's. True: `*action` is what the program returns. The packet is
  * untouched otherwise.
@@ -334,14 +366,63 @@ static __always_inline bool fast_path(struct __sk_buff *skb, const struct packet
 			verdict = first_answer(packet, pod, &key, &way);
 		if (verdict == NO_SERVICE)
 			verdict = open_direct(packet, pod, &key, packets, &way);
-		if (verdict == NOT_MINE || !fits(skb, way.egress_ifindex) ||
+		if (verdict == NOT_MINE || !fits(skb, packet, way.egress_ifindex) ||
 		    (verdict != PASSES && !entered(new, verdict, now)))
 			return false;
 		if (verdict == PASSES)
 			count(WEFT_COUNT_FROM_POD_FIRST, 1);
 	}
 	count(WEFT_COUNT_FROM_POD_FORWARDED, packets);
+	*action = rewrite(skb, packet, &way) ? onward(skb, packet, &way) : TCX_DROP;
+	return true;
+}
+
+/* The same for a packet of a peer's that is not wrapped, of a flow that is known. */
+static __noinline bool fast_native(struct __sk_buff *skb, const struct packet *packet, __u32 tunnel,
+				   __u32 packets, int *action)
+{
+	struct weft_flow_key key = key_of(packet, tunnel);
+	struct weft_config *cfg;
+	struct way way = {};
+	__u32 zero = 0;
+
+	cfg = bpf_map_lookup_elem(&config, &zero);
+	if (!cfg || !cfg->fast_path || !packet->ports || packet->odd || packet->hops <= 1 ||
+	    packet->l4 != (packet->v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4) ||
+	    !follow(skb, cfg, packet, &key, packets, bpf_ktime_get_coarse_ns(), &way) ||
+	    is_tunnel(way.egress_ifindex))
+		return false;
+	count(WEFT_COUNT_FROM_PEER_FORWARDED, packets);
 	*action = rewrite(skb, packet, &way) ? into_pod(skb, way.egress_ifindex) : TCX_DROP;
+	return true;
+}
+
+/* The same for a wrapped packet that came by an uplink, of a flow that is known. The packet is untouched otherwise. */
+static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct outer *outer, int *action)
+{
+	struct weft_tunnel *from = bpf_map_lookup_elem(&peers, &outer->src);
+	struct packet inner = {};
+	struct weft_flow_key key;
+	struct weft_config *cfg;
+	struct weft_peer *peer;
+	struct way way = {};
+	__u32 zero = 0;
+
+	cfg = bpf_map_lookup_elem(&config, &zero);
+	if (!cfg || !cfg->fast_path || !from)
+		return false;
+	peer = peer_of(from->port);
+	if (!peer || peer->native || !read_wrapped(skb, outer, peer, &inner) || inner.odd || inner.hops <= 1 ||
+	    inner.l4 != (inner.v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4))
+		return false;
+	key = key_of(&inner, from->port);
+	if (!follow(skb, cfg, &inner, &key, outer->packets, bpf_ktime_get_coarse_ns(), &way) ||
+	    is_tunnel(way.egress_ifindex))
+		return false;
+	count(WEFT_COUNT_FROM_PEER_FORWARDED, outer->packets);
+	*action = unwrap(skb, &inner) && rewrite(skb, &inner, &way) ?
+			  into_pod(skb, way.egress_ifindex) :
+			  TCX_DROP;
 	return true;
 }
 

@@ -71,6 +71,12 @@ static __always_inline __u64 hash_mix(__u64 hash, __u64 word)
 	return hash ^ hash >> 32;
 }
 
+static __always_inline __u64 hash_finish(__u64 hash)
+{
+	hash *= 0xc4ceb9fe1a85ec53ull;
+	return hash ^ hash >> 33;
+}
+
 static __always_inline __u64 half(const struct weft_addr *addr, int at)
 {
 	return (__u64)bpf_ntohl(addr->words[at]) << 32 | bpf_ntohl(addr->words[at + 1]);
@@ -87,8 +93,7 @@ static __always_inline __u64 tuple_hash(const struct weft_flow_key *key)
 	hash = hash_mix(hash, half(&key->dst, 2));
 	hash = hash_mix(hash, (__u64)bpf_ntohs(key->sport) << 32 | (__u64)bpf_ntohs(key->dport) << 16 |
 				      key->proto);
-	hash *= 0xc4ceb9fe1a85ec53ull;
-	return hash ^ hash >> 33;
+	return hash_finish(hash);
 }
 
 static __always_inline __u64 product(__u32 a, __u32 b)

@@ -59,7 +59,7 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 		return PARSE_MALFORMED;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	l4 = data + (offset & 0x1ff); /* At most 14 + 40 + 256; the mask is for the verifier. */
+	l4 = data + (offset & 0x1ff); /* At most 64 + 40 + 256; the mask is for the verifier. */
 	if (packet->proto == IPPROTO_TCP) {
 		struct tcphdr *tcp = l4;
 
@@ -112,23 +112,24 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, struct packet *pac
 	packet->error = is_error(packet->proto, packet->v6, type);
 }
 
-static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct packet *packet)
+/* The packet whose IP header begins at `base`, a constant: behind a frame's own Ethernet header, or a wrapped one's. */
+static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct packet *packet, __u32 base)
 {
 	struct iphdr *ip;
 	__u32 header, total;
 	bool fragment;
 
-	if (!readable(skb, ETH_HLEN + sizeof(*ip)))
+	if (!readable(skb, base + sizeof(*ip)))
 		return PARSE_MALFORMED;
-	ip = (void *)(long)skb->data + ETH_HLEN;
+	ip = (void *)(long)skb->data + base;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return PARSE_MALFORMED;
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
 	/* A GSO packet above 64 KiB (BIG TCP) has no room for its length in the header. */
 	if (!total && skb->gso_size)
-		total = skb->len - ETH_HLEN;
-	if (ip->version != 4 || header < sizeof(*ip) || total < header || ETH_HLEN + total > skb->len)
+		total = skb->len - base;
+	if (ip->version != 4 || header < sizeof(*ip) || total < header || base + total > skb->len)
 		return PARSE_MALFORMED;
 	packet->src.words[2] = IP4_MAPPED;
 	packet->src.words[3] = ip->saddr;
@@ -138,13 +139,13 @@ static __always_inline enum parse_result parse_ip4(struct __sk_buff *skb, struct
 	packet->hops = ip->ttl;
 	fragment = ip->frag_off & bpf_htons(IP4_FRAGMENT);
 	if (packet->proto == IPPROTO_ICMP && !fragment)
-		parse_icmp(skb, packet, ETH_HLEN + header, ETH_HLEN + total);
+		parse_icmp(skb, packet, base + header, base + total);
 	if (packet->proto != IPPROTO_TCP && packet->proto != IPPROTO_UDP)
 		return PARSE_OK;
 	packet->fragment = fragment;
 	if (fragment)
 		return PARSE_OK;
-	return parse_ports(skb, packet, ETH_HLEN + header, ETH_HLEN + total);
+	return parse_ports(skb, packet, base + header, base + total);
 }
 
 /* The fragment header at `offset` says what it is a fragment of. Only the first one has ports, so all
@@ -200,17 +201,17 @@ static __always_inline enum parse_result skip_extensions(struct __sk_buff *skb,
 	return PARSE_OK;
 }
 
-static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct packet *packet)
+static __always_inline enum parse_result parse_ip6(struct __sk_buff *skb, struct packet *packet, __u32 base)
 {
-	__u32 offset = ETH_HLEN + sizeof(struct ipv6hdr), end;
+	__u32 offset = base + sizeof(struct ipv6hdr), end;
 	struct ipv6hdr *ip;
 
-	if (!readable(skb, ETH_HLEN + sizeof(*ip)))
+	if (!readable(skb, base + sizeof(*ip)))
 		return PARSE_MALFORMED;
-	ip = (void *)(long)skb->data + ETH_HLEN;
+	ip = (void *)(long)skb->data + base;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return PARSE_MALFORMED;
-	end = ETH_HLEN + sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	end = base + sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (!ip->payload_len && skb->gso_size)
 		end = skb->len;
 	if (ip->version != 6 || end > skb->len)
@@ -257,9 +258,9 @@ static __always_inline enum parse_result parse(struct __sk_buff *skb, struct pac
 	if (skb->vlan_present)
 		return PARSE_NOT_IP;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return parse_ip4(skb, packet);
+		return parse_ip4(skb, packet, ETH_HLEN);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return parse_ip6(skb, packet);
+		return parse_ip6(skb, packet, ETH_HLEN);
 	return PARSE_NOT_IP;
 }
 

@@ -101,15 +101,15 @@ static __always_inline __u32 bulk_cost(__u32 packets)
 }
 
 /*
- * `lane` is the device of the bulk lane, or 0. `pod` and `state` are null for the ToPod hook, which neither limits nor learns. With PUNT_SENT
+ * `ifindex` is where the packet came in: the interface, or the tunnel. `lane` is the device of the bulk lane, or 0. `pod` and `state` are null for the ToPod hook, which neither limits nor learns. With PUNT_SENT
  * `*action` is the program's return value.
  */
-static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __u16 target,
-					     __u32 packets, bool opens, bool vip, __u32 lane,
+static __always_inline enum punt_result punt(struct __sk_buff *skb, __u8 tag, __u32 ifindex,
+					     __u16 target, __u32 packets, bool opens, bool vip, __u32 lane,
 					     const struct weft_pod *pod,
 					     struct weft_pod_state *state, int *action)
 {
-	__u32 zero = 0, ifindex = skb->ifindex, worker;
+	__u32 zero = 0, worker;
 	struct weft_config *cfg = bpf_map_lookup_elem(&config, &zero);
 	__u64 now = bpf_ktime_get_ns();
 	__u8 mac[ETH_ALEN] = { tag,	      ifindex >> 16, ifindex >> 8,

@@ -7,23 +7,59 @@
 #include "maps.h"
 #include "parse.h"
 #include "steer.h"
+#include "wrap.h"
 
 #define TUNNEL_HEADER 8 /* GENEVE's without options, and VXLAN's */
 #define GENEVE_OPTIONS 0x3f /* their length in words (RFC 8926, 3.4) */
-#define ENCAP_GENEVE 0
 
-/* Whether the packet is one of a tunnel that ends here. */
-static __always_inline bool is_wrapped(const struct weft_overlay *here, const struct packet *outer)
+/* Whether the packet is one of a tunnel that ends here. What cannot be read, or is none, is the kernel's. */
+static __noinline bool is_wrapped(struct __sk_buff *skb, const struct weft_overlay *here,
+				  struct outer *outer)
 {
-	const struct weft_addr *node = outer->v6 ? &here->node6 : &here->node4;
+	const struct weft_addr *node;
+	struct packet packet = {};
 
-	return here->port && outer->ports && outer->proto == IPPROTO_UDP && outer->dport == here->port &&
-	       same_addr(&outer->dst, node);
+	if (!here->port || parse(skb, &packet) != PARSE_OK)
+		return false;
+	node = packet.v6 ? &here->node6 : &here->node4;
+	outer->src = packet.src;
+	outer->payload = packet.payload;
+	outer->packets = segments(skb, &packet);
+	outer->v6 = packet.v6;
+	return packet.ports && packet.proto == IPPROTO_UDP && packet.dport == here->port &&
+	       same_addr(&packet.dst, node);
+}
+
+/* The tunnel of a peer that sends to an enrolled pod of this node without wrapping; 0: it is no such packet. */
+static __always_inline __u32 native_peer(const struct packet *packet)
+{
+	struct weft_range key = { .bits = 128, .addr = packet->src };
+	struct weft_endpoint *end = bpf_map_lookup_elem(&endpoints, &packet->dst);
+	struct weft_tunnel *from;
+	struct weft_peer *peer;
+
+	if (!end || !end->ifindex)
+		return 0;
+	from = bpf_map_lookup_elem(&ranges, &key);
+	if (!from)
+		return 0;
+	peer = bpf_map_lookup_elem(&tunnels, &from->port);
+	return peer && peer->native ? from->port : 0;
+}
+
+/* Whose packet that is, as of a pod's. */
+static __noinline __u16 native_target(struct __sk_buff *skb, const struct packet *packet, __u32 tunnel)
+{
+	struct weft_flow_value *flow = packet->ports ? pin(packet, tunnel) :
+				       packet->error ? quoted_pin(skb, packet, tunnel) :
+						       NULL;
+
+	return flow ? flow->owner : source_hash(packet);
 }
 
 /* The owner of the flow that the wrapped packet is of, or a hash of its source, as of a pod's. */
-static __always_inline __u16 wrapped_target(struct __sk_buff *skb, const struct weft_overlay *here,
-					    const struct packet *outer)
+static __noinline __u16 wrapped_target(struct __sk_buff *skb, const struct weft_overlay *here,
+					const struct outer *outer)
 {
 	struct weft_tunnel *tunnel = bpf_map_lookup_elem(&peers, &outer->src);
 	__u32 offset = outer->payload;
@@ -34,7 +70,7 @@ static __always_inline __u16 wrapped_target(struct __sk_buff *skb, const struct 
 
 	if (!tunnel || bpf_skb_load_bytes(skb, offset, &header, sizeof(header)))
 		return 0;
-	if (here->encap == ENCAP_GENEVE)
+	if (here->encap == WEFT_ENCAP_GENEVE)
 		offset += (header & GENEVE_OPTIONS) * 4;
 	offset += TUNNEL_HEADER + ETH_HLEN;
 	if (bpf_skb_load_bytes(skb, offset - sizeof(ethertype), &ethertype, sizeof(ethertype)))

@@ -75,7 +75,7 @@ int weft_from_pod(struct __sk_buff *skb)
 		state = bpf_map_lookup_elem(&pod_state, &ifindex);
 		if (!state) /* Its MAC could not be given back: leave the packet whole. */
 			break;
-		switch (punt(skb, WEFT_TAG_FROM_POD, target, packets, packet.opens, packet.vip,
+		switch (punt(skb, WEFT_TAG_FROM_POD, ifindex, target, packets, packet.opens, packet.vip,
 			     bulk_lane(skb, &packet, ifindex), pod, state, &action)) {
 		case PUNT_SENT:
 			count(WEFT_COUNT_FROM_POD_PUNTED, packets);
@@ -112,7 +112,7 @@ int weft_to_pod(struct __sk_buff *skb)
 	packets = segments(skb, &packet);
 	count(WEFT_COUNT_TO_POD, packets);
 	if (steer_to_pod(skb, &packet, ifindex, &target) == STEER_PUNT) {
-		if (punt(skb, WEFT_TAG_TO_POD, target, packets, false, false,
+		if (punt(skb, WEFT_TAG_TO_POD, ifindex, target, packets, false, false,
 			 bulk_lane(skb, &packet, ifindex), NULL, NULL, &action) == PUNT_SENT) {
 			count(WEFT_COUNT_TO_POD_PUNTED, packets);
 			return action;
@@ -127,30 +127,60 @@ int weft_to_pod(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
+/* A packet that is not wrapped: from a peer without a tunnel to an enrolled pod, or the kernel's. */
+static __noinline int native(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	__u32 tunnel, packets;
+	int action = TCX_NEXT;
+	__u16 target = 0;
+
+	if (parse(skb, &packet) != PARSE_OK)
+		return TCX_NEXT;
+	tunnel = native_peer(&packet);
+	if (!tunnel)
+		return TCX_NEXT;
+	packets = segments(skb, &packet);
+	count(WEFT_COUNT_FROM_PEER, packets);
+	if (fast_native(skb, &packet, tunnel, packets, &action))
+		return action;
+	if (!sole_worker())
+		target = native_target(skb, &packet, tunnel);
+	if (punt(skb, WEFT_TAG_FROM_POD, tunnel, target, packets, false, false, 0, NULL, NULL,
+		 &action) == PUNT_SENT) {
+		count(WEFT_COUNT_FROM_PEER_PUNTED, packets);
+		return action;
+	}
+	count(WEFT_COUNT_FROM_PEER_KERNEL, packets);
+	return TCX_NEXT;
+}
+
 /* An uplink, ingress: what the underlay brings. */
 SEC("tcx/ingress")
 int weft_from_peer(struct __sk_buff *skb)
 {
-	__u32 zero = 0, packets;
+	__u32 zero = 0;
 	struct weft_overlay *here = bpf_map_lookup_elem(&overlay, &zero);
-	struct packet outer = {};
+	struct outer outer = {};
 	int action = TCX_NEXT;
 	__u16 target = 0;
 
-	/* What cannot be read, or is not for this node's tunnels, is the kernel's. */
-	if (!here || parse(skb, &outer) != PARSE_OK || !is_wrapped(here, &outer))
+	if (!here || !here->port)
 		return TCX_NEXT;
-	packets = segments(skb, &outer);
-	count(WEFT_COUNT_FROM_PEER, packets);
+	if (!is_wrapped(skb, here, &outer))
+		return native(skb);
+	count(WEFT_COUNT_FROM_PEER, outer.packets);
+	if (fast_unwrap(skb, &outer, &action))
+		return action;
 	if (!sole_worker())
 		target = wrapped_target(skb, here, &outer);
-	if (punt(skb, WEFT_TAG_UPLINK, target, packets, false, false, 0, NULL, NULL, &action) ==
-	    PUNT_SENT) {
-		count(WEFT_COUNT_FROM_PEER_PUNTED, packets);
+	if (punt(skb, WEFT_TAG_UPLINK, skb->ifindex, target, outer.packets, false, false, 0, NULL, NULL,
+		 &action) == PUNT_SENT) {
+		count(WEFT_COUNT_FROM_PEER_PUNTED, outer.packets);
 		return action;
 	}
 	/* The kernel would answer that nobody listens. */
-	count(WEFT_COUNT_FROM_PEER_ORPHAN, packets);
+	count(WEFT_COUNT_FROM_PEER_ORPHAN, outer.packets);
 	return TCX_DROP;
 }
 
@@ -215,6 +245,10 @@ int weft_fail_open(struct __sk_buff *skb)
 	struct encoded frame = {};
 
 	if (decode(skb, &frame)) {
+		if (frame.tag == WEFT_TAG_UPLINK || is_tunnel(frame.ifindex)) {
+			count(WEFT_COUNT_FAILOPEN_UPLINK, merged(skb));
+			return TCX_DROP;
+		}
 		if (frame.tag == WEFT_TAG_FROM_POD) {
 			count(WEFT_COUNT_FAILOPEN_REINGRESS, merged(skb));
 			return reingress(skb, frame.ifindex);
@@ -222,10 +256,6 @@ int weft_fail_open(struct __sk_buff *skb)
 		if (frame.tag == WEFT_TAG_TO_POD) {
 			count(WEFT_COUNT_FAILOPEN_PEER, merged(skb));
 			return into_pod(skb, frame.ifindex);
-		}
-		if (frame.tag == WEFT_TAG_UPLINK) {
-			count(WEFT_COUNT_FAILOPEN_UPLINK, merged(skb));
-			return TCX_DROP;
 		}
 	}
 	count(WEFT_COUNT_PUNT_FOREIGN, 1);

@@ -70,6 +70,9 @@ WEFT_CONST(MAX_PEERS, 4096)
 WEFT_CONST(MAX_RANGES, 16384)
 /* The first number of a tunnel, which stands where a pod's ifindex does: above all that a MAC carries. */
 WEFT_CONST(TUNNELS, 0xff0000)
+/* weft_overlay.encap and weft_peer.encap */
+WEFT_CONST(ENCAP_GENEVE, 0)
+WEFT_CONST(ENCAP_VXLAN, 1)
 
 /* IPv6 extension headers that are followed to the ports: how many, and how many bytes of them. */
 WEFT_CONST(IP6_EXTENSIONS_MAX, 8)
@@ -197,13 +200,26 @@ struct weft_overlay {
 	struct weft_addr node4; /* unspecified: not by that family */
 	struct weft_addr node6;
 	__be16 port; /* of UDP; 0: there is no overlay */
-	__u8 encap; /* 0: GENEVE, 1: VXLAN */
+	__u8 encap;
 	__u8 pad[5];
 };
 
 /* peers[address on the underlay] and ranges[pods' addresses]: the number of the tunnel. */
 struct weft_tunnel {
 	__u32 port;
+};
+
+/* tunnels[number]: how the programs wrap by themselves what goes to a peer, and unwrap what comes from it. */
+struct weft_peer {
+	__be32 local; /* on the underlay */
+	__be32 remote;
+	__u32 uplink; /* 0: only user space does */
+	__be32 vni; /* in the upper three bytes */
+	__be16 port;
+	__u16 mtu; /* of what is inside */
+	__u8 encap;
+	__u8 native; /* as they are */
+	__u8 pad[2];
 };
 
 /* ranges[key], by longest prefix. */
@@ -353,6 +369,13 @@ WEFT_OFFSET(overlay, node6, 16)
 WEFT_OFFSET(overlay, port, 32)
 WEFT_OFFSET(overlay, encap, 34)
 WEFT_SIZE(tunnel, 4)
+WEFT_SIZE(peer, 24)
+WEFT_OFFSET(peer, uplink, 8)
+WEFT_OFFSET(peer, vni, 12)
+WEFT_OFFSET(peer, port, 16)
+WEFT_OFFSET(peer, mtu, 18)
+WEFT_OFFSET(peer, encap, 20)
+WEFT_OFFSET(peer, native, 21)
 WEFT_SIZE(range, 20)
 WEFT_OFFSET(range, addr, 4)
 WEFT_SIZE(service_key, 20)
@@ -421,7 +444,7 @@ WEFT_OFFSET(reverse, flags, 18)
  * Counters, in packets as the wire would see them (a GSO packet counts as its segments).
  *   from_pod = from_pod_kernel + from_pod_punted + from_pod_forwarded + from_pod_orphan + malformed + src_spoof + punt_rate
  *   to_pod   = to_pod_kernel + to_pod_punted + to_pod_orphan
- *   from_peer = from_peer_punted + from_peer_orphan
+ *   from_peer = from_peer_punted + from_peer_forwarded + from_peer_kernel + from_peer_orphan
  *   from_pod_punted + to_pod_punted + from_peer_punted = xsk_redirected + xsk_absent + losses of the pair + bulk_punted
  */
 #define WEFT_COUNTER(name, text) WEFT_COUNT_##name,
@@ -429,7 +452,7 @@ enum weft_counter {
 WEFT_COUNTER(FROM_POD, "packets that enrolled pods sent, re-ingressed ones not counted again")
 WEFT_COUNTER(FROM_POD_KERNEL, "packets of enrolled pods left to the kernel")
 WEFT_COUNTER(FROM_POD_PUNTED, "packets of enrolled pods sent to user space")
-WEFT_COUNTER(FROM_POD_FORWARDED, "packets of enrolled pods that went into the other pod by the fast path")
+WEFT_COUNTER(FROM_POD_FORWARDED, "packets of enrolled pods that went into the other pod, or wrapped to a peer, by the fast path")
 WEFT_COUNTER(FROM_POD_FIRST, "of those, first packets and first answers, for which no entry was made")
 WEFT_COUNTER(FLOWS_OPENED, "flows that the fast path opened")
 WEFT_COUNTER(FLOWS_NO_ROOM, "flows left to user space: live ones have all the places that the fast path had for them")
@@ -438,8 +461,10 @@ WEFT_COUNTER(TO_POD, "packets that the kernel delivers to enrolled pods")
 WEFT_COUNTER(TO_POD_KERNEL, "of those, left alone")
 WEFT_COUNTER(TO_POD_PUNTED, "of those, sent to user space for translation")
 WEFT_COUNTER(TO_POD_ORPHAN, "of those, dropped or reset: their connections ended in a worker that does not step")
-WEFT_COUNTER(FROM_PEER, "wrapped packets that came to this node by an uplink")
+WEFT_COUNTER(FROM_PEER, "packets of peers that came by an uplink: wrapped ones, and to enrolled pods from peers without a tunnel")
 WEFT_COUNTER(FROM_PEER_PUNTED, "of those, sent to user space")
+WEFT_COUNTER(FROM_PEER_FORWARDED, "of those, unwrapped by the fast path and put into a pod")
+WEFT_COUNTER(FROM_PEER_KERNEL, "of those, not wrapped, and left to the kernel: there is no worker that steps")
 WEFT_COUNTER(FROM_PEER_ORPHAN, "of those, dropped: there is no worker that steps")
 WEFT_COUNTER(BULK_PUNTED, "of the packets sent to user space, those in large ones by the bulk lane")
 WEFT_COUNTER(BULK_FRAMES, "those large packets")
@@ -455,7 +480,7 @@ WEFT_COUNTER(INJECT_FOREIGN, "dropped at weft0: not a frame that user space enco
 WEFT_COUNTER(XSK_REDIRECTED, "punted frames handed to an AF_XDP socket")
 WEFT_COUNTER(XSK_ABSENT, "punted frames of a queue without a socket")
 WEFT_COUNTER(FAILOPEN_REINGRESS, "of those, given back to the kernel at the sender's veth")
-WEFT_COUNTER(FAILOPEN_UPLINK, "of those, dropped: they came wrapped, and only user space unwraps")
+WEFT_COUNTER(FAILOPEN_UPLINK, "of those, dropped: a peer sent them, and only user space can take them on")
 WEFT_COUNTER(FAILOPEN_PEER, "of those, put into the pod they were on their way to")
 WEFT_COUNTER(PUNT_FOREIGN, "dropped at weft1: not a punted frame")
 	WEFT_COUNTERS

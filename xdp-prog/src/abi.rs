@@ -90,6 +90,21 @@ pub(crate) struct Tunnel {
     pub(crate) port: u32,
 }
 
+/// `struct weft_peer`.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Peer {
+    pub(crate) local: [u8; 4],
+    pub(crate) remote: [u8; 4],
+    pub(crate) uplink: u32,
+    pub(crate) vni: [u8; 4],
+    pub(crate) port: U16,
+    pub(crate) mtu: u16,
+    pub(crate) encap: u8,
+    pub(crate) native: u8,
+    pub(crate) pad: [u8; 2],
+}
+
 /// `struct weft_range`.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -12,6 +12,15 @@ const LOAD: &[usize] = &[LOAD_CORE];
 /// The other one.
 const OTHER: &[usize] = &[0];
 
+/// The core that those are not, if they are one.
+pub fn other_core(cores: &[usize]) -> &'static [usize] {
+    if cores.contains(&LOAD_CORE) {
+        OTHER
+    } else {
+        LOAD
+    }
+}
+
 /// Who runs where.
 #[derive(Debug, Clone, Copy)]
 pub struct Placement {

@@ -48,6 +48,19 @@ pub struct Node {
     pub services: usize,
     /// Endpoints of each of the others.
     pub endpoints: usize,
+    /// Where the server is.
+    pub server: Place,
+}
+
+/// Where the server of a measurement is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// On the client's node.
+    Here,
+    /// On another one, over an uplink that takes large packets whole.
+    There,
+    /// On another one, over an uplink that takes packets no longer than its MTU.
+    ThereInSegments,
 }
 
 impl Node {
@@ -56,6 +69,7 @@ impl Node {
         Self {
             services,
             endpoints: 1,
+            server: Place::Here,
         }
     }
 }

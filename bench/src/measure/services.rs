@@ -3,7 +3,7 @@
 
 use super::http::Asks;
 use super::placement::CORES;
-use super::scenario::{Node, Probe};
+use super::scenario::{Node, Place, Probe};
 use crate::config::{Config, Port, Service, TargetPort};
 use crate::kubeproxy::Rule;
 use crate::lab::{Family, Pod, pick, vips};
@@ -186,8 +186,8 @@ fn other(number: usize, endpoints: usize) -> Rule {
 }
 
 /// Weft's view: adds the services of `node` to `config`, the measured one served by pods with the label
-/// `server`.
-pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort]) {
+/// `server`, or by the addresses of the server where that is on another node.
+pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort], server: [IpAddr; 2]) {
     let other = |number: &usize| {
         let (vip, endpoints) = filler(*number, node.endpoints);
         let mut service = Service {
@@ -214,13 +214,18 @@ pub fn configure(config: &mut Config, node: Node, ports: &[ServicePort]) {
     let ports: Vec<_> = ports.iter().map(|(p, port)| (*p, *port, *port)).collect();
     let (before, after) = fillers(node.services);
     config.services.extend(before.iter().map(other));
-    config.service("measured", VIP, &ports).select("server");
+    let measured = config.service("measured", VIP, &ports);
+    match node.server {
+        Place::Here => measured.select("server"),
+        Place::There | Place::ThereInSegments => measured.serve_at(server),
+    };
     config.services.extend(after.iter().map(other));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::scenario::Place;
     use std::collections::BTreeSet;
 
     #[test]
@@ -230,8 +235,10 @@ mod tests {
             let node = Node {
                 services,
                 endpoints,
+                server: Place::Here,
             };
-            configure(&mut config, node, &[("udp", FLOOD_PORT)]);
+            let nowhere = vips(VIP);
+            configure(&mut config, node, &[("udp", FLOOD_PORT)], nowhere);
             let addresses: BTreeSet<_> = config
                 .services
                 .iter()

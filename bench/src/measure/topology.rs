@@ -2,8 +2,8 @@
 //! another.
 
 use super::path::PathKind;
-use super::placement::{CORES, LOAD_CORE, Placement};
-use super::scenario::{Node, Probe};
+use super::placement::{CORES, LOAD_CORE, Placement, other_core};
+use super::scenario::{Node, Place, Probe};
 use super::services::{
     self, ServicePort, VIP, bulk_port, crowd_port, datagram_port, echo_port, grpc_port, grpc_ports,
     once_port, web_port,
@@ -15,13 +15,14 @@ use super::{
 use crate::balancer::Balancer;
 use crate::binaries;
 use crate::command::run;
-use crate::config::Config;
+use crate::config::{Config, Overlay, Peer};
 use crate::conntrack;
 use crate::kubeproxy;
-use crate::lab::{Family, Lab, Pod, pick, vips};
+use crate::lab::{Family, Lab, Pod, UPLINK, pick, vips};
 use crate::nftables;
 use crate::proxy::Proxy;
 use crate::servers;
+use crate::two_nodes::{TwoNodes, Underlay};
 use crate::wait::{START_LIMIT, wait_until};
 use crate::weft::Weft;
 use anyhow::{Context, Result};
@@ -47,19 +48,31 @@ pub struct Topology {
     balancer: Option<Balancer>,
     /// The proxy, likewise.
     proxy: Option<Proxy>,
+    /// The node process of the server's node, where that is another one.
+    far_weft: Option<Weft>,
     /// The sender.
     pub client: Pod,
     /// The receiver.
     pub server: Pod,
-    /// The lab; it goes last.
+    /// The lab of the server's node, where that is another one.
+    far: Option<Lab>,
+    /// The lab of the client's node; it goes last.
     pub lab: Lab,
 }
 
 impl Topology {
     /// Makes the pods and their servers on a node that knows as much as `knows` says.
     pub fn new(path: PathKind, knows: Node, effort: Effort) -> Result<Self> {
-        let mut lab = Lab::new()?;
-        let (client, server) = (lab.pod("client")?, lab.pod("server")?);
+        let (mut lab, mut far) = match knows.server {
+            Place::Here => (Lab::new()?, None),
+            place => {
+                let (lab, far) = joined(path, place)?;
+                (lab, Some(far))
+            }
+        };
+        let client = lab.pod("client")?;
+        let there = far.as_mut().unwrap_or(&mut lab);
+        let server = there.pod("server")?;
         // Single packets shall leave the pod, not super-packets that the receiver would count as one.
         run(client.namespace.command("ethtool").args([
             "-K",
@@ -67,7 +80,7 @@ impl Topology {
             "tx-udp-segmentation",
             "off",
         ]))?;
-        serve(&mut lab, &server)?;
+        serve(there, &server)?;
         let topology = Self {
             path,
             knows,
@@ -76,8 +89,10 @@ impl Topology {
             weft: None,
             balancer: None,
             proxy: None,
+            far_weft: None,
             client,
             server,
+            far,
             lab,
         };
         topology.wait_for_servers()?;
@@ -114,6 +129,9 @@ impl Topology {
             Probe::LookupScale => anyhow::bail!("it needs no topology"),
         };
         self.balancer = None;
+        if let Some(mut weft) = self.far_weft.take() {
+            weft.stop()?;
+        }
         if let Some(proxy) = self.proxy.take() {
             proxy.stop()?;
         }
@@ -132,7 +150,12 @@ impl Topology {
     fn start(&mut self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Result<()> {
         let Some(kind) = self.path.proxy() else {
             let wrapper = real_time(priority::DATAPLANE, &[]);
-            let config = self.config(cores, poll, ports)?;
+            if let Some(far) = &self.far {
+                // Two that spin on one core would keep each other from running.
+                let config = self.config(far, other_core(cores), "sleep", ports)?;
+                self.far_weft = Some(Weft::start_under(far, &config, &wrapper)?);
+            }
+            let config = self.config(&self.lab, cores, poll, ports)?;
             self.weft = Some(Weft::start_under(&self.lab, &config, &wrapper)?);
             return Ok(());
         };
@@ -195,10 +218,15 @@ impl Topology {
     /// Every measurement starts with an empty connection table, as Weft starts with an empty flow
     /// table; so no path pays for the flows of the one before.
     fn forget_connections(&self) -> Result<()> {
-        if self.path.is_tracked() {
-            conntrack::flush(&self.lab.node)?;
+        for lab in self.labs().filter(|_| self.path.is_tracked()) {
+            conntrack::flush(&lab.node)?;
         }
         Ok(())
+    }
+
+    /// The client's node, and the server's where that is another one.
+    fn labs(&self) -> impl Iterator<Item = &Lab> {
+        [Some(&self.lab), self.far.as_ref()].into_iter().flatten()
     }
 
     /// Flows that the path has entered since the measurement began, where it can say so.
@@ -214,14 +242,19 @@ impl Topology {
         if self.installed == ports {
             return Ok(());
         }
-        let node = &self.lab.node;
         let measured = services::measured(ports, &self.server);
         let (before, after) = services::others(self.knows);
-        match self.path {
-            PathKind::Iptables => kubeproxy::install(node, &[before, measured, after].concat())?,
-            PathKind::Nftables => nftables::install(node, &measured, &[before, after].concat())?,
-            // Weft, the balancer and the proxies learn theirs when they start.
-            _ => {}
+        let others = [before.clone(), after.clone()].concat();
+        for lab in self.labs() {
+            match self.path {
+                PathKind::Iptables => {
+                    let all = [&before[..], &measured, &after].concat();
+                    kubeproxy::install(&lab.node, &all)?;
+                }
+                PathKind::Nftables => nftables::install(&lab.node, &measured, &others)?,
+                // Weft, the balancer and the proxies learn theirs when they start.
+                _ => {}
+            }
         }
         self.installed = ports.to_vec();
         Ok(())
@@ -233,7 +266,14 @@ impl Topology {
         Balancer::start(&self.lab.node, &[&self.client, &self.server], &rules)
     }
 
-    fn config(&self, cores: &[usize], poll: &str, ports: &[ServicePort]) -> Result<Config> {
+    /// Of the node process in `lab`.
+    fn config(
+        &self,
+        lab: &Lab,
+        cores: &[usize],
+        poll: &str,
+        ports: &[ServicePort],
+    ) -> Result<Config> {
         let mut config = Config::new();
         config.workers.cores = cores.to_vec();
         config.workers.poll = poll.into();
@@ -245,10 +285,20 @@ impl Topology {
         .into();
         // The generator's whole rate may come: the limit is not what is measured.
         config.workers.punt_rate = Some(100_000_000);
-        config
-            .enrol(&self.client, "client")
-            .enrol(&self.server, "server");
-        services::configure(&mut config, self.knows, ports);
+        let near = lab.id() == self.lab.id();
+        match &self.far {
+            None => {
+                _ = config
+                    .enrol(&self.client, "client")
+                    .enrol(&self.server, "server")
+            }
+            Some(_) if near => _ = config.enrol(&self.client, "client"),
+            Some(_) => _ = config.enrol(&self.server, "server"),
+        }
+        if let Some(far) = &self.far {
+            join(&mut config, lab, if near { far } else { &self.lab });
+        }
+        services::configure(&mut config, self.knows, ports, self.server.ips);
         let stage = match self.path {
             PathKind::WeftUserL7 => {
                 let unused = config.service("unused", VIP + 1, &[("tcp", 80, 80)]);
@@ -295,7 +345,8 @@ impl Topology {
             .flat_map(|core| [echo_port, once_port, crowd_port, bulk_port].map(|port| port(core)))
         {
             let to = self.server.at(Family::V4, port);
-            self.client.namespace.enter(|| {
+            // From there, since the way between nodes may be that of a process that does not run yet.
+            self.server.namespace.enter(|| {
                 wait_until("the servers", START_LIMIT, || {
                     TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
                 })
@@ -303,6 +354,46 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// Two nodes on one link, joined by the kernel's VXLAN where the path is the kernel's.
+fn joined(path: PathKind, place: Place) -> Result<(Lab, Lab)> {
+    let nodes = TwoNodes::new(Underlay::Switched)?;
+    if !path.is_weft() {
+        nodes.kernel_vxlan(Family::V4)?;
+    }
+    let [near, far] = nodes.nodes;
+    if place == Place::ThereInSegments {
+        for lab in [&near, &far] {
+            run(lab.node.command("ethtool").args([
+                "-K",
+                UPLINK,
+                "tso",
+                "off",
+                "gso",
+                "off",
+                "tx-udp_tnl-segmentation",
+                "off",
+                "tx-udp_tnl-csum-segmentation",
+                "off",
+            ]))?;
+        }
+    }
+    Ok((near, far))
+}
+
+/// Makes the node of `other` a peer of the one that `config` is for.
+fn join(config: &mut Config, own: &Lab, other: &Lab) {
+    config.node.address = vec![pick(&own.place().ips(), Family::V4)];
+    config.node.uplink = vec![UPLINK.into()];
+    config.overlay = Some(Overlay {
+        peers: vec![Peer {
+            name: "other".into(),
+            address: pick(&other.place().ips(), Family::V4),
+            pods: other.place().pod_ranges().into(),
+        }],
+        ..Overlay::default()
+    });
 }
 
 /// Starts every server on every core; those that nobody asks only sleep.

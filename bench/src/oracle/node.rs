@@ -1,18 +1,21 @@
 //! One of the two nodes: pods whose stacks are silent, and a wire into each.
 
-use super::world::{self, OUTSIDE, PODS, Service};
+use super::world::{self, OTHER, OUTSIDE, PODS, Service};
 use crate::command::run;
 use crate::kubeproxy;
-use crate::lab::{Family, Lab, Pod};
-use crate::packet::{Ip, Seen, ethernet, see, udp};
+use crate::lab::{Family, Lab, Pod, pick, vips};
+use crate::packet::{Ip, L4, Seen, echo, ethernet, see, udp};
 use crate::raw::Wire;
 use crate::weft::Weft;
 use anyhow::{Result, bail};
+use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Source port, and mark, of the packets that follow a step's and say that those have come through.
+/// The first mark of the packets that follow a step's and say that those have come through, one from each pod.
 const LAST: u16 = 60_000;
+/// The first mark of those of them that go through user space, which the kernel's fast path does not wait for.
+const LAST_BY_ENGINE: u16 = LAST + 100;
 /// How long those may take; one is sent again every tenth of that.
 const LAST_LIMIT: Duration = Duration::from_secs(5);
 /// What the kernel may still have in its hands then.
@@ -25,6 +28,8 @@ pub struct Node {
     pods: Vec<Pod>,
     /// Runs on the node that has it. Goes before the lab.
     pub weft: Option<Weft>,
+    /// Packets by which [`Self::arrivals`] has asked user space how far it is.
+    pub asked: Cell<u64>,
     _lab: Lab,
 }
 
@@ -79,6 +84,7 @@ impl Node {
             wires,
             pods,
             weft,
+            asked: Cell::new(0),
             _lab: lab,
         })
     }
@@ -100,15 +106,18 @@ impl Node {
     /// Everything that has arrived by the time that what was sent last has.
     pub fn arrivals(&self) -> Result<Vec<(usize, Vec<u8>, Seen)>> {
         let mut arrived = Vec::new();
-        let mut missing: Vec<usize> = (0..PODS.len()).collect();
+        let mut missing: Vec<u16> = (LAST..).take(PODS.len()).collect();
+        if self.weft.is_some() {
+            missing.extend((LAST_BY_ENGINE..).take(OTHER)); // The other pod is not enrolled.
+        }
         let (start, mut asked) = (Instant::now(), None::<Instant>);
         while !missing.is_empty() {
             if start.elapsed() > LAST_LIMIT {
-                bail!("nothing more comes through from pods {missing:?}");
+                bail!("nothing more comes through: {missing:?}");
             }
             if asked.is_none_or(|at| at.elapsed() > LAST_LIMIT / 10) {
-                for pod in &missing {
-                    self.send(*pod, &self.last(*pod))?;
+                for mark in &missing {
+                    self.send_last(*mark)?;
                 }
                 asked = Some(Instant::now());
             }
@@ -120,31 +129,44 @@ impl Node {
         Ok(arrived)
     }
 
-    /// From `pod` to the next one, by the way that its other packets take.
-    fn last(&self, pod: usize) -> Vec<u8> {
-        let to = &self.pods[(pod + 1) % PODS.len()];
-        let ip = Ip::new(self.pods[pod].ip(Family::V4), to.ip(Family::V4));
-        udp(&ip, LAST, LAST + pod as u16, b"")
+    /// From a pod to the next one, or to a service that answers it: by the ways that its other packets take.
+    fn send_last(&self, mark: u16) -> Result<()> {
+        let from = |pod: usize| self.pods[pod].ip(Family::V4);
+        if let Some(pod) = mark.checked_sub(LAST_BY_ENGINE).map(usize::from) {
+            self.asked.set(self.asked.get() + 1);
+            let ip = Ip::new(from(pod), pick(&vips(1), Family::V4));
+            return self.send(pod, &echo(&ip, false, mark, b""));
+        }
+        let pod = usize::from(mark - LAST);
+        let ip = Ip::new(from(pod), from((pod + 1) % PODS.len()));
+        self.send(pod, &udp(&ip, LAST, mark, b""))
     }
 
     fn take(
         &self,
         arrived: &mut Vec<(usize, Vec<u8>, Seen)>,
-        missing: &mut Vec<usize>,
+        missing: &mut Vec<u16>,
     ) -> Result<()> {
         for (place, wire) in (0..=OUTSIDE).zip(&self.wires) {
             while let Some(frame) = wire.receive()? {
                 let Some(seen) = frame.get(14..).and_then(see) else {
                     continue; // ARP.
                 };
-                match seen.ports() {
-                    Some((LAST, pod)) => {
-                        missing.retain(|other| LAST + *other as u16 != pod);
-                    }
-                    _ => arrived.push((place, frame[14..].to_vec(), seen)),
+                match last(&seen) {
+                    Some(mark) => missing.retain(|other| *other != mark),
+                    None => arrived.push((place, frame[14..].to_vec(), seen)),
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// The mark of a packet that followed a step's.
+fn last(seen: &Seen) -> Option<u16> {
+    match (&seen.l4, seen.ports()) {
+        (_, Some((LAST, mark))) => Some(mark),
+        (L4::Icmp { ident, .. }, _) => Some(*ident).filter(|mark| *mark >= LAST_BY_ENGINE),
+        _ => None,
     }
 }

@@ -67,7 +67,7 @@ impl Tiers {
         for (node, punted) in nodes.iter().zip(&mut self.punted) {
             let weft = node.weft.as_ref().context("no Weft")?;
             weft.audit()?;
-            *punted += weft.counter("from_pod_punted")?;
+            *punted += weft.counter("from_pod_punted")? - node.asked.get();
         }
         Ok(())
     }

@@ -41,13 +41,20 @@ pub struct Sent {
     pub seconds: f64,
 }
 
-/// Sends 64-byte frames to `to` for `duration`, from `sockets` sockets in turn (flows).
+/// Between a flow's first packet and all others: flows are to be established, whoever has to see how they begin.
+const OPENING: Duration = Duration::from_millis(50);
+
+/// Sends 64-byte frames to `to` for `duration`, from `sockets` sockets in turn (flows), each opened by a packet before.
 pub fn flood(to: SocketAddr, duration: Duration, sockets: usize) -> Result<Sent> {
     let payload = payload(to);
     let sockets = (0..sockets.max(1))
         .map(|_| socket(to, payload))
         .collect::<Result<Vec<_>>>()?;
     let buffer = vec![0; payload * SEGMENTS];
+    for socket in &sockets {
+        socket.send(&buffer[..payload])?;
+    }
+    std::thread::sleep(OPENING);
     let mut sent = Sent {
         packets: 0,
         errors: 0,

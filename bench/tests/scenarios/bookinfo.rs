@@ -13,11 +13,11 @@ fn ing01_bookinfo_is_served_through_an_ingress_and_reviews_are_split_and_switche
     with_weft(|| {
         let mut lab = Lab::new()?;
         let client = lab.pod("client")?;
-        let bookinfo = Bookinfo::start(&mut lab)?;
+        let bookinfo = Bookinfo::start(std::slice::from_mut(&mut lab))?;
         let config = |first: &str| -> Result<Config> {
             let mut config = Config::new();
             config.enrol(&client, "client");
-            bookinfo.configure(&mut config, first)?;
+            bookinfo.configure(&mut config, 0, first)?;
             Ok(config)
         };
         let weft = Weft::start(&lab, &config("")?)?;

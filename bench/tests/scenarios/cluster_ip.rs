@@ -7,7 +7,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 use weft_lab::capture::packets;
 use weft_lab::client::{
-    ANSWER_LIMIT, Answer, Refusal, ask_tcp, ask_udp, curl, curl_answer, tcp_refusal, udp_refusal,
+    ANSWER_LIMIT, Answer, Refusal, ask_tcp, ask_udp, curl, curl_answer, download, tcp_refusal,
+    udp_refusal,
 };
 use weft_lab::command::finish;
 use weft_lab::config::{Endpoint, TargetPort};
@@ -147,24 +148,7 @@ fn svc01_bulk_transfers_arrive_whole_over_tcp_and_udp() -> Result<()> {
         let client = &fixture.client.namespace;
         for family in Family::BOTH {
             let url = format!("http://{}/blob", web(family, 80));
-            let mut command = client.command("curl");
-            command.args([
-                "-sS",
-                "-g",
-                "--max-time",
-                "20",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{size_download}",
-            ]);
-            let finished = finish(command.arg(url), Duration::from_secs(25))?;
-            assert_eq!(
-                finished.stdout,
-                (16 << 20).to_string(),
-                "{}",
-                finished.stderr
-            );
+            assert_eq!(download(client, &url, 20)?, servers::BLOB);
 
             let vip = pick(&vips(13), family).to_string();
             for extra in [&[][..], &["-R"], &["-u", "-b", "50M", "-l", "1000"]] {

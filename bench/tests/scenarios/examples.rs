@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use weft_lab::lab::Lab;
 use weft_lab::weft::offline;
 
-/// The interfaces of the pods of a file.
+/// The interfaces of the pods of a file, and its uplink.
 fn interfaces(text: &str) -> Result<Vec<String>> {
     let config: toml::Table = text.parse()?;
     let pods = config["pod"].as_array().context("no pods")?;
     let names = pods.iter().map(|pod| pod["interface"].as_str());
+    let uplink = config["node"].get("uplink").map(toml::Value::as_str);
     names
+        .chain(uplink)
         .map(|name| name.map(str::to_owned).context("no interface"))
         .collect()
 }

@@ -249,6 +249,66 @@ fn amb11_a_change_of_the_stage_concerns_new_connections_only() -> Result<()> {
     })
 }
 
+/// What becomes of a site's configuration.
+type Change = fn(&mut Config);
+
+/// What is under way ends as it would have, whatever becomes of its service, and connections that are there are answered on.
+#[test]
+fn amb11_what_is_under_way_outlives_every_change_of_its_service() -> Result<()> {
+    with_weft(|| {
+        let site = Site::new()?;
+        // What becomes of a service, and what the next request on a connection is answered.
+        let changes: [(&str, Change, u16); 5] = [
+            ("l4", |config| _ = config.services[0].stage(Some("l4")), 200),
+            (
+                "tcp",
+                |config| _ = config.services[0].stage(Some("tcp")),
+                200,
+            ),
+            (
+                "other",
+                |config| _ = config.services[0].select("other"),
+                503,
+            ),
+            ("none", |config| _ = config.services[0].serve_at([]), 503),
+            ("gone", |config| _ = config.services.remove(0), 503),
+        ];
+        let weft = Weft::start(&site.fixture.lab, &site.config("")?)?;
+        for (name, change, then) in changes {
+            weft.reload(&site.config("")?)?;
+            let mut sets = Vec::new();
+            for family in Family::BOTH {
+                let open = || Connection::open(&site.fixture.client.namespace, to(family));
+                let (mut slow, mut large, mut upload) = (open()?, open()?, open()?);
+                slow.send(b"GET /slow/1000 HTTP/1.1\r\nHost: web\r\n\r\n")?;
+                large.send(b"GET /bytes/20000000 HTTP/1.1\r\nHost: web\r\n\r\n")?;
+                large.read(1_000_000)?;
+                upload.send(b"POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 1000000\r\n\r\n")?;
+                upload.send(&[b'x'; 500_000])?;
+                sets.push((slow, large, upload, open()?));
+            }
+            std::thread::sleep(Duration::from_millis(100)); // The servers have it.
+            let mut config = site.config("")?;
+            change(&mut config);
+            weft.reload(&config)?;
+            for (slow, large, upload, silent) in &mut sets {
+                upload.send(&[b'x'; 500_000])?;
+                assert_eq!(slow.answer().context(name)?.status, 200, "{name}");
+                let digest = format!("body={}", digest(&[b'x'; 1_000_000]));
+                assert_eq!(upload.answer().context(name)?.word(8), digest, "{name}");
+                large.read(19_000_000).context(name)?;
+                assert_eq!(silent.get("/").context(name)?.status, then, "{name}");
+            }
+            drop(sets);
+            wait_until("all flows to be over", Duration::from_secs(5), || {
+                let open = |kind| open_flows(&weft, kind).unwrap_or(1);
+                open("client") + open("upstream") == 0
+            })?;
+        }
+        weft.audit().map(drop)
+    })
+}
+
 #[test]
 fn k24_requests_follow_the_states_of_endpoints_on_connections_that_are_there() -> Result<()> {
     with_weft(|| {

@@ -1,17 +1,17 @@
 //! ICMP through services with real kernels at both ends (SVC-03, SVC-34, SVC-44, CSM-07, K-01, K-17).
 
 use crate::fixture::{Fixture, web, with_weft};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
-use rustix::net::{AddressFamily, Protocol, SocketType, ipproto};
+use rustix::net::{Protocol, SocketType};
 use std::io::{IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 use weft_lab::capture::packets;
-use weft_lab::client::{ANSWER_LIMIT, Refusal, udp_refusal};
+use weft_lab::client::{ANSWER_LIMIT, Refusal, connected, ping, udp_refusal};
 use weft_lab::config::Endpoint;
 use weft_lab::lab::{Family, NODE_IPS, pick, vips};
 use weft_lab::namespace::Namespace;
@@ -32,47 +32,6 @@ fn errno(error: &std::io::Error) -> Option<rustix::io::Errno> {
     error
         .raw_os_error()
         .map(rustix::io::Errno::from_raw_os_error)
-}
-
-/// A socket for that protocol of the family, connected to `to` from inside.
-fn connected(
-    namespace: &Namespace,
-    to: IpAddr,
-    kind: SocketType,
-    protocol: Protocol,
-) -> Result<UdpSocket> {
-    let family = match to {
-        IpAddr::V4(_) => AddressFamily::INET,
-        IpAddr::V6(_) => AddressFamily::INET6,
-    };
-    let socket = namespace.enter(|| rustix::net::socket(family, kind, Some(protocol)))??;
-    rustix::net::connect(&socket, &SocketAddr::new(to, 0))?;
-    let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(ANSWER_LIMIT / 2))?;
-    Ok(socket)
-}
-
-/// Pings `to` with `size` bytes, through a socket whose kernel matches answers and checks their checksums.
-fn ping(namespace: &Namespace, to: IpAddr, size: usize) -> Result<()> {
-    namespace.sysctl(&["net.ipv4.ping_group_range=0 0"])?;
-    let (protocol, request, reply) = match to {
-        IpAddr::V4(_) => (ipproto::ICMP, 8, 0),
-        IpAddr::V6(_) => (ipproto::ICMPV6, 128, 129),
-    };
-    let socket = connected(namespace, to, SocketType::DGRAM, protocol)?;
-    let mut message = vec![0x5a; 8 + size];
-    message[..8].copy_from_slice(&[request, 0, 0, 0, 0, 0, 0, 1]);
-    socket.send(&message)?;
-    let mut answer = vec![0; message.len() + 1];
-    let length = socket
-        .recv(&mut answer)
-        .with_context(|| format!("ping {to}"))?;
-    ensure!(
-        length == message.len() && answer[0] == reply,
-        "not the answer"
-    );
-    ensure!(answer[8..length] == message[8..], "other bytes came back");
-    Ok(())
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn svc34_k01_k02_both_ends_learn_the_path_mtu_from_errors_of_enrolled_pods() -> 
 const NARROW: u32 = 1400;
 
 /// Bytes before the payload of a datagram.
-fn headers(family: Family) -> usize {
+pub fn headers(family: Family) -> usize {
     match family {
         Family::V4 => 28,
         Family::V6 => 48,
@@ -159,7 +159,7 @@ enum Ends {
 }
 
 /// A socket in `pod` at any port, connected to `to`, whose datagrams are not fragmented.
-fn datagrams(pod: &Namespace, port: u16, to: SocketAddr) -> Result<UdpSocket> {
+pub fn datagrams(pod: &Namespace, port: u16, to: SocketAddr) -> Result<UdpSocket> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => [0; 4].into(),
         SocketAddr::V6(_) => [0; 16].into(),
@@ -176,11 +176,17 @@ fn datagrams(pod: &Namespace, port: u16, to: SocketAddr) -> Result<UdpSocket> {
 
 /// Sends what fits the sender's own link, hears that something narrower is behind, and is refused the next one; then
 /// what fits that gets through, and nothing else has. Without `known`, who forwards may still be told of the MTU.
-fn learns(from: &UdpSocket, to: &UdpSocket, family: Family, known: bool) -> Result<()> {
+pub fn learns(
+    from: &UdpSocket,
+    to: &UdpSocket,
+    family: Family,
+    mtu: u32,
+    known: bool,
+) -> Result<()> {
     let long = vec![7; 1500 - headers(family)];
     _ = from.send(&long); // The server may know the way to the client from an earlier socket.
     wait_until("word of the MTU", ANSWER_LIMIT, || {
-        let heard = path_mtu(from, family).is_ok_and(|mtu| mtu == NARROW);
+        let heard = path_mtu(from, family).is_ok_and(|learnt| learnt == mtu);
         heard || !known && from.send(&long).is_err()
     })?;
     let refused = from
@@ -193,8 +199,8 @@ fn learns(from: &UdpSocket, to: &UdpSocket, family: Family, known: bool) -> Resu
     );
     let learnt = path_mtu(from, family)?;
     from.take_error()?; // The same once more: what the ICMP error left.
-    ensure!(learnt == NARROW, "the path MTU is {learnt}");
-    let fits = vec![8; NARROW as usize - headers(family)];
+    ensure!(learnt == mtu, "the path MTU is {learnt}");
+    let fits = vec![8; mtu as usize - headers(family)];
     from.send(&fits)?;
     let mut buffer = [0; 2048];
     let got = to.recv(&mut buffer).context("what fits")?;
@@ -223,7 +229,8 @@ fn datagrams_are_told(fixture: &Fixture, narrow: usize, known: bool) -> Result<(
             } else {
                 (&client, &there)
             };
-            learns(from, at, family, known).with_context(|| format!("{family:?} by {to}"))?;
+            learns(from, at, family, NARROW, known)
+                .with_context(|| format!("{family:?} by {to}"))?;
         }
     }
     Ok(())

@@ -2,12 +2,14 @@
 
 use crate::fixture::{Fixture, flawless, progress, web, with_weft};
 use anyhow::{Context, Result, ensure};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 use weft_lab::client::Talk;
 use weft_lab::lab::Family;
-use weft_lab::machine::process_time;
+use weft_lab::machine::{pages_made, process_time};
 use weft_lab::servers::PEER_PORT;
+use weft_lab::wait::{START_LIMIT, wait_until};
 use weft_lab::weft::{Weft, sum_of};
 
 #[test]
@@ -88,6 +90,35 @@ fn an_idle_node_takes_at_most_two_percent_of_a_core() -> Result<()> {
         thread::sleep(window);
         let share = (process_time(weft.pid()?)? - before).as_secs_f64() / window.as_secs_f64();
         ensure!(share <= 0.02, "{:.1} % of a core while idle", share * 100.0);
+        Ok(())
+    })
+}
+
+/// Each packet that touches memory for the first time waits for the kernel to make it, a microsecond with small pages and up
+/// to two milliseconds with huge ones (`transparent_hugepage`): a burst of new flows must not have all of the index made.
+#[test]
+fn new_flows_do_not_wait_for_memory() -> Result<()> {
+    const FLOWS: u16 = 500;
+    with_weft(|| {
+        let fixture = Fixture::new()?;
+        let mut config = fixture.config();
+        config.workers.fast_path = "off".into();
+        let weft = Weft::start(&fixture.lab, &config)?;
+        let before = pages_made(weft.pid()?, "weft-worker-0")?;
+        fixture.client.namespace.enter(|| -> Result<()> {
+            for port in 20_000..20_000 + FLOWS {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+                socket.send_to(b"x", web(Family::V4, PEER_PORT))?;
+            }
+            Ok(())
+        })??;
+        wait_until("the flows", START_LIMIT, || {
+            let status = weft.json(&["status"]);
+            status.is_ok_and(|status| sum_of(&status["workers"], "flows") >= FLOWS.into())
+        })?;
+        let made = pages_made(weft.pid()?, "weft-worker-0")? - before;
+        // Records of 192 bytes, one after the other, and what a worker needs once: far fewer than one for each flow.
+        ensure!(made < 250, "{made} pages");
         Ok(())
     })
 }

@@ -97,7 +97,7 @@ impl State {
         let direct = backend == (front.dst, front.dport);
         let end = match direct {
             true => tables
-                .pod_by_ifindex(answers.ifindex)
+                .sender(answers.ifindex, &backend.0)
                 .map(|pod| (pod.slot, 0)),
             false => tables.depends(
                 (&front.dst, front.dport, front.proto),
@@ -105,8 +105,8 @@ impl State {
                 answers.ifindex,
             ),
         };
-        let (Some((slot, service)), Some(pod)) = (end, tables.pod_by_ifindex(client.ifindex))
-        else {
+        let sender = tables.sender(client.ifindex, &front.src);
+        let (Some((slot, service)), Some(pod)) = (end, sender) else {
             return;
         };
         if self.room() < PIN_OPS_PER_FRAME {

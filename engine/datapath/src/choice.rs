@@ -119,6 +119,7 @@ impl State {
             member: SlotRef::FIXED,
             max_flows: None,
             reset: false,
+            front: None,
             backend: None,
             leaves: kind == FlowKind::Direct,
             owner: self.worker,
@@ -246,6 +247,7 @@ fn service_flow(
         member: backend.member,
         max_flows: service.spec.options.max_flows,
         reset: service.spec.options.reset_on_removal,
+        front: None,
         backend: backend.name,
         leaves: stage == Stage::L4
             && service.spec.algorithm != Algorithm::LeastConnections
@@ -325,11 +327,13 @@ const EPHEMERAL: Range<u16> = 61_000..65_535;
 
 /// Adds a flow; one in the way of its keys makes way if it is over.
 pub(crate) fn add(
-    flow: NewFlow,
+    mut flow: NewFlow,
     now: Now,
     tables: &Tables,
     state: &mut State,
 ) -> Result<FlowId, InsertError> {
+    let carries = |ifindex| tables.tunnels().carries(ifindex);
+    flow.leaves &= carries(flow.key.ifindex) && carries(flow.end.ifindex);
     match state.add(flow.clone()) {
         Err(bound @ (InsertError::Full | InsertError::Share | InsertError::ServiceShare)) => {
             if state.make_room(bound, &flow, now, tables) {

@@ -294,6 +294,7 @@ fn follow(
         flags: TcpFlags::default(),
         hops: part.hops(),
         end: part.end(),
+        cut: false,
     };
     let family = part.family();
     pass(

@@ -15,6 +15,7 @@ mod answer;
 mod checksum;
 mod choice;
 mod counters;
+mod cut;
 mod evict;
 mod expire;
 mod extension;
@@ -32,6 +33,7 @@ mod process;
 mod rate;
 mod reason;
 mod reject;
+mod resident;
 mod rewrite;
 mod state;
 pub mod steering;
@@ -61,7 +63,7 @@ pub use mac::{Egress, Hook, Ingress, Inject, MAX_IFINDEX, PORT_BITS, Ports, TUNN
 pub use maglev::{MAGLEV_SIZES, MaglevTable};
 pub use overlay::{Encapsulation, OverlaySpec, PeerSpec, Prefix};
 pub use parse::{Family, Fragment, Packet, Parsed, TcpFlags, Unflowed, parse};
-pub use process::{Claim, TooLong, Verdict, older, process, wrap_for_peer};
+pub use process::{Claim, TooLong, Verdict, next_fragment, older, process, wrap_for_peer};
 pub use rate::RateLimit;
 pub use reason::{DropReason, KernelReason};
 pub use state::{
@@ -72,6 +74,7 @@ pub use tables::{
     ServicePort, ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder, UpstreamSource,
 };
 pub use time::Now;
+pub use tunnel::Front;
 
 /// Frames a worker takes at a time: enough to spread the cost of a doorbell, few enough that a
 /// burst stays in the first-level cache (64 descriptors and headers).

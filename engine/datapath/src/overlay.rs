@@ -104,8 +104,10 @@ pub struct PeerSpec {
     pub local: Address,
     /// The interface that leads there now; 0: there is none.
     pub uplink: u32,
-    /// Bytes of the longest inner IP packet that gets there.
+    /// Bytes of the longest packet of a pod's that gets there.
     pub mtu: u16,
+    /// Packets go there and come from there as they are: the underlay knows the way to its pods.
+    pub native: bool,
     /// Its pods, each range with what flows to it depend on.
     pub ranges: Vec<(Prefix, SlotRef)>,
 }
@@ -123,6 +125,13 @@ pub struct OverlaySpec {
     pub checksum: bool,
     /// The other nodes.
     pub peers: Vec<PeerSpec>,
+}
+
+impl OverlaySpec {
+    /// Whether the hooks may carry flows to that peer: they wrap over IPv4 alone, without a checksum.
+    pub fn hooks_carry(&self, peer: &PeerSpec) -> bool {
+        peer.native || peer.remote.is_v4() && !self.checksum
+    }
 }
 
 /// The overlay, as compiled.
@@ -210,6 +219,11 @@ impl Overlay {
     #[inline]
     pub(crate) fn peer(&self, port: u32) -> Option<&PeerSpec> {
         self.spec.peers.get(*self.by_port.get(&port)? as usize)
+    }
+
+    /// Whether the hooks may carry flows that come or go by that interface or tunnel.
+    pub(crate) fn carries(&self, port: u32) -> bool {
+        !is_tunnel(port) || (self.peer(port)).is_some_and(|peer| self.spec.hooks_carry(peer))
     }
 
     /// The peer with that address on the underlay.

@@ -1,5 +1,6 @@
 //! What becomes of a frame: the stages, in order.
 
+use crate::cut::may_cut;
 use crate::flow::{Direction, Flow, FlowId, FlowKind, FlowState};
 use crate::fragment::fragment;
 use crate::overlay::is_tunnel;
@@ -22,7 +23,7 @@ mod terminate;
 use opening::from_pod;
 
 pub use opening::older;
-pub use overlay::wrap_for_peer;
+pub use overlay::{next_fragment, wrap_for_peer};
 
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
 /// the worker that its source MAC names; all three but for the outer headers of a tunnel, which are off.
@@ -89,8 +90,8 @@ pub struct TooLong {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
-    if let Err(reason) = overlay::arrive(frame, tables, state) {
-        return Verdict::Drop(reason);
+    if let Err(verdict) = overlay::arrive(frame, tables, state) {
+        return verdict;
     }
     state.look_up(frame.bytes(), now, tables);
     let verdict = match decide(frame, now, tables, state) {
@@ -157,8 +158,10 @@ pub(crate) fn with_ports(
         && flow.valid(now, tables)
         && !(packet.flags().opens() && gives_way(flow, direction, state))
     {
-        if state.leaves() && flow.pauses(now) && state.room() > 0 {
-            state.leave(id); // Once more: the hooks had no room, or their entry has run out.
+        let answered = direction == Direction::Reply && packet.flags().answers();
+        if (flow.pauses(now) || answered && flow.clamps()) && state.leaves(flow) && state.room() > 0
+        {
+            state.leave(id); // Or once more: the hooks had no room, or their entry has run out.
         }
         return known_flow(frame, packet, (id, direction), now, tables, state);
     }
@@ -184,7 +187,7 @@ pub(crate) fn with_ports(
 
 /// Whether a SYN opens another connection: the old one is over, or was left to the hooks, who do not know it.
 fn gives_way(flow: &Flow, direction: Direction, state: &State) -> bool {
-    flow.gives_way_to_syn(direction) || state.leaves() && flow.leaves()
+    flow.gives_way_to_syn(direction) || state.leaves(flow)
 }
 
 #[inline]
@@ -223,6 +226,8 @@ pub(crate) struct Part {
     pub(crate) flags: TcpFlags,
     pub(crate) hops: u8,
     pub(crate) end: usize,
+    /// What is too long for a tunnel is sent in fragments.
+    pub(crate) cut: bool,
 }
 
 impl Part {
@@ -232,6 +237,15 @@ impl Part {
             flags: packet.flags(),
             hops: packet.hops(),
             end: packet.end(),
+            cut: false,
+        }
+    }
+
+    /// As [`of`](Self::of), for a packet that opens a flow.
+    pub(crate) fn first(frame: &[u8], packet: &Packet) -> Self {
+        Self {
+            cut: may_cut(frame),
+            ..Self::of(packet)
         }
     }
 
@@ -254,6 +268,7 @@ impl Part {
             return Err(DropReason::TtlExpired);
         }
         match tables.narrower(ifindex, self.length()) {
+            Some(_) if self.cut && is_tunnel(ifindex) => Ok(()),
             Some(mtu) => {
                 *narrow = mtu;
                 Err(DropReason::PodMtu)
@@ -293,7 +308,10 @@ pub(crate) fn pass(
         }
     };
     if hop && let Err(reason) = part.routable(egress.ifindex, tables, &mut state.narrow) {
-        return Verdict::Drop(reason);
+        let cut = reason == DropReason::PodMtu && is_tunnel(egress.ifindex);
+        if !cut || !may_cut(frame.bytes()) {
+            return Verdict::Drop(reason);
+        }
     }
     if is_tunnel(egress.ifindex) {
         state.front = front(flow, direction);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Now;
+use crate::{Now, resident};
 
 #[cfg(test)]
 mod tests;
@@ -70,6 +70,11 @@ impl IcmpErrors {
             share: RateLimit::new(1_000, 100),
             pods: vec![Now::default(); PODS].into(),
         }
+    }
+
+    /// Takes all of the memory at once.
+    pub(crate) fn take_memory(&mut self) {
+        resident::take(&mut self.pods);
     }
 
     /// What the pod behind that interface may be told now.

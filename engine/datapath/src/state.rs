@@ -4,13 +4,14 @@ use arrayvec::ArrayVec;
 
 use crate::adopt::{FastEnds, FastFlows};
 use crate::affinity::AffinityTable;
-use crate::flow::{FlowId, FlowTable, InsertError, NewFlow};
+use crate::cut::Rest;
+use crate::flow::{Flow, FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
 use crate::tunnel::Front;
 use crate::{
     Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, SlotRef,
-    Tables, TooLong,
+    Tables, TooLong, resident,
 };
 
 /// Owner entries that one frame can cause at most: an old flow removed, one evicted for want of room, a dead
@@ -55,6 +56,8 @@ pub enum PinOp {
         slot: SlotRef,
         /// The caller's number of the service port; `None` for a flow from pod to pod.
         service: Option<u32>,
+        /// Of one of those, what its client has asked its own node for.
+        front: Option<Front>,
     },
 }
 
@@ -149,8 +152,12 @@ pub struct State {
     pub too_long: Option<TooLong>,
     /// The MTU that the last packet dropped as [`PodMtu`](crate::DropReason::PodMtu) was longer than.
     pub(crate) narrow: u16,
+    /// What is still to be sent of a packet that was too long for a tunnel.
+    pub(crate) rest: Rest,
     /// What the peer that the packet goes to is to know of it.
     pub(crate) front: Option<Front>,
+    /// What a peer has said of the packet.
+    pub(crate) said: Option<Front>,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -190,7 +197,9 @@ impl State {
             severed: Vec::with_capacity(PIN_OPS_MAX),
             too_long: None,
             narrow: 0,
+            rest: Rest::new(),
             front: None,
+            said: None,
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
@@ -208,33 +217,42 @@ impl State {
         }
     }
 
+    /// Takes the memory that packets reach at random, which would have the first of them wait for the kernel to make it: 32 bytes or
+    /// more for each flow there may be, and 2 MiB. For the thread that is to use it, so that it is near that thread's core.
+    pub fn take_memory(&mut self) {
+        self.flows.take_memory();
+        self.fragments.take_memory();
+        self.icmp_errors.take_memory();
+        resident::take(&mut self.cursors);
+    }
+
     /// The hooks carry flows, too, and these are theirs.
     pub fn set_fast_flows(&mut self, flows: Box<dyn FastFlows>, opens: Opens) {
         self.fast = Some(flows);
         self.opens = opens;
     }
 
-    /// Whether flows that are opened here are left to the hooks.
-    pub(crate) fn leaves(&self) -> bool {
-        self.fast.is_some() && self.opens == Opens::Engine
+    /// Whether a flow that is opened here is left to the hooks. Those of tunnels are opened nowhere else.
+    pub(crate) fn leaves(&self, flow: &Flow) -> bool {
+        let opens = self.opens == Opens::Engine || flow.is_tunnelled();
+        flow.leaves() && self.fast.is_some() && opens
     }
 
     /// Leaves the flow to the hooks, if it is one for them.
     pub(crate) fn leave(&mut self, id: FlowId) {
-        if !self.leaves() {
-            return;
-        }
-        let Some(flow) = self.flows.at(id).filter(|flow| flow.leaves()) else {
+        let Some(flow) = self.flows.at(id).filter(|flow| self.leaves(flow)) else {
             return;
         };
         let [client, answers] = [Direction::Forward, Direction::Reply].map(|way| flow.key(way));
         if let Some((client, answers)) = client.zip(answers) {
             let service = flow.kind().serves().then(|| flow.service());
             let (ends, slot) = (FastEnds { client, answers }, flow.server_slot());
+            let front = flow.front();
             self.pin_ops.push(PinOp::Leave {
                 ends,
                 slot,
                 service,
+                front,
             });
         }
     }
@@ -244,6 +262,17 @@ impl State {
     /// than the enrolment, whatever the pods' own grace.
     pub fn was_away(&mut self, until: Now) {
         self.away_until = until;
+    }
+
+    /// Whether more of the last packet is to be sent: [`next_fragment`](crate::next_fragment) has it.
+    #[inline]
+    pub fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Gives that up.
+    pub fn forget_rest(&mut self) {
+        self.rest.forget();
     }
 
     /// The punt pair.
@@ -329,7 +358,11 @@ impl State {
                 terminated,
             });
         }
-        self.leave(id);
+        // A tunnelled connection has segments to be clamped in both directions first.
+        let opening = self.flows.at(id).is_some_and(Flow::clamps);
+        if !opening {
+            self.leave(id);
+        }
         Ok(id)
     }
 

@@ -537,8 +537,8 @@ impl Tables {
         });
         // A TCP flow outlives its backend's place in the service.
         let left = || {
-            let pod = self.pod_by_ifindex(ifindex)?;
-            let here = front.2 == Protocol::Tcp && pod.addresses.contains(&backend.0);
+            let pod = self.sender(ifindex, &backend.0)?;
+            let here = front.2 == Protocol::Tcp;
             here.then_some((pod.slot, service.map_or(0, |service| service.id())))
         };
         found.or_else(left)

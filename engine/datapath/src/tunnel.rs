@@ -6,17 +6,17 @@
 
 use crate::checksum::{Checksum, Delta};
 use crate::hash::{finish, mix};
-use crate::overlay::{Encapsulation, Overlay, PeerSpec};
+use crate::overlay::{Encapsulation, Overlay, PeerSpec, is_tunnel};
 use crate::wire::{be16, be32, ethernet, geneve, ipv4, ipv6, tcp, udp, vxlan};
 use crate::{
-    Address, DropReason, Egress, Family, FrameBuf, Hook, Ingress, Ports, Protocol, Uplink,
+    Address, DropReason, Egress, Family, FrameBuf, Hook, Ingress, Ports, Protocol, Tables, Uplink,
 };
 
 mod options;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use options::Front;
+pub use options::Front;
 
 /// Where the outer IP header stands.
 const L3: usize = ethernet::LEN;
@@ -35,7 +35,7 @@ const CE: u8 = 0x03;
 /// The transport knows of congestion: the second codepoint, which some routers set by themselves (RFC 6040 section 4.2).
 const ECT_1: u8 = 0x01;
 
-/// Wraps the packet in `frame` for `peer`, and addresses the frame to the uplink. `front`: what else the peer is to
+/// Wraps the packet in `frame` for `peer`, unless it goes there as it is, and addresses the frame to the uplink. `front`: what else the peer is to
 /// know; left out where it makes the packet too long.
 ///
 /// The Ethernet header is replaced, the packet stays as it is. Nothing is written on an error:
@@ -49,6 +49,10 @@ pub(crate) fn wrap(
 ) -> Result<(), DropReason> {
     if peer.uplink == 0 {
         return Err(DropReason::NoRoute);
+    }
+    if peer.native {
+        Egress::neighbour(peer.uplink).write(frame.bytes_mut(), ports);
+        return Ok(());
     }
     let spec = &overlay.spec;
     let family = peer.remote.family();
@@ -147,16 +151,18 @@ fn ip_header(bytes: &mut [u8], peer: &PeerSpec, length: u16, class: u8, hash: u6
 /// Takes the outer headers off a frame of an uplink: it is then as one that the tunnel's far pod had sent here, and its
 /// source MAC names the tunnel. Returns what else the peer had to say.
 ///
-/// Every check but that of the inner source comes here, before the first write.
+/// Every check comes before the first write: of the outer headers, and that the packet is from a pod of that peer's to one of
+/// this node's. Services are translated where their client is, so nothing to one comes by here.
 ///
 /// # Errors
 /// The name of what is wrong with it; the frame is untouched then.
 pub(crate) fn unwrap(
     frame: &mut FrameBuf<'_>,
     uplink: Uplink,
-    overlay: &Overlay,
+    tables: &Tables,
     ports: &Ports,
 ) -> Result<Option<Front>, DropReason> {
+    let overlay = tables.tunnels();
     let bytes = frame.bytes();
     let outer = Outer::parse(bytes)?;
     let peer = overlay.peer_at(&outer.src).ok_or(DropReason::TunnelPeer)?;
@@ -179,13 +185,13 @@ pub(crate) fn unwrap(
         bare => bare,
     };
     let packet = &bytes[inner..outer.end];
-    let least = match ethertype {
-        ethernet::IPV4 => ipv4::LEN,
-        ethernet::IPV6 => ipv6::LEN,
-        _ => return Err(DropReason::TunnelPayload),
-    };
-    if packet.len() < least {
-        return Err(DropReason::TunnelPayload);
+    let [src, dst] = ip_ends(packet, ethertype).ok_or(DropReason::TunnelPayload)?;
+    if overlay.sender(peer.port, &src).is_none() {
+        return Err(DropReason::SrcSpoof);
+    }
+    let to = tables.pod_by_address(&dst);
+    if to.is_none_or(|pod| is_tunnel(pod.ifindex)) {
+        return Err(DropReason::NoRoute);
     }
     let ecn = decapsulated_ecn(outer.class & ECN, traffic_class(packet) & ECN)?;
 
@@ -237,8 +243,7 @@ impl Outer {
                 if Checksum::default().with(all).finish() != 0 {
                     return Err(DropReason::TunnelChecksum);
                 }
-                let [src, dst] = [ipv4::SRC, ipv4::DST].map(|at| be32(fixed, at).to_be_bytes());
-                let (src, dst) = (Address::from_v4(src), Address::from_v4(dst));
+                let [src, dst] = ip_ends(fixed, ethernet::IPV4).ok_or(BAD)?;
                 (src, dst, fixed[ipv4::TOS], ip, length)
             }
             ethernet::IPV6 => {
@@ -248,11 +253,9 @@ impl Outer {
                 if fixed[0] >> 4 != 6 || !udp {
                     return Err(BAD);
                 }
-                let mut ends = [Address([0; 16]); 2];
-                ends[0].0.copy_from_slice(&fixed[ipv6::SRC]);
-                ends[1].0.copy_from_slice(&fixed[ipv6::DST]);
+                let [src, dst] = ip_ends(fixed, ethernet::IPV6).ok_or(BAD)?;
                 let length = ipv6::LEN + usize::from(be16(fixed, ipv6::PAYLOAD_LENGTH));
-                (ends[0], ends[1], traffic_class(l3), ipv6::LEN, length)
+                (src, dst, traffic_class(l3), ipv6::LEN, length)
             }
             _ => return Err(BAD),
         };
@@ -315,6 +318,26 @@ fn vxlan_header(payload: &[u8], vni: u32) -> Result<(usize, Option<Front>, u16),
 fn network(vni: &[u8]) -> u32 {
     vni.iter()
         .fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
+/// Source and destination of a packet of that EtherType; `None` where it is no IP packet.
+fn ip_ends(packet: &[u8], ethertype: u16) -> Option<[Address; 2]> {
+    match ethertype {
+        ethernet::IPV4 => {
+            let fixed: &[u8; ipv4::LEN] = packet.first_chunk()?;
+            let ends = [ipv4::SRC, ipv4::DST];
+            Some(ends.map(|at| Address::from_v4(be32(fixed, at).to_be_bytes())))
+        }
+        ethernet::IPV6 => {
+            let fixed: &[u8; ipv6::LEN] = packet.first_chunk()?;
+            let mut ends = [Address([0; 16]); 2];
+            ends[0].0.copy_from_slice(&fixed[ipv6::SRC]);
+            ends[1].0.copy_from_slice(&fixed[ipv6::DST]);
+            // A mapped one would look like IPv4.
+            ends.iter().all(|end| !end.is_v4()).then_some(ends)
+        }
+        _ => None,
+    }
 }
 
 /// What the inner header's congestion bits become: figure 4 of RFC 6040. `None`: they stay.

@@ -203,6 +203,10 @@ pub struct Packets {
     pub terminated: u64,
     /// Sent by the TCP stack.
     pub originated: u64,
+    /// Fragments sent beyond the first of each packet that was too long for a tunnel.
+    pub fragments: u64,
+    /// Those that found no room.
+    pub fragments_lost: u64,
     /// Of the TCP stack's packets, those to a peer that no route led to.
     pub unrouted: u64,
     /// Fragments held until the first of their packet comes.
@@ -228,6 +232,8 @@ pub struct Peer {
     pub uplink: Option<String>,
     /// Bytes of the longest packet of a pod's that gets there.
     pub mtu: u16,
+    /// Whether packets go there without being wrapped.
+    pub native: bool,
     /// Ranges of its pods.
     pub pods: Vec<String>,
 }
@@ -359,6 +365,9 @@ pub struct Flow {
     pub kind: String,
     /// The service's name, for a flow to one.
     pub service: Option<String>,
+    /// Of a flow from another node's pod, the service address that it has asked there, if that node says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<SocketAddr>,
     /// The client pod's name.
     pub client_pod: Option<String>,
     /// The backend pod's name, if it is enrolled here.

@@ -120,13 +120,14 @@ pub(super) fn status(status: &Status) -> String {
         ]);
     }
     if !status.peers.is_empty() {
-        let mut peers = table(&["peer", "address", "from", "uplink", "mtu", "pods"]);
+        let mut peers = table(&["peer", "address", "from", "uplink", "way", "mtu", "pods"]);
         for peer in &status.peers {
             peers.add_row([
                 peer.name.clone(),
                 peer.address.to_string(),
                 peer.from.to_string(),
                 peer.uplink.clone().unwrap_or_else(|| "no route".into()),
+                if peer.native { "native" } else { "wrapped" }.into(),
                 peer.mtu.to_string(),
                 peer.pods.join(" "),
             ]);
@@ -194,7 +195,7 @@ fn packets(packets: &Packets) -> String {
     let kernel: u64 = packets.kernel.values().sum();
     let dropped: u64 = packets.dropped.values().sum();
     format!(
-        "received={} bulk={} forwarded={} replied={} terminated={} originated={} unrouted={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={} held={} released={}",
+        "received={} bulk={} forwarded={} replied={} terminated={} originated={} unrouted={} fragments={} fragments_lost={} to_kernel={kernel} dropped={dropped} handed_out={} handed_in={} held={} released={}",
         packets.received,
         packets.bulk,
         packets.forwarded,
@@ -202,6 +203,8 @@ fn packets(packets: &Packets) -> String {
         packets.terminated,
         packets.originated,
         packets.unrouted,
+        packets.fragments,
+        packets.fragments_lost,
         packets.handed_out,
         packets.handed_in,
         packets.held,
@@ -400,7 +403,10 @@ fn flow_row(flow: &Flow) -> [String; 13] {
     [
         flow.protocol.clone(),
         flow.client.to_string(),
-        flow.destination.to_string(),
+        match flow.asked {
+            Some(asked) => format!("{} (asked {asked})", flow.destination),
+            None => flow.destination.to_string(),
+        },
         flow.backend
             .map_or_else(|| "-".into(), |backend| backend.to_string()),
         flow.service.clone().unwrap_or_else(|| "-".into()),

@@ -78,6 +78,8 @@ pub struct Peer {
     pub address: IpAddr,
     /// Where that is configured.
     pub address_at: Location,
+    /// Whether packets go there and come from there as they are.
+    pub native: bool,
     /// Its pods' addresses, each range once among all peers.
     pub pods: Vec<IpNet>,
 }

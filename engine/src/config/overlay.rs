@@ -13,7 +13,7 @@ use super::registry::{Registry, taken};
 use super::scalar::{INTERFACE, NAME};
 
 pub(super) const KEYS: &[&str] = &["vni", "encap", "port", "checksum", "peer"];
-pub(super) const PEER_KEYS: &[&str] = &["name", "address", "pods"];
+pub(super) const PEER_KEYS: &[&str] = &["name", "address", "pods", "native"];
 
 /// Peers, as many as the hooks have room for.
 const PEERS_MAX: u64 = weft_xdp::MAX_PEERS as u64;
@@ -83,11 +83,13 @@ fn read_peer(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Peer> {
             .collect();
         (ranges.len() == count).then_some(ranges)
     });
+    let native = table.optional("native", false, |value| value.boolean());
     let (address, address_at) = address?;
     Some(Peer {
         name: name?,
         address,
         address_at,
+        native: native?,
         pods: pods?,
     })
 }

@@ -175,7 +175,7 @@ impl Compiled {
         }
         builder.set_overlay(peers.spec.clone());
         for peer in &peers.spec.peers {
-            for &address in &peers.entries.nodes {
+            for &address in &peers.nodes {
                 builder.set_node_address(peer.port, address);
             }
         }

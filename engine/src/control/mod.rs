@@ -352,9 +352,9 @@ impl<K: KernelSide> Control<K> {
             }
         }
         self.publish(next);
-        let overlay = |compiled: &Compiled| Arc::clone(compiled.pods.peers());
-        if !in_step || overlay(before).entries != overlay(next).entries {
-            self.kernel.sync_overlay(&overlay(next).entries)?;
+        let overlay = next.pods.peers().entries();
+        if !in_step || before.pods.peers().entries() != overlay {
+            self.kernel.sync_overlay(&overlay)?;
         }
         for ifindex in before.uplinks.iter() {
             if !next.uplinks.contains(ifindex) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_datapath::{OverlaySpec, PeerSpec, Prefix, SlotRef, TUNNELS};
+use weft_datapath::{Address, OverlaySpec, PeerSpec, Prefix, SlotRef, TUNNELS};
 use weft_xdp::OverlayEntries;
 use weft_xdp::netlink::Way;
 
@@ -47,8 +47,8 @@ impl TunnelNumbers {
 pub struct Peers {
     /// For the workers.
     pub spec: OverlaySpec,
-    /// For the hooks.
-    pub entries: OverlayEntries,
+    /// This node's own addresses on the underlay.
+    pub nodes: Vec<Address>,
     /// The peers' names, in the order of `spec.peers`.
     pub names: Vec<String>,
 }
@@ -102,11 +102,11 @@ impl Peers {
             let carried = way.map_or(MTU_UNKNOWN, |way| {
                 u16::try_from(way.mtu).unwrap_or(u16::MAX).min(MTU_MOST)
             });
-            let remote: weft_datapath::Address = remote.into();
-            let overhead = overlay.encapsulation.overhead(remote.family());
-            peers.entries.peers.push((remote, port));
-            let those = ranges.iter().map(|(prefix, _)| (*prefix, port));
-            peers.entries.ranges.extend(those);
+            let remote: Address = remote.into();
+            let overhead = match peer.native {
+                true => 0,
+                false => overlay.encapsulation.overhead(remote.family()),
+            };
             peers.names.push(peer.name.clone());
             peers.spec.peers.push(PeerSpec {
                 port,
@@ -114,6 +114,7 @@ impl Peers {
                 local: local.into(),
                 uplink: way.map_or(0, |way| way.ifindex),
                 mtu: carried.saturating_sub(overhead),
+                native: peer.native,
                 ranges,
             });
         }
@@ -126,10 +127,8 @@ impl Peers {
         self.spec.encapsulation = overlay.encapsulation;
         self.spec.port = overlay.port;
         self.spec.checksum = overlay.checksum;
-        self.entries.encapsulation = overlay.encapsulation;
-        self.entries.port = overlay.port;
         let own = config.node.addresses.iter();
-        self.entries.nodes = own.map(|&address| address.into()).collect();
+        self.nodes = own.map(|&address| address.into()).collect();
         self
     }
 
@@ -138,6 +137,14 @@ impl Peers {
         for gone in self.names.iter().filter(|name| !still.contains(name)) {
             let id = names.number(NO_SERVICE, gone);
             places.assign(id, []);
+        }
+    }
+
+    /// For the hooks.
+    pub fn entries(&self) -> OverlayEntries {
+        OverlayEntries {
+            nodes: self.nodes.clone(),
+            spec: self.spec.clone(),
         }
     }
 

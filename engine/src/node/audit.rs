@@ -125,10 +125,13 @@ impl Reading {
                     + hooks(Counter::ToPodOrphan),
             },
             Side {
-                name: "from peers = punted + orphaned",
+                name: "from peers = punted + forwarded + kernel + orphaned",
                 in_flight_max: 0,
                 left: hooks(Counter::FromPeer),
-                right: hooks(Counter::FromPeerPunted) + hooks(Counter::FromPeerOrphan),
+                right: hooks(Counter::FromPeerPunted)
+                    + hooks(Counter::FromPeerForwarded)
+                    + hooks(Counter::FromPeerKernel)
+                    + hooks(Counter::FromPeerOrphan),
             },
             Side {
                 name: "punted = to sockets + without socket + lost on the pair + bulk",

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crossbeam::channel;
-use weft_datapath::{Address, Direction, FlowKey, FlowKind, Now};
+use weft_datapath::{Address, Direction, FlowKey, FlowKind, Front, Now};
 use weft_xdp::{FastFlow, FastPath};
 
 use super::status::ask;
@@ -60,6 +60,7 @@ impl Node {
             }
             .into(),
             service: flow.kind().serves().then(|| service.to_string()),
+            asked: flow.front().map(asked),
             client_pod: pod_name(front.src),
             backend_pod: pod_name(back.dst),
             state: flow.state().name().into(),
@@ -94,6 +95,7 @@ impl Node {
             backend: Some(socket(back.src, back.sport)),
             kind: service.map_or("direct", |_| "service").into(),
             service: service.map(ToString::to_string),
+            asked: flow.front.map(asked),
             client_pod: pod_name(front.src),
             backend_pod: pod_name(back.src),
             state: flow.state().into(),
@@ -119,7 +121,7 @@ impl Node {
     pub(super) fn both_flows(&self) -> Result<(Vec<weft_datapath::Flow>, Vec<FastFlow>), Error> {
         let fast = self.control.kernel().fast_flows();
         let mut own = self.all_flows()?;
-        if self.launched.workers.fast_path == FastPath::Flows {
+        if self.launched.workers.fast_path != FastPath::Off {
             let keys: HashSet<FlowKey> = fast.iter().map(|flow| flow.key).collect();
             let left = |flow: &weft_datapath::Flow| {
                 let key = flow.key(Direction::Forward);
@@ -146,6 +148,10 @@ impl Node {
         }
         Ok(all)
     }
+}
+
+fn asked(front: Front) -> SocketAddr {
+    SocketAddr::new(front.address.into(), front.port)
 }
 
 /// Asks one worker for a slice of its flows. `None` when it does not answer in time.

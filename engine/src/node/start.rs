@@ -116,6 +116,7 @@ pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<Adopted, Error>
     let tables = control.tables().load_full();
     let adopted = control.kernel().adopt_flows(|client, answers| {
         let (front, back) = (&client.tuple, &answers.tuple);
+        tables.sender(client.ifindex, &front.src)?; // A tunnel's number may be another peer's by now.
         tables.depends(
             (&front.dst, front.dport, front.proto),
             (back.src, back.sport),

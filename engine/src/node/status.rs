@@ -210,6 +210,7 @@ impl Node {
                 from: peer.local.into(),
                 uplink: name(peer.uplink),
                 mtu: peer.mtu,
+                native: peer.native,
                 pods: (peer.ranges.iter())
                     .map(|(range, _)| range.to_string())
                     .collect(),
@@ -396,6 +397,8 @@ fn packets(totals: &Totals) -> Packets {
         terminated: fates.terminated,
         originated: totals.originated,
         unrouted: totals.unrouted,
+        fragments: totals.fragments,
+        fragments_lost: totals.fragments_lost,
         handed_in: totals.handed_in,
         handed_out: fates.handed_over,
         held: fates.held,

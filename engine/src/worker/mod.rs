@@ -19,7 +19,7 @@ use arrayvec::ArrayVec;
 use crossbeam::channel::{Receiver, Sender};
 use weft_datapath::{
     BURST_MAX, Claim, DropReason, Flow, FrameBuf, LookAhead, Now, PacketIo, PinOp, State, Tables,
-    Verdict, process,
+    Verdict, next_fragment, process,
 };
 
 use weft_l7::observe::AccessRecord;
@@ -94,13 +94,22 @@ pub struct FlowSlice {
     pub next: Option<usize>,
 }
 
+/// What a frame on the transmit ring counts as.
+#[derive(Copy, Clone, Debug)]
+enum Outcome {
+    /// The fate of a frame that came in.
+    Of(Verdict),
+    /// One more fragment of such a packet.
+    Fragment,
+}
+
 /// One worker: its frames, its flows and its way to the other workers.
 pub struct Worker<IO: PacketIo, P: PinSink> {
     io: IO,
     pins: P,
     burst: ArrayVec<IO::Frame, BURST_MAX>,
     ahead: LookAhead,
-    outgoing: ArrayVec<(IO::Frame, Verdict), BURST_MAX>,
+    outgoing: ArrayVec<(IO::Frame, Outcome), BURST_MAX>,
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     state: State,
     tcp: Tcp,
@@ -297,7 +306,6 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
             handover,
             tcp,
             local,
-            outgoing,
             ..
         } = self;
         let decided = |buf: &mut FrameBuf<'_>, tcp: &Tcp, state: &mut State| {
@@ -317,8 +325,14 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         });
         match verdict {
             Verdict::Deliver | Verdict::Reply | Verdict::Kernel(_) => {
-                // Room: a burst comes in, at most a burst goes out, then `transmit` empties it.
-                outgoing.push((frame, verdict));
+                // Room: a burst comes in, at most a burst goes out, then `transmit` empties it; but for fragments.
+                if self.outgoing.is_full() {
+                    self.transmit();
+                }
+                self.outgoing.push((frame, Outcome::Of(verdict)));
+                if self.state.has_rest() {
+                    self.send_rest(tables);
+                }
             }
             Verdict::HandOver(_) | Verdict::Hold | Verdict::Terminate(_) | Verdict::Drop(_) => {
                 local.totals.fates.record(verdict);
@@ -371,12 +385,40 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
     /// its owner is known.
     fn transmit(&mut self) {
         self.write_pins();
-        for (frame, mut verdict) in self.outgoing.drain(..) {
-            if let Err(frame) = self.io.send(frame) {
-                self.io.release(frame);
-                verdict = Verdict::Drop(DropReason::TransmitFull);
+        let totals = &mut self.local.totals;
+        for (frame, outcome) in self.outgoing.drain(..) {
+            let sent = self.io.send(frame).map_err(|frame| self.io.release(frame));
+            match (outcome, sent) {
+                (Outcome::Of(verdict), Ok(())) => totals.fates.record(verdict),
+                (Outcome::Of(_), Err(())) => {
+                    totals.fates.record(Verdict::Drop(DropReason::TransmitFull));
+                }
+                (Outcome::Fragment, Ok(())) => totals.fragments += 1,
+                (Outcome::Fragment, Err(())) => totals.fragments_lost += 1,
             }
-            self.local.totals.fates.record(verdict);
+        }
+    }
+
+    /// Sends what is left of a packet that was too long for a tunnel. Bound: its length.
+    #[cold]
+    fn send_rest(&mut self, tables: &Tables) {
+        while self.state.has_rest() {
+            if self.outgoing.is_full() {
+                self.transmit();
+            }
+            let Self { io, state, .. } = self;
+            let Some(mut frame) = io.allocate() else {
+                state.forget_rest();
+                self.local.totals.fragments_lost += 1;
+                return;
+            };
+            match io.with_frame(&mut frame, |buf| next_fragment(buf, tables, state)) {
+                Ok(()) => self.outgoing.push((frame, Outcome::Fragment)),
+                Err(_) => {
+                    self.io.release(frame);
+                    self.local.totals.fragments_lost += 1;
+                }
+            }
         }
     }
 

@@ -19,6 +19,10 @@ pub struct Totals {
     pub bulk: u64,
     /// Packets of the TCP stack's, put on the transmit ring or the bulk lane besides.
     pub originated: u64,
+    /// Fragments of packets that were too long for a tunnel, beyond the first of each, which counts as its packet.
+    pub fragments: u64,
+    /// Of those, the ones that found no room: with each the rest of its packet is lost.
+    pub fragments_lost: u64,
     /// Packets of the TCP stack's to a peer that no route leads to: lost, and sent again.
     pub unrouted: u64,
     /// Their fates.
@@ -37,7 +41,9 @@ impl Totals {
 
     /// Frames that the worker put on its transmit ring.
     pub fn transmitted(&self) -> u64 {
-        self.fates.forwarded + self.fates.replied + self.fates.total_kernel() + self.originated
+        let fates = &self.fates;
+        let passed = fates.forwarded + fates.replied + fates.total_kernel();
+        passed + self.originated + self.fragments
     }
 
     /// Adds another worker's totals to these.
@@ -48,6 +54,8 @@ impl Totals {
         self.bulk += other.bulk;
         self.originated += other.originated;
         self.unrouted += other.unrouted;
+        self.fragments += other.fragments;
+        self.fragments_lost += other.fragments_lost;
         let (mine, theirs) = (&mut self.fates, &other.fates);
         mine.forwarded += theirs.forwarded;
         mine.replied += theirs.replied;
@@ -79,6 +87,8 @@ pub struct Shared {
     bulk: AtomicU64,
     originated: AtomicU64,
     unrouted: AtomicU64,
+    fragments: AtomicU64,
+    fragments_lost: AtomicU64,
     handed_over: AtomicU64,
     held: AtomicU64,
     kernel: [AtomicU64; KernelReason::ALL.len()],
@@ -131,6 +141,8 @@ impl Default for Shared {
             bulk: AtomicU64::default(),
             originated: AtomicU64::default(),
             unrouted: AtomicU64::default(),
+            fragments: AtomicU64::default(),
+            fragments_lost: AtomicU64::default(),
             handed_over: AtomicU64::default(),
             held: AtomicU64::default(),
             kernel: std::array::from_fn(|_| AtomicU64::default()),
@@ -166,6 +178,8 @@ impl Shared {
         store(&self.bulk, totals.bulk);
         store(&self.originated, totals.originated);
         store(&self.unrouted, totals.unrouted);
+        store(&self.fragments, totals.fragments);
+        store(&self.fragments_lost, totals.fragments_lost);
         store(&self.handed_over, fates.handed_over);
         store(&self.held, fates.held);
         for (cell, value) in self.kernel.iter().zip(fates.kernel) {
@@ -213,6 +227,8 @@ impl Shared {
                 bulk: load(&self.bulk),
                 originated: load(&self.originated),
                 unrouted: load(&self.unrouted),
+                fragments: load(&self.fragments),
+                fragments_lost: load(&self.fragments_lost),
                 fates: Counters {
                     forwarded: load(&self.forwarded),
                     replied: load(&self.replied),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use weft_datapath::wire::ethernet;
 use weft_datapath::{
     Address, BURST_MAX, Claim, DropReason, Egress, FlowId, FlowKey, FrameBuf, Hook, Ingress,
-    Inject, Now, PIN_OPS_PER_FRAME, PORT_BITS, PacketIo, Parsed, Ports, Protocol, Stage, State,
-    TUNNELS, Tables, Tuple, Verdict, older, parse, wrap_for_peer,
+    Inject, Now, PIN_OPS_PER_FRAME, PORT_BITS, PacketIo, Parsed, Protocol, Stage, State, TUNNELS,
+    Tables, Tuple, Verdict, older, parse, wrap_for_peer,
 };
 use weft_stack::{
     Accepted, Arrival, Connect, ConnectError, Counters, Holdings, Listeners, Outgoing, Route,
@@ -316,7 +316,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let mut out = Out {
             io,
             spare: None,
-            ports: state.ports(),
+            state,
             tables,
             totals: &mut local.totals,
         };
@@ -331,7 +331,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
 struct Out<'w, IO: PacketIo> {
     io: &'w mut IO,
     spare: Option<IO::Frame>,
-    ports: Ports,
+    state: &'w State,
     tables: &'w Tables,
     totals: &'w mut Totals,
 }
@@ -348,7 +348,7 @@ impl<IO: PacketIo> Transmit for Out<'_, IO> {
     }
 
     fn send(&mut self, packet: Outgoing, write: impl FnOnce(&mut [u8])) {
-        let (ports, len) = (self.ports, ethernet::LEN + packet.len);
+        let (ports, len) = (self.state.ports(), ethernet::LEN + packet.len);
         let fill = |bytes: &mut [u8]| {
             write(&mut bytes[ethernet::LEN..]);
             let ethertype = match bytes[ethernet::LEN] >> 4 {
@@ -366,12 +366,12 @@ impl<IO: PacketIo> Transmit for Out<'_, IO> {
         let Some(mut frame) = self.spare.take() else {
             return; // Never: the stack asks first.
         };
-        let tables = self.tables;
+        let (tables, state) = (self.tables, self.state);
         let written = self.io.with_frame(&mut frame, |buf| {
             // A packet of the stack's fits: ROUTE_MTU is less than a frame holds.
             buf.resize(len)?;
             fill(buf.bytes_mut());
-            wrap_for_peer(buf, tables, &ports)
+            wrap_for_peer(buf, tables, state)
         });
         if written.is_err() {
             self.totals.unrouted += 1; // Lost, as on the way: the connection sends it again.

@@ -21,6 +21,9 @@ const SPIN: Duration = Duration::from_micros(100);
 /// (2.5 s, a quarter of the longest heartbeat limit).
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a worker may take to have its memory: some milliseconds, unless the machine is busy.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long resetting every connection may take: 100,000 of them take some 300 ms.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -88,17 +91,19 @@ impl Drop for Running {
     }
 }
 
-/// Starts a worker on its own thread, pinned to its core.
+/// Starts a worker on its own thread, pinned to its core. It takes its memory there, and this waits for it: what follows expects
+/// its first step soon.
 ///
 /// # Errors
 /// When the kernel refuses another thread.
-pub fn spawn<P>(parts: Parts<XskIo, P>, spawn: Spawn) -> std::io::Result<Running>
+pub fn spawn<P>(mut parts: Parts<XskIo, P>, spawn: Spawn) -> std::io::Result<Running>
 where
     P: PinSink + Send + 'static,
 {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let (index, waker) = (spawn.index, spawn.waker.clone());
+    let (taken, has_memory) = crossbeam::channel::bounded(1);
     let thread = std::thread::Builder::new()
         .name(format!("weft-worker-{}", spawn.index))
         .spawn(move || {
@@ -110,8 +115,11 @@ where
                     "cannot pin the worker"
                 );
             }
+            parts.state.take_memory();
+            let _ = taken.send(()); // Nobody waits any more: then it took too long.
             run(&mut Worker::new(parts), &spawn, &stopped);
         })?;
+    let _ = has_memory.recv_timeout(MEMORY_PATIENCE); // Until then, its packets are the kernel's.
     Ok(Running {
         index,
         stop,

@@ -155,21 +155,30 @@ impl Chunks {
     }
 }
 
-/// The length of a field's name. Fields that frame or route a message, or say who sends it, must come before it.
+/// The length of a field's name. Fields that frame or route a message, say how it is to be taken, or who sends it, must come before it
+/// (RFC 9110 section 6.5.1).
 fn trailer(line: &[u8]) -> Result<usize, Reject> {
-    const FORBIDDEN: [&[u8]; 12] = [
+    const FORBIDDEN: [&[u8]; 20] = [
         b"authorization",
         b"connection",
         b"content-encoding",
         b"content-length",
+        b"content-range",
         b"content-type",
         b"cookie",
+        b"expect",
+        b"forwarded",
         b"host",
+        b"keep-alive",
+        b"max-forwards",
+        b"proxy-authorization",
+        b"proxy-connection",
         b"set-cookie",
         b"te",
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
+        b"x-forwarded-for",
     ];
     let (name, _) = split(line)?;
     match FORBIDDEN

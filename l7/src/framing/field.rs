@@ -81,6 +81,10 @@ pub(crate) fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
+/// Names that `Connection` may have in all: as many as a head has fields. A list that is as long as a head takes longer to go through than
+/// all else about a request.
+const NAMES: usize = 100;
+
 /// What the fields of a head say of its framing.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Framing {
@@ -89,6 +93,8 @@ pub(super) struct Framing {
     pub(super) upgrade: bool,
     /// The body is to be asked for.
     pub(super) expects: bool,
+    /// How many names `Connection` has.
+    names: usize,
 }
 
 impl Framing {
@@ -108,6 +114,11 @@ impl Framing {
             self.upgrade = true;
         } else if name.eq_ignore_ascii_case(b"expect") {
             self.expects = true;
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            self.names += 1 + memchr::memchr_iter(b',', value).count();
+            if self.names > NAMES {
+                return Err(Reject::HeadLength);
+            }
         }
         if self.chunked && self.length.is_some() {
             return Err(Reject::LengthAndEncoding);

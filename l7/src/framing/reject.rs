@@ -25,7 +25,7 @@ list! {
         FieldName = "field_name",
         /// The target is longer than allowed.
         TargetLength = "target_length",
-        /// The head or the trailer section is longer than allowed, or has more fields.
+        /// The head or the trailer section is longer than allowed, or has more fields, or names in `Connection`.
         HeadLength = "head_length",
         /// A target of no known form, or with bytes that must be encoded.
         Target = "target",

@@ -95,14 +95,16 @@ impl<S: Stream> Leg<S> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let state = &self.state;
-        if let Some(to_head) = state.asks.take()
-            && let Some(guard) = &mut *state.guard.borrow_mut()
-        {
-            guard.await_response(to_head);
-        }
         match self.stream.poll_write_vectored(cx, pieces) {
             Poll::Ready(Ok(written)) => {
                 state.write_blocked.set(None);
+                // Not before: what comes while nothing can be sent is no answer.
+                if written > 0
+                    && let Some(to_head) = state.asks.take()
+                    && let Some(guard) = &mut *state.guard.borrow_mut()
+                {
+                    guard.await_response(to_head);
+                }
                 Poll::Ready(Ok(written))
             }
             Poll::Ready(Err(error)) => {

@@ -46,9 +46,11 @@ impl LegState {
         self.timers.now()
     }
 
-    /// Whether nothing is read until the outcome of an upgrade is known.
-    pub(crate) fn holds(&self) -> bool {
-        self.guard.borrow().as_ref().is_some_and(Guard::holds)
+    /// Whether nothing is read until the outcome of the upgrade is known that the head of this number asks for.
+    pub(crate) fn holds(&self, head: u64) -> bool {
+        let guard = self.guard.borrow();
+        let guard = guard.as_ref().filter(|guard| guard.heads() == head);
+        guard.is_some_and(Guard::holds)
     }
 
     /// The reason for which the head of this number, from 1, was refused.
@@ -163,9 +165,12 @@ impl LegState {
         answered && self.asks.get().is_none()
     }
 
-    /// The leg stays with HTTP, behind a request for an upgrade.
-    pub(crate) fn resume(&self) {
-        if let Some(guard) = &mut *self.guard.borrow_mut() {
+    /// The leg stays with HTTP, behind the request of this number. That for an upgrade which has come may be another one, which waits
+    /// behind it.
+    pub(crate) fn resume(&self, head: u64) {
+        if let Some(guard) = &mut *self.guard.borrow_mut()
+            && guard.heads() == head
+        {
             guard.resume();
         }
         if let Some(waker) = self.reader.borrow_mut().take() {

@@ -21,7 +21,7 @@ use super::streams::{Passing, Streams};
 use super::translate::exchange;
 use super::tunnel::{tcp, tunnel};
 use super::{BUFFER, WINDOW};
-use crate::config::{ConnectionMeta, ServiceConfig, Source};
+use crate::config::{ConnectionMeta, ServiceConfig};
 use crate::framing::Guard;
 use crate::leg::{Leg, LegState};
 use crate::observe::{AccessRecord, Protocol, Recorder};
@@ -43,6 +43,8 @@ pub(super) struct Client {
     heads: Cell<u64>,
     underway: Cell<usize>,
     idle_since: Cell<Now>,
+    /// Some connections to endpoints are this client's own, and go with it.
+    pub(super) owns: Cell<bool>,
     /// For the next request: an alarm that is moved costs less than a new one.
     pub(super) spare: Cell<Deadline>,
     /// Of HTTP/2: between a stream and its response's body.
@@ -61,6 +63,7 @@ impl Client {
             heads: Cell::new(0),
             underway: Cell::new(0),
             idle_since: Cell::new(now),
+            owns: Cell::new(false),
             spare: Cell::default(),
             passing: Cell::default(),
             upgrade: RefCell::default(),
@@ -124,14 +127,18 @@ pub(crate) fn serve<S: Stream>(
     stream: S,
     meta: ConnectionMeta,
 ) -> impl Future<Output = ()> {
-    let open = Open::new(&service, meta);
+    let open = Open::new(&service);
     // Not an `async fn`, which would hold a second copy of each argument for as long as the connection waits.
     async move {
         let mut open = open;
         let config = service.config();
         // What is over while the connection waits is boxed, so that it does not wait with it.
         if let Some(begun) = Box::pin(begin(&service, &config, stream, meta)).await {
+            let client = Rc::clone(&begun.1);
             serve_protocol(&service, &config, begun).await;
+            if client.owns.get() {
+                service.forget(client.meta.client);
+            }
         }
         open.ended = true;
     }
@@ -402,19 +409,17 @@ impl<'c, S> Patience<'c, S> {
     }
 }
 
-/// A connection that is counted, and whose own connections to endpoints go with it.
+/// A connection that is counted.
 struct Open<S> {
     service: Rc<Service<S>>,
-    client: std::net::SocketAddr,
     ended: bool,
 }
 
 impl<S> Open<S> {
-    fn new(service: &Rc<Service<S>>, meta: ConnectionMeta) -> Self {
+    fn new(service: &Rc<Service<S>>) -> Self {
         service.connections.set(service.connections.get() + 1);
         Self {
             service: Rc::clone(service),
-            client: meta.client,
             ended: false,
         }
     }
@@ -428,9 +433,6 @@ impl<S> Drop for Open<S> {
             .set(service.connections.get().saturating_sub(1));
         if !self.ended {
             service.metrics.borrow_mut().connections_lost += 1;
-        }
-        if service.config().source == Source::Client {
-            service.forget(self.client);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::observe::{Flag, Protocol, Recorder, Sink, cut, first_line, propagate}
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
 use crate::upstream::{
-    Backend, BackendProtocol, Codec, Endpoint, Key, Lease, RequestBody, acquire,
+    AcquireError, Backend, BackendProtocol, Codec, Endpoint, Key, Lease, RequestBody, acquire,
 };
 use crate::{Reject, Stream};
 
@@ -192,7 +192,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         attempt: &mut impl AsyncFnMut(&Self, Lease, &mut Asked, bool) -> Result<T, Attempt>,
     ) -> Result<T, Failure> {
         let shared = &self.service.shared;
-        // Bound: two tries.
+        // Bound: two tries, and a turn more for each endpoint that goes meanwhile.
         loop {
             let retried = self.tail.recorder.retries() > 0;
             let hash = self.client.meta.hash;
@@ -202,7 +202,9 @@ impl<'x, S: Stream> Exchange<'x, S> {
             self.tail
                 .recorder
                 .note(|record| record.endpoint = Some(endpoint.address));
-            let lease = self.lease(id, backend, &endpoint, codec).await?;
+            let Some(lease) = self.lease(id, backend, &endpoint, codec).await? else {
+                continue;
+            };
             let ready = shared.timers.now();
             self.tail
                 .recorder
@@ -253,20 +255,25 @@ impl<'x, S: Stream> Exchange<'x, S> {
         tried
     }
 
+    /// A connection to an endpoint. Nothing if that has gone while this waited for one.
     async fn lease(
         &self,
         id: BackendId,
         backend: &Rc<Backend>,
         endpoint: &Rc<Endpoint>,
         codec: Codec,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Option<Lease>, Failure> {
         let config = backend.config();
         let source = match endpoint.sees_client() {
             true => Source::Client,
             false => self.config.source,
         };
+        let own = source == Source::Client;
+        if own {
+            self.client.owns.set(true);
+        }
         let key = Key {
-            client: (source == Source::Client).then_some(self.client.meta.client),
+            client: own.then_some(self.client.meta.client),
             codec,
         };
         let request = ConnectRequest {
@@ -279,9 +286,12 @@ impl<'x, S: Stream> Exchange<'x, S> {
         // Bound: each turn takes away a connection that ended, or said something, while it rested.
         loop {
             let acquired = acquire(self.service, &config, endpoint, &request, key).await;
+            if let Err(AcquireError::Gone) = acquired {
+                return Ok(None);
+            }
             let lease = acquired.map_err(|error| (error.flag(), error.detail()))?;
             if codec != Codec::Relay || !lease.reused || lease.is_quiet::<S>() {
-                return Ok(lease);
+                return Ok(Some(lease));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, Entry, HeaderMap};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::ConnectionMeta;
 
@@ -62,6 +62,15 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Makes an endpoint's header that of the response to the client.
+pub(super) fn pass_response(status: StatusCode, headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    // It has no body, and may not say that it does (RFC 9110 section 8.6): a client could wait for it.
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! What takes more than that is hyper's: HTTP/1.0, upgrades, `Expect`, and endpoints that speak HTTP/2.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::{Pin, pin};
@@ -29,6 +29,9 @@ use crate::{Reject, Stream};
 /// Bytes of bodies that are thrown away at once.
 const BODY: usize = 16 << 10;
 
+/// Requests of a client, and interim responses to one, after which others have their turn: many may have come at once.
+const SHARE: u32 = 16;
+
 /// An endpoint has ended the connection, or lost it.
 const CLOSED: Failure = (Flag::UpstreamClosed, None);
 
@@ -49,7 +52,8 @@ pub(super) async fn requests<S: Stream>(
     client: &Rc<Client>,
     leg: &mut Leg<S>,
 ) -> Served {
-    // Bound: the client's requests, one after another.
+    // Bound: the client's requests, one after another, of which `SHARE` at a time.
+    let mut served_now = 0;
     loop {
         let head = poll_fn(|cx| {
             let head = leg.poll_head(cx);
@@ -81,7 +85,25 @@ pub(super) async fn requests<S: Stream>(
         if let Some(served) = served {
             return served;
         }
+        served_now += 1;
+        if served_now == SHARE {
+            served_now = 0;
+            step_back().await;
+        }
     }
+}
+
+/// Lets others have their turn.
+async fn step_back() {
+    let mut stepped = false;
+    poll_fn(|cx| match std::mem::replace(&mut stepped, true) {
+        true => Poll::Ready(()),
+        false => {
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// A response's head, and what it takes to pass on the rest.
@@ -115,8 +137,9 @@ async fn relay<S: Stream>(
     };
     let forwarded = {
         let leg = RefCell::new(&mut *leg);
+        let unsent = Cell::new(None);
         let attempt = async |exchange: &Exchange<'_, S>, lease, asked: &mut Asked, retried| {
-            attempt(exchange, &leg, lease, asked, retried).await
+            attempt(exchange, &leg, &unsent, lease, asked, retried).await
         };
         let mut forward = pin!(exchange.forward(&rule, asked, None, codec, attempt));
         poll_fn(|cx| match forward.as_mut().poll(cx) {
@@ -128,16 +151,18 @@ async fn relay<S: Stream>(
         .await
     };
     match forwarded {
-        Some(Ok((exchange, answered))) => pass(exchange, leg, answered, closes).await,
+        Some(Ok((exchange, answered))) => pass(exchange, leg, answered, closes, to_head).await,
         Some(Err(response)) => Box::pin(own(leg, response, closes, to_head)).await,
         None => Some(Served::Broken),
     }
 }
 
-/// Sends the request over a connection, and waits for the response's head.
+/// Sends the request over a connection, and waits for the response's head. `unsent` keeps what has been read of it, if it is to be
+/// sent once more and nothing of it was.
 async fn attempt<S: Stream>(
     exchange: &Exchange<'_, S>,
     client: &RefCell<&mut Leg<S>>,
+    unsent: &Cell<Option<Pump>>,
     lease: Lease,
     asked: &mut Asked,
     retried: bool,
@@ -150,15 +175,18 @@ async fn attempt<S: Stream>(
     let again = lease.reused && !retried;
     let body = client.borrow().state().body();
     let to_head = asked.parts.method == Method::HEAD;
-    exchange.host(&mut asked.parts.headers, &asked.authority, Protocol::Http1);
-    let mut up = Pump::new(body == Body::Chunked);
-    message::write_request(&mut up.buffer, &asked.parts, up.chunked);
+    let mut up = unsent.take().unwrap_or_else(|| {
+        exchange.host(&mut asked.parts.headers, &asked.authority, Protocol::Http1);
+        let mut up = Pump::new(body == Body::Chunked);
+        message::write_request(&mut up.buffer, &asked.parts, up.chunked);
+        up
+    });
     leg.state().await_response(to_head);
     let before = leg.state().read();
     let head = poll_fn(|cx| {
         let client = &mut **client.borrow_mut();
         // Bound: interim responses, each of which has come as a whole.
-        loop {
+        for _ in 0..SHARE {
             let uploaded = upload(cx, &mut up, client, &mut leg);
             note_upload(exchange, client, &up);
             uploaded?;
@@ -172,6 +200,8 @@ async fn attempt<S: Stream>(
                 return Poll::Ready(Ok(head));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
     match head {
@@ -184,8 +214,10 @@ async fn attempt<S: Stream>(
         Err(failure) => {
             let state = leg.state();
             let silent = state.read() == before && state.failed().is_none();
-            let harmless = !up.began || (is_idempotent(&asked.parts.method) && body == Body::None);
-            if failure == CLOSED && again && silent && harmless {
+            let bare = is_idempotent(&asked.parts.method) && body == Body::None;
+            if failure == CLOSED && again && (!up.began || (silent && bare)) {
+                // What has been read of a body is not there to be read again.
+                unsent.set((!up.began).then_some(up));
                 return Err(Attempt::Again);
             }
             Err(Attempt::Failed(match failure == CLOSED {
@@ -234,6 +266,7 @@ async fn pass<S: Stream>(
     client: &mut Leg<S>,
     answered: Answered<S>,
     closes: bool,
+    to_head: bool,
 ) -> Option<Served> {
     let Answered {
         head,
@@ -250,7 +283,7 @@ async fn pass<S: Stream>(
         Ok(parts) => parts,
         Err(detail) => {
             let response = exchange.fail((Flag::UpstreamProtocol, Some(detail)));
-            return Box::pin(own(client, response, closes, false)).await;
+            return Box::pin(own(client, response, closes, to_head)).await;
         }
     };
     let body = leg.state().body();
@@ -258,7 +291,7 @@ async fn pass<S: Stream>(
         || parts.version == Version::HTTP_10
         || body == Body::UntilEnd;
     let chunked = matches!(body, Body::Chunked | Body::UntilEnd);
-    headers::remove_hop_by_hop(&mut parts.headers);
+    headers::pass_response(parts.status, &mut parts.headers);
     // Whatever keeps the rest from its client is the client's doing, until it turns out otherwise.
     exchange.tail.recorder.note(|record| {
         record.status = parts.status.as_u16();

@@ -25,7 +25,7 @@ pub(super) async fn exchange<S: Stream>(
 ) -> Response<ResponseBody> {
     let response = Exchange::new(&service, &client).run(head, request).await;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        client.leg.resume();
+        client.leg.resume(head);
     }
     response
 }
@@ -42,7 +42,7 @@ impl<S: Stream> Exchange<'_, S> {
             Err(response) => return *response,
         };
         let upgrade = headers::upgrade(&asked.parts.headers);
-        asked.upgrade = upgrade.is_some() && exchange.client.leg.holds();
+        asked.upgrade = upgrade.is_some() && exchange.client.leg.holds(head);
         // A body in HTTP/1.1 stands still when its connection does, which is noticed there.
         let patience = (exchange.client.protocol == Protocol::Http2).then(|| {
             let stall = exchange.config.timeouts.stall;
@@ -50,7 +50,7 @@ impl<S: Stream> Exchange<'_, S> {
         });
         asked.body = Some(RequestBody::new(body, &exchange.tail.intake, patience));
         if !asked.upgrade {
-            exchange.client.leg.resume();
+            exchange.client.leg.resume(head);
         }
         let switches = asked.upgrade;
         let codec = |protocol| match protocol {
@@ -157,7 +157,7 @@ impl<S: Stream> Exchange<'_, S> {
         if switches && (!upgrade || protocol.is_none()) {
             return self.fail((Flag::UpstreamProtocol, Some("upgrade")));
         }
-        headers::remove_hop_by_hop(&mut parts.headers);
+        headers::pass_response(parts.status, &mut parts.headers);
         parts.extensions.clear();
         parts.version = Version::HTTP_11;
         self.tail.recorder.note(|record| {

@@ -66,8 +66,9 @@ impl Backend {
         *self.config.borrow_mut() = Arc::clone(config);
     }
 
-    /// Ends all idle connections.
+    /// Ends all idle connections; nothing takes requests any more.
     pub(crate) fn retire(&self) {
+        self.able.borrow_mut().clear();
         for endpoint in self.endpoints.borrow().iter() {
             endpoint.retire();
         }

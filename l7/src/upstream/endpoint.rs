@@ -71,6 +71,8 @@ pub(crate) enum Offer {
     Open(Opening),
     /// To wait.
     Wait,
+    /// Nothing any more.
+    Gone,
 }
 
 /// The right to open a connection; given back when this is dropped.
@@ -175,6 +177,9 @@ impl Endpoint {
 
     /// A connection for a request, or how to come by one.
     pub(crate) fn take(self: &Rc<Self>, key: Key) -> Offer {
+        if self.retired.get() {
+            return Offer::Gone;
+        }
         let limits = self.limits.get();
         let mut pools = self.pools.borrow_mut();
         let pool = pools.entry(key).or_default();

@@ -15,4 +15,4 @@ pub use config::{
 };
 pub(crate) use connection::{Codec, Lease};
 pub(crate) use endpoint::{Endpoint, Key, Underway};
-pub(crate) use open::{acquire, connect};
+pub(crate) use open::{AcquireError, acquire, connect};

@@ -28,6 +28,8 @@ pub(crate) enum AcquireError {
     Connect(ErrorKind),
     /// None opened in time.
     Timeout,
+    /// The endpoint is no more.
+    Gone,
 }
 
 impl AcquireError {
@@ -36,6 +38,7 @@ impl AcquireError {
             Self::Overflow => Flag::Overflow,
             Self::Connect(_) => Flag::ConnectFailed,
             Self::Timeout => Flag::ConnectTimeout,
+            Self::Gone => Flag::NoEndpoint,
         }
     }
 
@@ -46,7 +49,7 @@ impl AcquireError {
             Self::Connect(ErrorKind::ConnectionReset) => Some("reset"),
             Self::Connect(ErrorKind::TimedOut) => Some("timed_out"),
             Self::Connect(_) => Some("unreachable"),
-            Self::Overflow | Self::Timeout => None,
+            Self::Overflow | Self::Timeout | Self::Gone => None,
         }
     }
 }
@@ -89,6 +92,7 @@ pub(crate) async fn acquire<S: Stream>(
                 opened.map_err(|error| AcquireError::Connect(error.kind()))?;
             (connection, sender, false)
         }
+        Offer::Gone => return Err(AcquireError::Gone),
         Offer::Wait => return Err(AcquireError::Overflow), // Never: it has been waited for.
     };
     Ok(Lease::new(connection, sender, underway, reused))

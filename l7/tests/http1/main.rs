@@ -5,6 +5,7 @@
 mod support;
 
 mod forwarding;
+mod hostile;
 mod pressure;
 mod refusals;
 mod relay;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use weft_datapath::{
-    Address, FastEnds, FastFlows, FlowKey, Protocol, SlotRef, Tuple, backend_print, flow_hash,
+    Address, FastEnds, FastFlows, FlowKey, Front, Protocol, SlotRef, TUNNELS, Tuple, backend_print,
+    flow_hash,
 };
 use zerocopy::FromZeros;
 
@@ -24,6 +25,8 @@ pub struct FastFlow {
     pub answers: FlowKey,
     /// The number of the service port; `None` for a flow from pod to pod.
     pub service: Option<u32>,
+    /// Of one of those, what its client has asked its own node for.
+    pub front: Option<Front>,
     /// Packets from the client and to it, as the wire would see them, since it has entries.
     pub packets: [u64; 2],
     /// Bytes of IP packets from the client and to it.
@@ -71,6 +74,7 @@ impl Steering {
                 key: key.to_datapath()?,
                 answers: back.to_datapath()?,
                 service: (u32::from(value.mode) != abi::MODE_PLAIN).then_some(value.service),
+                front: front(&key, &value),
                 packets: [value.packets, answer.packets],
                 bytes: [value.bytes, answer.bytes],
                 answered: value.tcp_state & abi::FLOW_ANSWERED != 0,
@@ -105,7 +109,10 @@ impl Steering {
                 true => (key, back),
                 false => (back, key),
             };
-            let depends = match u32::from(value.mode) == abi::MODE_PLAIN {
+            let local = [key.ifindex, value.egress_ifindex]
+                .iter()
+                .all(|port| *port < TUNNELS);
+            let depends = match u32::from(value.mode) == abi::MODE_PLAIN && local {
                 true => Some((SlotRef::FIXED, 0)),
                 false => client
                     .to_datapath()
@@ -240,6 +247,16 @@ impl FastLookup {
             answers: *answers,
         })
     }
+}
+
+/// Of a flow between pods, what its client has asked its own node for: where others have what is rewritten.
+fn front(key: &abi::FlowKey, value: &abi::FlowValue) -> Option<Front> {
+    let plain = u32::from(value.mode) == abi::MODE_PLAIN;
+    let said = value.rewrite_port.get() != 0 && value.rewrite_addr != key.dst;
+    (plain && said).then(|| Front {
+        address: Address(value.rewrite_addr),
+        port: value.rewrite_port.get(),
+    })
 }
 
 /// As `answer_key` of `bpf/fast.h`.

@@ -170,6 +170,7 @@ pub struct Steering {
     endpoints: TypedMap<[u8; 16], abi::Endpoint>,
     overlay: TypedMap<u32, abi::Overlay>,
     peers: TypedMap<[u8; 16], abi::Tunnel>,
+    tunnels: TypedMap<u32, abi::Peer>,
     ranges: TypedMap<abi::Range, abi::Tunnel>,
     services: TypedMap<abi::ServiceKey, abi::Service>,
     pins: TypedMap<abi::FlowKey, abi::FlowValue>,
@@ -259,6 +260,7 @@ impl Steering {
         pin(&mut open.maps.endpoints, "endpoints")?;
         pin(&mut open.maps.overlay, "overlay")?;
         pin(&mut open.maps.peers, "peers")?;
+        pin(&mut open.maps.tunnels, "tunnels")?;
         pin(&mut open.maps.ranges, "ranges")?;
         pin(&mut open.maps.services, "services")?;
         pin(&mut open.maps.pins, "pins")?;
@@ -291,6 +293,7 @@ impl Steering {
             endpoints: typed(&skel.maps.endpoints)?,
             overlay: typed(&skel.maps.overlay)?,
             peers: typed(&skel.maps.peers)?,
+            tunnels: typed(&skel.maps.tunnels)?,
             ranges: typed(&skel.maps.ranges)?,
             services: typed(&skel.maps.services)?,
             pins: typed(&skel.maps.pins)?,

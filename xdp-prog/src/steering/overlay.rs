@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 
-use weft_datapath::{Address, Encapsulation, Prefix};
+use weft_datapath::{Address, Encapsulation, OverlaySpec, PeerSpec};
 use zerocopy::byteorder::big_endian::U16;
 
 use crate::abi;
@@ -20,14 +20,8 @@ use super::{Error, Steering, key};
 pub struct OverlayEntries {
     /// This node's addresses on the underlay, one a family at most; without one there is no overlay.
     pub nodes: Vec<Address>,
-    /// How packets are wrapped.
-    pub encapsulation: Encapsulation,
-    /// The UDP port that wrapped packets go to.
-    pub port: u16,
-    /// The peers' addresses on the underlay, and their tunnels' numbers.
-    pub peers: Vec<(Address, u32)>,
-    /// The peers' pods, and the tunnels that lead there.
-    pub ranges: Vec<(Prefix, u32)>,
+    /// The other nodes.
+    pub spec: OverlaySpec,
 }
 
 /// As [`netlink::ways`], for a thread that waits: some 100 us and 10 us a pair.
@@ -42,16 +36,43 @@ impl Steering {
     /// Makes the overlay exactly this one. Packets to pods of peers are punted once it has returned, and wrapped ones
     /// where the hook is [attached](Self::attach_uplink).
     pub fn sync_overlay(&self, wanted: &OverlayEntries) -> Result<(), Error> {
-        let tunnel = |port: u32| abi::Tunnel { port };
-        let peers = wanted.peers.iter();
-        let peers = peers.map(|(address, port)| (key(address), tunnel(*port)));
-        sync(&self.peers, peers.collect())?;
-        let ranges = wanted.ranges.iter().map(|(prefix, port)| {
-            let range = abi::Range {
-                bits: prefix.bits().into(),
-                addr: key(&prefix.address()),
+        let spec = &wanted.spec;
+        let encap = match spec.encapsulation {
+            Encapsulation::Geneve => abi::ENCAP_GENEVE as u8,
+            Encapsulation::Vxlan => abi::ENCAP_VXLAN as u8,
+        };
+        let tunnel = |peer: &PeerSpec| abi::Tunnel { port: peer.port };
+        let peers = spec.peers.iter();
+        let remotes = peers.clone().map(|peer| (key(&peer.remote), tunnel(peer)));
+        sync(&self.peers, remotes.collect())?;
+        let ways = peers.clone().map(|peer| {
+            let way = abi::Peer {
+                local: peer.local.v4_octets(),
+                remote: peer.remote.v4_octets(),
+                uplink: if spec.hooks_carry(peer) {
+                    peer.uplink
+                } else {
+                    0
+                },
+                vni: (spec.vni << 8).to_be_bytes(),
+                port: U16::new(spec.port),
+                mtu: peer.mtu,
+                encap,
+                native: peer.native.into(),
+                pad: [0; 2],
             };
-            (range, tunnel(*port))
+            (peer.port, way)
+        });
+        sync(&self.tunnels, ways.collect())?;
+        let ranges = peers.flat_map(|peer| {
+            let ranges = peer.ranges.iter();
+            ranges.map(move |(prefix, _)| {
+                let range = abi::Range {
+                    bits: prefix.bits().into(),
+                    addr: key(&prefix.address()),
+                };
+                (range, tunnel(peer))
+            })
         });
         sync(&self.ranges, ranges.collect())?;
         let node = |v4: bool| {
@@ -64,12 +85,9 @@ impl Steering {
             port: U16::new(if wanted.nodes.is_empty() {
                 0
             } else {
-                wanted.port
+                spec.port
             }),
-            encap: match wanted.encapsulation {
-                Encapsulation::Geneve => 0,
-                Encapsulation::Vxlan => 1,
-            },
+            encap,
             pad: [0; 5],
         };
         self.overlay.insert(&0, &here)?;

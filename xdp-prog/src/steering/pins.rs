@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 
-use weft_datapath::{FastEnds, FlowKey, PinOp, Protocol, SlotRef};
+use weft_datapath::{FastEnds, FlowKey, Front, PinOp, Protocol, SlotRef, TUNNELS};
 use zerocopy::FromZeros;
 
 use crate::abi;
@@ -106,9 +106,10 @@ impl PinWriter {
                     ends,
                     slot,
                     service,
+                    front,
                 } => {
                     self.write();
-                    self.enter(ends, *slot, *service);
+                    self.enter(ends, *slot, *service, *front);
                     continue;
                 }
             }
@@ -119,22 +120,39 @@ impl PinWriter {
     }
 
     /// Puts a flow's entries into the hooks' table. A system call of 1.5 us.
-    fn enter(&mut self, ends: &FastEnds, slot: SlotRef, service: Option<u32>) {
+    fn enter(
+        &mut self,
+        ends: &FastEnds,
+        slot: SlotRef,
+        service: Option<u32>,
+        front: Option<Front>,
+    ) {
         let Some(place) = epoch_place(slot) else {
             return; // Nothing could tell that the far end is gone.
         };
         let (client, answers) = (&ends.client.tuple, &ends.answers.tuple);
+        let tunnelled = [ends.client.ifindex, ends.answers.ifindex]
+            .into_iter()
+            .any(|ifindex| ifindex >= TUNNELS);
         let held = match client.proto {
             Protocol::Udp => abi::FLOW_HELD,
+            // What opens such a connection goes by the engine, which has seen the answer.
+            Protocol::Tcp if tunnelled => abi::FLOW_ACCEPTED,
             Protocol::Tcp => 0, // Its client waits for the answer.
         };
         let mode = |to| match service {
             Some(_) => to,
             None => abi::MODE_PLAIN,
         };
+        // Nothing is rewritten of a flow between pods: there stands what its client has asked its own node for.
+        let far = match (service, front) {
+            (Some(_), _) => (answers.src, answers.sport),
+            (None, Some(front)) => (front.address, front.port),
+            (None, None) => (client.dst, client.dport),
+        };
         let there = abi::FlowValue {
-            rewrite_addr: answers.src.0,
-            rewrite_port: answers.sport.into(),
+            rewrite_addr: far.0.0,
+            rewrite_port: far.1.into(),
             mode: mode(abi::MODE_TO_BACKEND) as u8,
             egress_ifindex: ends.answers.ifindex,
             slot: place,

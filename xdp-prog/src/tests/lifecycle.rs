@@ -19,7 +19,7 @@ fn what_a_killed_process_leaves_is_listed_and_goes() {
         let objects = owned(&node.pin_dir).unwrap();
         let of = |kind| objects.iter().filter(|object| object.kind == kind).count();
         assert_eq!(of(OwnedKind::Link), 5, "{objects:?}");
-        assert_eq!(of(OwnedKind::Map), 18, "{objects:?}");
+        assert_eq!(of(OwnedKind::Map), 19, "{objects:?}");
         assert_eq!(of(OwnedKind::Interface), 2, "{objects:?}");
         assert_eq!(of(OwnedKind::Directory), 1, "{objects:?}");
         let from_pod = objects

@@ -23,3 +23,4 @@ mod support;
 mod table;
 mod targets;
 mod world;
+mod wrap;

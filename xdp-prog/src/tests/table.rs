@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use weft_datapath::steering::{
     BpfVerdict, Destination, Enrolment, Entry, Opens, Row, Source, parse,
 };
-use weft_datapath::{FlowKey, Hook, Inject, PinOp, Protocol, Tuple};
+use weft_datapath::{
+    Address, FlowKey, Hook, Inject, OverlaySpec, PeerSpec, PinOp, Prefix, Protocol, SlotRef,
+    TUNNELS, Tuple,
+};
 
-use crate::{Counter, PodEntry, ServiceKey, Steering};
+use crate::{Counter, OverlayEntries, PodEntry, ServiceKey, Steering};
 
 use super::packets::{Context, DROP, FROM_POD, L4, NEXT, TO_POD, frame, is_punted, run};
 use super::support::{Node, ifindex, ip, monotonic_ns, node};
@@ -193,6 +196,28 @@ pub(super) fn bench(node: &Node) -> (Steering, u32) {
     }
     steering.sync_endpoints(&endpoints).unwrap();
     steering.sync_services(&services).unwrap();
+    let ranges = families().map(|family| {
+        let prefix = Prefix::new(family.overlay.into(), 24);
+        (prefix, SlotRef::FIXED)
+    });
+    let peer = PeerSpec {
+        port: TUNNELS,
+        remote: Address::from_v4([192, 168, 7, 2]),
+        local: Address::from_v4([192, 168, 7, 1]),
+        uplink: ifindex + 2,
+        mtu: 1450,
+        native: false,
+        ranges: ranges.to_vec(),
+    };
+    let overlay = OverlayEntries {
+        nodes: vec![peer.local],
+        spec: OverlaySpec {
+            port: 6081,
+            peers: vec![peer],
+            ..OverlaySpec::default()
+        },
+    };
+    steering.sync_overlay(&overlay).unwrap();
     for worker in 0..2 {
         steering.heartbeat(worker).unwrap().beat(monotonic_ns());
     }

@@ -5,11 +5,11 @@ mod shape;
 use super::Figure;
 use super::http::Asks;
 use super::path::PathKind;
-use super::scenario::{Node, Probe, Scenario, Workload};
+use super::scenario::{Node, Place, Probe, Scenario, Workload};
 use crate::lab::Family;
 use shape::{
-    BALANCERS, BULK_PROXIES, GATEWAYS, HOLDERS, PROXIES, beside, change, hop, in_process, median,
-    over, rate, request_time, requests, tail,
+    BALANCERS, BULK_PROXIES, GATEWAYS, HOLDERS, PROXIES, beside, between_nodes, change, hop,
+    in_process, median, over, rate, request_time, requests, tail,
 };
 
 /// New flows among so many services.
@@ -175,6 +175,67 @@ pub static SCENARIOS: &[Scenario] = &[
         "one TCP stream of iperf3; cpu us/op is per megabyte",
         "Gbit/s",
         Probe::Bulk,
+    ),
+    between_nodes(
+        Place::There,
+        rate(
+            "overlay-established",
+            "64-byte UDP of one established flow, pod -> VIP -> pod on another node, which has kernel VXLAN or Weft's tunnel",
+            "Mpps",
+            Probe::Flood(Family::V4),
+        ),
+    ),
+    between_nodes(
+        Place::There,
+        rate(
+            "overlay-1core",
+            "the same with everything on one core",
+            "Mpps",
+            Probe::FloodOneCore,
+        ),
+    ),
+    between_nodes(
+        Place::There,
+        median(
+            "overlay-rr-p50",
+            "one byte there and back over an established TCP connection to another node, median",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
+    between_nodes(
+        Place::There,
+        tail(
+            "overlay-rr-p99",
+            "the same, 99th percentile",
+            Probe::RoundTrip(Family::V4),
+        ),
+    ),
+    between_nodes(
+        Place::There,
+        rate(
+            "overlay-bulk",
+            "one TCP stream of iperf3 to another node, large packets whole on the uplink; cpu us/op is per megabyte",
+            "Gbit/s",
+            Probe::Bulk,
+        ),
+    ),
+    between_nodes(
+        Place::ThereInSegments,
+        rate(
+            "overlay-bulk-nogso",
+            "the same over an uplink without segmentation offload",
+            "Gbit/s",
+            Probe::Bulk,
+        ),
+    ),
+    between_nodes(
+        Place::There,
+        rate(
+            "overlay-crr",
+            "TCP connect, 64-byte request and response, close, one after another, to another node",
+            "connections/s",
+            Probe::Connections(Family::V4),
+        ),
     ),
     in_process(
         "l4-lookup-scale",

@@ -3,7 +3,7 @@
 use crate::measure::Figure;
 use crate::measure::http::Asks;
 use crate::measure::path::PathKind;
-use crate::measure::scenario::{Node, Probe, Scenario, Workload};
+use crate::measure::scenario::{Node, Place, Probe, Scenario, Workload};
 
 /// Weft's layer 4, and what it stands in for.
 pub(super) const BALANCERS: &[PathKind] = &[
@@ -16,6 +16,8 @@ pub(super) const BALANCERS: &[PathKind] = &[
 ];
 /// Those that know services.
 pub(super) const TABLES: &[PathKind] = BALANCERS.split_last().unwrap().1;
+/// Weft's overlay, and the kernel's VXLAN behind kube-proxy's rules.
+pub(super) const OVERLAYS: &[PathKind] = &[PathKind::Weft, PathKind::WeftUser, PathKind::Iptables];
 /// Weft's TCP stage, and what terminates connections elsewhere.
 pub(super) const PROXIES: &[PathKind] = &[
     PathKind::WeftTcp,
@@ -123,6 +125,19 @@ pub(super) const fn in_process(id: &'static str, about: &'static str, probe: Pro
     }
 }
 
+/// `scenario` to a server on another node.
+pub(super) const fn between_nodes(server: Place, scenario: Scenario) -> Scenario {
+    let Workload { node, probe, .. } = scenario.workload;
+    Scenario {
+        workload: Workload {
+            node: Node { server, ..node },
+            probe,
+            paths: OVERLAYS,
+        },
+        ..scenario
+    }
+}
+
 /// `scenario` over `paths`.
 pub(super) const fn over(paths: &'static [PathKind], scenario: Scenario) -> Scenario {
     let Workload { node, probe, .. } = scenario.workload;
@@ -145,6 +160,7 @@ pub(super) const fn change(id: &'static str, about: &'static str, figure: Figure
     let node = Node {
         services: 10_000,
         endpoints: 10,
+        server: Place::Here,
     };
     let probe = Probe::ConfigUpdate;
     Scenario {

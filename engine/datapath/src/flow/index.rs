@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use crate::FlowKey;
+use crate::{FlowKey, resident};
 
 /// An entry: the upper half holds 32 bits of the key's hash, the lower a reference; 0 is free.
 ///
@@ -18,11 +18,16 @@ impl Index {
     /// Room for `keys` keys at a load of at most one half.
     pub(crate) fn new(keys: usize) -> Self {
         let size = (keys * 2).next_power_of_two().max(8);
-        // Zeroed memory is committed by the kernel page by page as it is used.
+        // Zeroed memory is committed by the kernel page by page as it is used, or when it is taken.
         Self {
             entries: vec![0; size].into(),
             mask: (size - 1) as u32,
         }
+    }
+
+    /// Takes all of the memory at once.
+    pub(crate) fn take_memory(&mut self) {
+        resident::take(&mut self.entries);
     }
 
     /// Reads the home of a hash.

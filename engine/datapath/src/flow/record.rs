@@ -6,6 +6,7 @@ use super::new::{FlowKind, FlowSource, NewFlow};
 use super::state::FlowState;
 use crate::overlay::is_tunnel;
 use crate::parse::TcpFlags;
+use crate::tunnel::Front;
 use crate::{
     Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple, timeouts,
 };
@@ -64,7 +65,7 @@ pub struct Flow {
     service: u32,
     backend: Option<u32>,
     owner: u16,
-    /// `RESETS`, `LEAVES`.
+    /// `RESETS`, `LEAVES`, `FRONTED`.
     manners: u8,
     /// It is one of its backend's live flows.
     counted: bool,
@@ -75,6 +76,8 @@ pub struct Flow {
 const RESETS: u8 = 1;
 /// The hooks may carry it on.
 const LEAVES: u8 = 2;
+/// `source` is what its client has asked, which a peer has translated.
+const FRONTED: u8 = 4;
 
 const _: () = {
     assert!(std::mem::offset_of!(Flow, last_seen) == 64);
@@ -95,6 +98,8 @@ impl Flow {
             None => Replies::ToClient,
             Some(_) => Replies::ToSource,
         };
+        // Where nobody takes the client for another, the place of that one is for what a peer has said.
+        let front = new.front.filter(|_| source.is_none());
         let source = source.unwrap_or(FlowSource {
             address: tuple.src,
             port: tuple.sport,
@@ -135,14 +140,16 @@ impl Flow {
             },
             live: true,
             replies,
-            source: source.address,
-            source_port: source.port,
+            source: front.map_or(source.address, |front| front.address),
+            source_port: front.map_or(source.port, |front| front.port),
             created: new.now,
             cookie: new.cookie,
             service: new.service,
             backend: new.backend,
             owner: new.owner,
-            manners: u8::from(new.reset) * RESETS + u8::from(new.leaves) * LEAVES,
+            manners: u8::from(new.reset) * RESETS
+                + u8::from(new.leaves) * LEAVES
+                + u8::from(front.is_some()) * FRONTED,
             superseded: new.kind == FlowKind::Upstream,
             counted: true,
             member: new.member,
@@ -167,13 +174,25 @@ impl Flow {
 
     /// The tuple as the backend receives it.
     pub fn backend_tuple(&self) -> Tuple {
+        let (src, sport) = match self.manners & FRONTED {
+            0 => (self.source, self.source_port),
+            _ => (self.client, self.client_port),
+        };
         Tuple {
-            src: self.source,
+            src,
             dst: self.server,
-            sport: self.source_port,
+            sport,
             dport: self.server_port,
             proto: self.proto,
         }
+    }
+
+    /// The service that the client has asked, where its own node has translated and said so (U-15).
+    pub fn front(&self) -> Option<Front> {
+        (self.manners & FRONTED != 0).then_some(Front {
+            address: self.source,
+            port: self.source_port,
+        })
     }
 
     /// What the flow is.
@@ -200,11 +219,19 @@ impl Flow {
         self.kind == FlowKind::Direct && self.state == FlowState::OneWay
     }
 
-    /// Whether the hooks may carry it on: both ends are pods of ours, and see each other by the VIP alone.
+    /// Whether the hooks may carry it on: both ends are pods of ours or of peers, and see each other by the VIP alone.
     pub fn leaves(&self) -> bool {
-        let here = |ifindex| ifindex != 0 && !is_tunnel(ifindex);
-        let pods = here(self.client_ifindex) && here(self.server_ifindex);
-        self.manners & LEAVES != 0 && pods && self.replies == Replies::ToClient
+        self.manners & LEAVES != 0 && self.server_ifindex != 0 && self.replies == Replies::ToClient
+    }
+
+    /// Whether one of its ends is a peer's pod.
+    pub(crate) fn is_tunnelled(&self) -> bool {
+        is_tunnel(self.client_ifindex) || is_tunnel(self.server_ifindex)
+    }
+
+    /// Whether its SYN and the answer to that are changed on their way, so that they must come by here.
+    pub(crate) fn clamps(&self) -> bool {
+        self.proto == Protocol::Tcp && self.is_tunnelled()
     }
 
     /// Whether datagrams for the hooks have paused for so long that none can be under way.

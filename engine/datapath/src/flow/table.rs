@@ -6,7 +6,7 @@ use std::hint::black_box;
 use super::index::{Index, KeyHash};
 use super::new::NewFlow;
 use super::record::Flow;
-use crate::{FlowKey, SlotRef};
+use crate::{FlowKey, SlotRef, resident};
 
 /// Which way a packet of a flow goes.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -84,7 +84,8 @@ pub struct FlowTable {
 impl FlowTable {
     /// Room for `max_flows` flows (at least 1, at most 2^28). `seed` keys the index's hash.
     ///
-    /// Memory is reserved now and touched as flows come: 192 bytes a flow and at least 32 for the index.
+    /// Memory is reserved now and touched as flows come: 192 bytes a flow and at least 32 for the index. With
+    /// `take_memory` only the former are, one after the other.
     pub fn new(max_flows: usize, seed: u64) -> Self {
         let max = max_flows.clamp(1, 1 << 28);
         Self {
@@ -97,6 +98,14 @@ impl FlowTable {
             served: vec![0; SERVICES].into(),
             loads: vec![Load::default(); MEMBERS].into(),
         }
+    }
+
+    /// Takes the memory of the index and the counts at once.
+    pub(crate) fn take_memory(&mut self) {
+        self.index.take_memory();
+        resident::take(&mut self.held);
+        resident::take(&mut self.served);
+        resident::take(&mut self.loads);
     }
 
     /// Flows there are.

@@ -64,6 +64,11 @@ impl Held {
         }
     }
 
+    /// Takes the memory of the counts at once.
+    pub(super) fn take_memory(&mut self) {
+        self.shares.take_memory();
+    }
+
     /// Fragments held, those released but not taken yet included.
     pub(super) fn len(&self) -> usize {
         HELD_MAX - self.free.len()

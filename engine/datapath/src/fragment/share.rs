@@ -1,5 +1,7 @@
 //! A bound on what one pod may take of something that all share.
 
+use crate::resident;
+
 /// A pod may hold as many times what is left, as for flows: alone it gets four fifths, and the greed of one
 /// leaves room for the others.
 const SHARE: usize = 4;
@@ -14,6 +16,11 @@ pub(super) struct Shares(Box<[u16]>);
 impl Shares {
     pub(super) fn new() -> Self {
         Self(vec![0; HOLDERS].into())
+    }
+
+    /// Takes all of the memory at once.
+    pub(super) fn take_memory(&mut self) {
+        resident::take(&mut self.0);
     }
 
     /// Whether this pod may take one more of the `left` that are left.

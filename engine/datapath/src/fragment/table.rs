@@ -113,6 +113,13 @@ impl FragmentTable {
         }
     }
 
+    /// Takes the memory of the index and the counts at once.
+    pub(crate) fn take_memory(&mut self) {
+        self.index.take_memory();
+        self.shares.take_memory();
+        self.held.take_memory();
+    }
+
     /// Packets under way.
     pub fn len(&self) -> usize {
         self.packets.len() - self.free.len()

@@ -80,7 +80,7 @@ fn to_vip(
         (service, Stage::L4),
         key,
         pod,
-        &Part::of(packet),
+        &Part::first(frame.bytes(), packet),
         now,
         tables,
         state,
@@ -165,11 +165,15 @@ fn to_pod(
         ),
         (Protocol::Tcp, false) => Verdict::Drop(DropReason::UnknownFlow),
         (Protocol::Tcp, true) | (Protocol::Udp, _) => {
-            let routable = Part::of(packet).routable(peer.ifindex, tables, &mut state.narrow);
+            let part = Part::first(frame.bytes(), packet);
+            let routable = part.routable(peer.ifindex, tables, &mut state.narrow);
             if let Err(reason) = routable {
                 return Verdict::Drop(reason);
             }
-            let flow = state.unserved(key, FlowKind::Direct, (pod.slot, end, true), now);
+            let flow = NewFlow {
+                front: state.said.take(),
+                ..state.unserved(key, FlowKind::Direct, (pod.slot, end, true), now)
+            };
             let added = match add(flow.clone(), now, tables, state) {
                 Err(clash @ (InsertError::Clash(_) | InsertError::NoPort)) => {
                     with_other_port(flow, clash, now, tables, state)

@@ -3,13 +3,14 @@
 
 use super::{Part, ingress, sender};
 use crate::answer::packet_end;
+use crate::cut::{Rest, may_cut};
 use crate::overlay::is_tunnel;
 use crate::parse::{Family, Parsed, Unflowed, parse};
-use crate::tunnel::{clamp_segments, unwrap, wrap};
+use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
-    Address, Delta, DropReason, Egress, FrameBuf, Inject, KernelReason, Ports, State, Tables,
-    TcpFlags, Uplink, Verdict,
+    Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Ingress, Inject, KernelReason, Ports,
+    State, Tables, TcpFlags, Uplink, Verdict,
 };
 
 /// Unwraps what came by an uplink. Anything else stays as it is.
@@ -18,29 +19,58 @@ pub(super) fn arrive(
     frame: &mut FrameBuf<'_>,
     tables: &Tables,
     state: &mut State,
-) -> Result<(), DropReason> {
-    let header = frame.bytes().get(ethernet::SRC);
-    match header
-        .and_then(<[u8]>::first_chunk)
-        .and_then(Uplink::decode)
+) -> Result<(), Verdict> {
+    state.said = None;
+    let source: Option<&[u8; 6]> = (frame.bytes().get(ethernet::SRC)).and_then(<[u8]>::first_chunk);
+    if let Some(uplink) = source.and_then(Uplink::decode) {
+        state.said = unwrapped(frame, uplink, tables, state)?;
+    } else if let Some(ingress) = source.and_then(Ingress::decode)
+        && is_tunnel(ingress.ifindex)
     {
-        Some(uplink) => unwrapped(frame, uplink, tables, state),
-        None => Ok(()),
+        as_it_is(frame, ingress, tables, state)?;
     }
+    Ok(())
+}
+
+/// A packet of a peer's that came without being wrapped, or that another worker has unwrapped: to enrolled pods of this node
+/// alone, too.
+#[cold]
+fn as_it_is(
+    frame: &mut FrameBuf<'_>,
+    ingress: Ingress,
+    tables: &Tables,
+    state: &State,
+) -> Result<(), Verdict> {
+    if ingress.target % state.workers != state.worker {
+        return Ok(()); // It is handed over first.
+    }
+    let (_, dst, _) = ends(frame.bytes()).ok_or(Verdict::Drop(DropReason::TunnelPayload))?;
+    let to = tables.pod_by_address(&dst);
+    if to.is_none_or(|pod| is_tunnel(pod.ifindex)) {
+        return Err(Verdict::Drop(DropReason::NoRoute));
+    }
+    if let Some(mtu) = tables.mtu(ingress.ifindex) {
+        clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
+    }
+    Ok(())
 }
 
 fn unwrapped(
     frame: &mut FrameBuf<'_>,
     uplink: Uplink,
     tables: &Tables,
-    state: &mut State,
-) -> Result<(), DropReason> {
-    let _ = unwrap(frame, uplink, tables.tunnels(), &state.ports)?;
-    let tunnel = ingress(frame.bytes())?.ifindex;
+    state: &State,
+) -> Result<Option<Front>, Verdict> {
+    let owner = uplink.target % state.workers;
+    if owner != state.worker {
+        return Err(Verdict::HandOver(owner)); // Still wrapped: what its peer says goes with it.
+    }
+    let said = unwrap(frame, uplink, tables, &state.ports).map_err(Verdict::Drop)?;
+    let tunnel = ingress(frame.bytes()).map_err(Verdict::Drop)?.ifindex;
     if let Some(mtu) = tables.mtu(tunnel) {
         clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
     }
-    Ok(())
+    Ok(said)
 }
 
 /// Wraps what goes to a peer.
@@ -54,16 +84,20 @@ pub(super) fn depart(
     match verdict {
         Verdict::Deliver | Verdict::Reply => {
             let front = state.front.take();
-            match wrap_with(frame, front.as_ref(), tables, &state.ports) {
+            let rest = (verdict == Verdict::Deliver).then_some(&mut state.rest);
+            match wrap_with(frame, front.as_ref(), rest, tables, &state.ports) {
                 Ok(()) => verdict,
-                Err(reason) => Verdict::Drop(reason),
+                Err(reason) => {
+                    state.rest.forget();
+                    Verdict::Drop(reason)
+                }
             }
         }
         verdict => verdict,
     }
 }
 
-/// Wraps a frame that is addressed to a tunnel, as the TCP stack's are; any other stays as it is.
+/// Wraps a frame of the TCP stack's if it is addressed to a tunnel; any other stays as it is.
 ///
 /// # Errors
 /// [`DropReason::NoRoute`] where nothing leads to the peer, [`DropReason::FrameRoom`] where the frame's memory ends.
@@ -71,15 +105,63 @@ pub(super) fn depart(
 pub fn wrap_for_peer(
     frame: &mut FrameBuf<'_>,
     tables: &Tables,
-    ports: &Ports,
+    state: &State,
 ) -> Result<(), DropReason> {
-    wrap_with(frame, None, tables, ports)
+    let egress = egress(frame.bytes()).filter(|egress| is_tunnel(egress.ifindex));
+    let Some(egress) = egress else {
+        return Ok(());
+    };
+    let front = asked(frame.bytes(), egress.ifindex, state);
+    wrap_with(frame, front.as_ref(), None, tables, &state.ports)
+}
+
+/// Writes the next fragment of the packet whose first one has just been delivered ([`State::has_rest`]), wrapped.
+///
+/// # Errors
+/// As [`wrap_for_peer`]; the rest is lost then.
+#[cold]
+pub fn next_fragment(
+    frame: &mut FrameBuf<'_>,
+    tables: &Tables,
+    state: &mut State,
+) -> Result<(), DropReason> {
+    let written = state.rest.next(frame);
+    let written = written.and_then(|()| wrap_with(frame, None, None, tables, &state.ports));
+    if written.is_err() {
+        state.rest.forget();
+    }
+    written
+}
+
+/// What the client has asked on whose behalf a connection to a backend is opened.
+fn asked(frame: &[u8], tunnel: u32, state: &State) -> Option<Front> {
+    let packet = match parse(frame) {
+        Ok(Parsed::Flow(packet)) if packet.flags().opens() => packet,
+        _ => return None,
+    };
+    let answers = FlowKey {
+        tuple: packet.tuple().reversed(),
+        ifindex: tunnel,
+    };
+    let (id, _) = state.flows.find(&answers)?;
+    let tuple = state.flows.at(id)?.tuple();
+    Some(Front {
+        address: tuple.dst,
+        port: tuple.dport,
+    })
+}
+
+#[inline]
+fn egress(frame: &[u8]) -> Option<Egress> {
+    let source = frame.get(ethernet::SRC).and_then(<[u8]>::first_chunk);
+    source.and_then(Egress::decode)
 }
 
 #[inline]
 fn wrap_with(
     frame: &mut FrameBuf<'_>,
-    front: Option<&crate::tunnel::Front>,
+    front: Option<&Front>,
+    rest: Option<&mut Rest>,
     tables: &Tables,
     ports: &Ports,
 ) -> Result<(), DropReason> {
@@ -94,6 +176,11 @@ fn wrap_with(
         return Ok(());
     }
     let peer = tables.peer(egress.ifindex).ok_or(DropReason::NoRoute)?;
+    if let Some(rest) = rest
+        && frame.len() - ethernet::LEN > usize::from(peer.mtu)
+    {
+        rest.cut(frame, peer.mtu); // Else it would not have come as far as this.
+    }
     clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], peer.mtu);
     wrap(frame, tables.tunnels(), peer, front, ports)
 }
@@ -114,11 +201,7 @@ pub(super) fn instead_of_kernel(
         return kernel;
     }
     // What goes back to where a pod or a tunnel sent it from, and not what the kernel was about to deliver.
-    let source = frame
-        .bytes()
-        .get(ethernet::SRC)
-        .and_then(<[u8]>::first_chunk);
-    let back = source.and_then(Egress::decode);
+    let back = egress(frame.bytes());
     let Some(back) = back.filter(|back| back.inject == Inject::Reingress) else {
         return kernel;
     };
@@ -148,6 +231,7 @@ pub(super) fn instead_of_kernel(
         flags: TcpFlags(0),
         hops,
         end: packet_end(frame.bytes(), family),
+        cut: may_cut(frame.bytes()),
     };
     if let Err(reason) = part.routable(pod.ifindex, tables, &mut state.narrow) {
         return Verdict::Drop(reason);

@@ -13,6 +13,7 @@ const FROM_HERE: Part = Part {
     flags: TcpFlags(0),
     hops: 64,
     end: ethernet::LEN,
+    cut: false,
 };
 
 impl State {

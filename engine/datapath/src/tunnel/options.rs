@@ -12,12 +12,12 @@ const PORT_LEN: usize = 4;
 
 /// The service that the client of a wrapped packet has asked (U-15, TER-7): in packets of a flow that nobody has answered
 /// yet.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Front {
+#[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Front {
     /// The VIP.
-    pub(crate) address: Address,
+    pub address: Address,
     /// The port there.
-    pub(crate) port: u16,
+    pub port: u16,
 }
 
 impl Front {

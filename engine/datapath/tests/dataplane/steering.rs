@@ -115,7 +115,7 @@ fn enrolments(row: &Row) -> Vec<(Standing, Standing)> {
     let both_count = matches!(
         row.destination,
         Destination::EnrolledPod | Destination::EnrolledPodTcp | Destination::EnrolledPodUdp
-    );
+    ); // The other pod's, too: of another node's nothing is known.
     let grace = [(Grace, Settled), (Settled, Grace), (Grace, Grace)];
     let draining = [
         (Draining, Settled),

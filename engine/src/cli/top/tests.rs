@@ -17,7 +17,7 @@ use crate::admin::view::Status;
 fn look(n: u64) -> Value {
     let packets = json!({
         "received": 100 * n, "forwarded": 60 * n, "replied": 0, "handed_in": 0, "handed_out": 0, "bulk": 10 * n,
-        "terminated": 20 * n, "originated": 30 * n, "unrouted": 0, "held": 0, "released": 0,
+        "terminated": 20 * n, "originated": 30 * n, "unrouted": 0, "fragments": 0, "fragments_lost": 0, "held": 0, "released": 0,
         "kernel": { "no_service": 5 * n }, "dropped": { "src_spoof": 2 * n, "no_backend": 0, "ttl": n }
     });
     json!({

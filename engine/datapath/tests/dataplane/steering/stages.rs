@@ -28,6 +28,7 @@ pub fn tables(pods: &[(u32, Standing)], stage: Stage) -> Tables {
     let mut builder = builder(pods, Algorithm::Maglev);
     for (at, net) in Net::BOTH.into_iter().enumerate() {
         builder.set_node_address(BACKEND_1, net.node());
+        builder.set_overlay(overlay());
         for port in PORTS {
             let backend = match port {
                 TO_KERNEL => kernel_backend(net.pod(4), TARGET),
@@ -133,4 +134,23 @@ fn frame(row: &Row, net: Net, client: &Spec, backend: &Spec) -> Frames {
         _ => src,
     };
     (vec![], error.punted(at, row.hook))
+}
+
+/// A peer with one pod.
+fn overlay() -> OverlaySpec {
+    OverlaySpec {
+        port: 6081,
+        peers: vec![PeerSpec {
+            port: TUNNELS,
+            remote: v4(192, 168, 7, 2),
+            local: v4(192, 168, 7, 1),
+            uplink: 7,
+            mtu: 1450,
+            native: false,
+            ranges: Net::BOTH
+                .map(|net| (Prefix::new(net.pod(200), 128), SlotRef::FIXED))
+                .to_vec(),
+        }],
+        ..OverlaySpec::default()
+    }
 }

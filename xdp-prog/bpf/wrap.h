@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Wrapping and unwrapping without user space: GENEVE and VXLAN over IPv4, without options and without an outer checksum. Large
+ * packets stay large. engine/datapath/src/tunnel.rs does the same for everything else.
+ */
+#ifndef WEFT_WRAP_H
+#define WEFT_WRAP_H
+
+#include "flows.h"
+#include "maps.h"
+#include "parse.h"
+#include "rewrite.h"
+
+/* uapi/linux/bpf.h of newer kernels. */
+#ifndef BPF_F_ADJ_ROOM_DECAP_L3_IPV4
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7)
+#define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
+#endif
+
+/* Behind IP and UDP: GENEVE's header without options, or VXLAN's. */
+struct tunnel_header {
+	__u8 flags;
+	__u8 more;
+	__be16 protocol;
+	__be32 vni;
+};
+
+/* Everything before the inner packet. */
+struct wrapping {
+	struct ethhdr outer;
+	struct iphdr ip;
+	struct udphdr udp;
+	struct tunnel_header tunnel;
+	struct ethhdr inner;
+} __attribute__((packed));
+
+#define WRAPPED_AT sizeof(struct wrapping) /* 64 */
+#define WRAP_ROOM (WRAPPED_AT - ETH_HLEN)
+#define ETHERNET_INSIDE 0x6558 /* RFC 8926, 3.4 */
+#define VXLAN_HAS_VNI 0x08
+#define INNER_MAC_LOW 0x74 /* behind the upper four bytes of weft0's */
+#define DYNAMIC_PORTS 0xc000
+#define ECN 0x03
+
+/* What is to be known of the headers around a packet. */
+struct outer {
+	struct weft_addr src;
+	__u32 payload; /* where what UDP carries begins */
+	__u32 packets;
+	bool v6;
+};
+
+static __always_inline bool is_tunnel(__u32 ifindex)
+{
+	return ifindex >= WEFT_TUNNELS;
+}
+
+/* The peer behind a tunnel that the programs wrap for. */
+static __always_inline struct weft_peer *peer_of(__u32 tunnel)
+{
+	struct weft_peer *peer = bpf_map_lookup_elem(&tunnels, &tunnel);
+
+	return peer && peer->uplink ? peer : NULL;
+}
+
+/* The same number for all packets of a flow: engine/datapath/src/tunnel.rs, inner_hash(). */
+static __always_inline __u64 inner_hash(const struct weft_addr *src, const struct weft_addr *dst, bool v6,
+					__be16 sport, __be16 dport, __u8 proto)
+{
+	__u64 ports = (__u64)bpf_ntohs(sport) << 16 | bpf_ntohs(dport), hash = 0x77656674;
+
+	if (v6) {
+		hash = hash_mix(hash, half(src, 0));
+		hash = hash_mix(hash, half(src, 2));
+		hash = hash_mix(hash, half(dst, 0));
+		hash = hash_mix(hash, half(dst, 2));
+	} else {
+		hash = hash_mix(hash, (__u64)bpf_ntohl(src->words[3]) << 32 | bpf_ntohl(dst->words[3]));
+	}
+	return hash_finish(hash_mix(hash, ports << 8 | proto));
+}
+
+/* What the way makes of the packet's ends. */
+static __always_inline __u64 wrapped_hash(const struct packet *packet, const struct way *way)
+{
+	bool to = way->mode == WEFT_MODE_TO_BACKEND, from = way->mode == WEFT_MODE_FROM_BACKEND;
+
+	return inner_hash(from ? &way->addr : &packet->src, to ? &way->addr : &packet->dst, packet->v6,
+			  from ? way->port : packet->sport, to ? way->port : packet->dport, packet->proto);
+}
+
+static __always_inline __u8 traffic_class(struct __sk_buff *skb, bool v6, __u32 at)
+{
+	__u8 bytes[2] = {};
+
+	bpf_skb_load_bytes(skb, at, bytes, sizeof(bytes));
+	return v6 ? bytes[0] << 4 | bytes[1] >> 4 : bytes[1];
+}
+
+/* Wraps a packet, whose headers are as they go into the tunnel, and sends it by the kernel's routes and neighbours. */
+static __always_inline int send_wrapped(struct __sk_buff *skb, const struct packet *packet,
+					const struct weft_peer *peer, __u64 hash)
+{
+	__u8 class = traffic_class(skb, packet->v6, ETH_HLEN);
+	__u32 length = skb->len - ETH_HLEN, uplink = peer->uplink;
+	struct wrapping head = {};
+	__u16 *words = (void *)&head.ip;
+	__u64 sum = 0;
+
+	head.outer.h_proto = bpf_htons(ETH_P_IP);
+	head.ip.version = 4;
+	head.ip.ihl = 5;
+	head.ip.tos = class;
+	head.ip.tot_len = bpf_htons(length + WRAP_ROOM);
+	head.ip.frag_off = bpf_htons(0x4000); /* do not fragment */
+	head.ip.ttl = 64;
+	head.ip.protocol = IPPROTO_UDP;
+	head.ip.saddr = peer->local;
+	head.ip.daddr = peer->remote;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	head.ip.check = ~folded(sum);
+	head.udp.source = bpf_htons(DYNAMIC_PORTS | (hash & 0x3fff));
+	head.udp.dest = peer->port;
+	head.udp.len = bpf_htons(length + WRAP_ROOM - sizeof(head.ip));
+	head.tunnel.vni = peer->vni;
+	if (peer->encap == WEFT_ENCAP_GENEVE)
+		head.tunnel.protocol = bpf_htons(ETHERNET_INSIDE);
+	else
+		head.tunnel.flags = VXLAN_HAS_VNI;
+	*(__be32 *)head.inner.h_dest = bpf_htonl(WEFT_WEFT0_MAC_HIGH);
+	head.inner.h_dest[4] = INNER_MAC_LOW;
+	head.inner.h_dest[5] = 1;
+	*(__be32 *)head.inner.h_source = bpf_htonl(WEFT_WEFT0_MAC_HIGH);
+	head.inner.h_source[4] = INNER_MAC_LOW;
+	head.inner.h_proto = bpf_htons(packet->v6 ? ETH_P_IPV6 : ETH_P_IP);
+	/* The inner Ethernet header is 14 bytes, whatever stands before it. */
+	if (bpf_skb_adjust_room(skb, WRAP_ROOM, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+					BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH))
+		return TCX_DROP;
+	if (bpf_skb_store_bytes(skb, 0, &head, sizeof(head), 0))
+		return TCX_DROP;
+	return bpf_redirect_neigh(uplink, NULL, 0, 0);
+}
+
+/*
+ * Whether what is wrapped in `outer` is as send_wrapped() makes it, from that peer, and `inner` says what it is, as if
+ * it stood there alone. Anything else is for the engine to judge.
+ */
+static __always_inline bool read_wrapped(struct __sk_buff *skb, const struct outer *outer,
+					 const struct weft_peer *peer, struct packet *inner)
+{
+	struct tunnel_header tunnel;
+	__be16 check, ethertype;
+	bool v6;
+
+	if (outer->v6 || outer->payload != WRAPPED_AT - ETH_HLEN - sizeof(tunnel) ||
+	    bpf_skb_load_bytes(skb, outer->payload, &tunnel, sizeof(tunnel)) ||
+	    bpf_skb_load_bytes(skb, outer->payload - sizeof(check), &check, sizeof(check)) ||
+	    bpf_skb_load_bytes(skb, WRAPPED_AT - sizeof(ethertype), &ethertype, sizeof(ethertype)))
+		return false;
+	if (check || (tunnel.vni ^ peer->vni) & bpf_htonl(0xffffff00))
+		return false;
+	if (peer->encap == WEFT_ENCAP_GENEVE) {
+		if (tunnel.flags || tunnel.more || tunnel.protocol != bpf_htons(ETHERNET_INSIDE))
+			return false;
+	} else if (!(tunnel.flags & VXLAN_HAS_VNI)) {
+		return false;
+	}
+	v6 = ethertype == bpf_htons(ETH_P_IPV6);
+	if (!v6 && ethertype != bpf_htons(ETH_P_IP))
+		return false;
+	if ((v6 ? parse_ip6(skb, inner, WRAPPED_AT) : parse_ip4(skb, inner, WRAPPED_AT)) != PARSE_OK ||
+	    !inner->ports)
+		return false;
+	/* What the way has done to the outer bits is for the engine to carry in (RFC 6040). */
+	if ((traffic_class(skb, false, ETH_HLEN) ^ traffic_class(skb, v6, WRAPPED_AT)) & ECN)
+		return false;
+	inner->l4 -= WRAP_ROOM;
+	inner->payload -= WRAP_ROOM;
+	inner->end -= WRAP_ROOM;
+	return true;
+}
+
+/* Takes the outer headers off. */
+static __always_inline bool unwrap(struct __sk_buff *skb, const struct packet *inner)
+{
+	__u64 decap = inner->v6 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV6 : BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
+	__be16 ethertype = bpf_htons(inner->v6 ? ETH_P_IPV6 : ETH_P_IP);
+
+	return !bpf_skb_adjust_room(skb, -(__s32)WRAP_ROOM, BPF_ADJ_ROOM_MAC, decap) &&
+	       !bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &ethertype, sizeof(ethertype), 0);
+}
+
+#endif /* WEFT_WRAP_H */
