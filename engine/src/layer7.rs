@@ -1,6 +1,6 @@
 //! HTTP stages as the workers read them: compiled from configuration and tables, immutable, and swapped with the tables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct HttpService {
     pub config: Arc<ServiceConfig>,
     /// Whether a client's connections go to one endpoint, by its address.
     pub by_client: bool,
+    /// Endpoints that see the client in spite of `source = "node"`: pods towards which the node has no address.
+    pub addressless: Vec<SocketAddr>,
     /// The port of a VIP by which a backend's endpoints are found in the tables; a backend that has none of the client's family is
     /// not here.
     backends: BTreeMap<BackendId, Front>,
@@ -50,6 +52,8 @@ struct Referred {
     number: u16,
     port: Option<Arc<weft_datapath::ServicePort>>,
     endpoints: Vec<EndpointConfig>,
+    /// Those that are pods towards which the node has no address.
+    addressless: Vec<SocketAddr>,
 }
 
 impl Referred {
@@ -122,7 +126,26 @@ impl Layer7 {
                 }
             }
         }
+        next.warn_of_addressless(self, config);
         next
+    }
+
+    /// Says which pods see the client since this change, though their service is to have them see the node.
+    fn warn_of_addressless(&self, before: &Self, config: &Config) {
+        let all = |stages: &Self| -> BTreeSet<IpAddr> {
+            let services = stages.services.values();
+            let all = services.flat_map(|service| service.addressless.iter().map(SocketAddr::ip));
+            all.collect()
+        };
+        for address in all(self).difference(&all(before)) {
+            let mut pods = config.pods.iter();
+            let pod = pods.find(|pod| pod.addresses.contains(address));
+            tracing::warn!(
+                pod = pod.map(|pod| pod.name.as_str()),
+                %address,
+                "source = \"node\": this pod sees the client all the same, because the node has no address towards it"
+            );
+        }
     }
 }
 
@@ -175,6 +198,7 @@ impl Compiler<'_> {
             number: port.port,
             port: found.map(Arc::clone),
             endpoints: found.map_or_else(Vec::new, |found| self.endpoints(found)),
+            addressless: found.map_or_else(Vec::new, |found| self.addressless(found)),
         }
     }
 
@@ -189,15 +213,30 @@ impl Compiler<'_> {
                     BackendState::Terminating => EndpointState::Draining,
                     BackendState::Ready | BackendState::Unready => EndpointState::Unready,
                 },
-                sees_client: match backend.path {
-                    BackendPath::Kernel => true,
-                    BackendPath::Pod { ifindex } => {
-                        let family = backend.address.family();
-                        self.tables.node_address(ifindex, family).is_none()
-                    }
-                },
+                sees_client: matches!(backend.path, BackendPath::Kernel)
+                    || self.is_addressless(backend),
             })
             .collect()
+    }
+
+    /// Pods that would be to see the node, which has no address that they could see.
+    fn addressless(&self, port: &weft_datapath::ServicePort) -> Vec<SocketAddr> {
+        if self.source != UpstreamSource::Node {
+            return Vec::new();
+        }
+        let backends = port.backends().iter();
+        let addressless = backends.filter(|backend| self.is_addressless(backend));
+        addressless
+            .map(|backend| SocketAddr::new(backend.address.into(), backend.port))
+            .collect()
+    }
+
+    fn is_addressless(&self, backend: &weft_datapath::Backend) -> bool {
+        let BackendPath::Pod { ifindex } = backend.path else {
+            return false;
+        };
+        let family = backend.address.family();
+        self.tables.node_address(ifindex, family).is_none()
     }
 
     fn compile(&mut self, port: &ServicePort, vip: &IpAddr, sources: Vec<Referred>) -> HttpService {
@@ -225,6 +264,8 @@ impl Compiler<'_> {
             create_trace: front.create_trace,
             access_log: front.access_log && self.logged,
         };
+        let addressless = sources.iter().flat_map(|source| &source.addressless);
+        let addressless = addressless.copied().collect();
         let fronts = sources.iter().filter_map(|source| {
             let port = source.port.as_ref()?;
             Some((source.id, (port.address(), port.port())))
@@ -234,6 +275,7 @@ impl Compiler<'_> {
             vip: SocketAddr::new(*vip, port.port),
             config: Arc::new(config),
             by_client,
+            addressless,
             backends: fronts.collect(),
             service: Arc::clone(service),
             sources,
@@ -376,3 +418,6 @@ impl fmt::Debug for ByTable {
         write!(f, "maglev of {}", self.0.size())
     }
 }
+
+#[cfg(test)]
+mod tests;

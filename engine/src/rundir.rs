@@ -1,4 +1,4 @@
-//! The run directory: the admin socket, the lock that makes a node process the only one, and the
+//! The run directory: the admin socket, the locks that make a node process the only one, and the
 //! name under which everything is pinned.
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, major, minor};
 use thiserror::Error;
 
 /// Where BPF objects are pinned.
@@ -34,6 +34,20 @@ pub enum Error {
         /// The process, as far as it said.
         pid: Option<u32>,
     },
+    /// The process of another run directory that has the same last component, in whichever network namespace, has the pins.
+    #[error(
+        "{path}: its pins {pins} are in use by the process of another run directory{}: stop it, or give a --run-dir with another last \
+         component",
+        command(.holder)
+    )]
+    PinsTaken {
+        /// The directory.
+        path: PathBuf,
+        /// Its pins.
+        pins: PathBuf,
+        /// The process that holds them, if it can be seen from here.
+        holder: Option<u32>,
+    },
     /// The file system refused.
     #[error("{path}")]
     Io {
@@ -46,6 +60,42 @@ pub enum Error {
 
 fn process(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// The same, and what it was started as: that says which run directory it has.
+fn command(pid: &Option<u32>) -> String {
+    let Some(pid) = pid else {
+        return String::new();
+    };
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    format!(" (pid {pid}: {})", words.trim_end())
+}
+
+/// The process that has a lock on the file, as far as the kernel says.
+fn locker(file: &File) -> Option<u32> {
+    let file = file.metadata().ok()?;
+    let [major, minor] = [major(file.dev()), minor(file.dev())];
+    let inode = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // As in `1: FLOCK ADVISORY WRITE 4711 00:27:73702030 0 EOF`.
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(4);
+        let pid = words.next()?.parse().ok();
+        pid.filter(|_| words.next() == Some(&inode))
+    })
+}
+
+/// Whether the file is what has the path now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let there = std::fs::metadata(path);
+    let [there, file] = [there, file.metadata()].map(|file| file.map(|f| (f.dev(), f.ino())));
+    there.is_ok_and(|there| file.is_ok_and(|file| there == file))
+}
+
+fn io(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Io { path, source }
 }
 
 /// The paths of a node process.
@@ -126,23 +176,31 @@ impl RunDir {
         }
     }
 
-    /// Makes the directory (0700) if it is missing and takes its lock, which the kernel drops with
-    /// the process.
+    /// Makes the directory (0700) and that of the pins if they are missing and takes their locks, which the kernel drops with
+    /// the process. The BPF file system has to be there.
     ///
     /// # Errors
-    /// When another node process holds it, or the file system refuses.
+    /// When another node process holds one, or the file system refuses.
     pub fn lock(&self) -> Result<Lock, Error> {
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source: io::Error| Error::Io { path, source }
-        };
+        self.lock_with(Pins::Made)
+    }
+
+    /// As [`Self::lock`], for who takes all of it away: pins that are not there stay so.
+    ///
+    /// # Errors
+    /// As with [`Self::lock`].
+    pub fn lock_to_clean(&self) -> Result<Lock, Error> {
+        self.lock_with(Pins::AsTheyAre)
+    }
+
+    fn lock_with(&self, pins: Pins) -> Result<Lock, Error> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.path)
             .map_err(io(&self.path))?;
         let path = self.lock_file();
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .read(true)
             .write(true)
@@ -161,36 +219,81 @@ impl RunDir {
         }
         // A process that was just leaving may have unlinked the file under us. Bound: every other
         // turn takes another process that leaves.
-        if !self.is_lock(&file) {
-            return self.lock();
+        if !is_at(&file, &path) {
+            return self.lock_with(pins);
         }
-        file.set_len(0).map_err(io(&path))?;
-        writeln!(file, "{}", std::process::id()).map_err(io(&path))?;
-        Ok(Lock {
+        let mut lock = Lock {
             file,
+            pins: None,
             dir: self.clone(),
-        })
+        };
+        match self.lock_pins(pins) {
+            Ok(pins) => lock.pins = pins,
+            Err(error) => {
+                lock.remove();
+                return Err(error);
+            }
+        }
+        lock.file.set_len(0).map_err(io(&path))?;
+        writeln!(lock.file, "{}", std::process::id()).map_err(io(&path))?;
+        Ok(lock)
     }
 
-    /// Goes on with the lock that the program before this one in the same process has left.
+    /// Takes the lock of the pins' directory, which those share that see the same pins: another run directory's processes, too.
+    fn lock_pins(&self, pins: Pins) -> Result<Option<File>, Error> {
+        let path = self.pins();
+        // Bound: every other turn takes another process that leaves.
+        loop {
+            let made = match pins {
+                Pins::Made => std::fs::create_dir(path),
+                Pins::AsTheyAre => Ok(()),
+            };
+            made.or_else(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(io(path)(error)),
+            })?;
+            let directory = match File::open(path) {
+                Ok(directory) => directory,
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io(path)(error));
+                }
+                Err(_) if pins == Pins::AsTheyAre => return Ok(None),
+                Err(_) => continue,
+            };
+            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_at(&directory, path) => return Ok(Some(directory)),
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(Error::PinsTaken {
+                        path: self.path.clone(),
+                        pins: path.into(),
+                        holder: locker(&directory),
+                    });
+                }
+                Err(error) => return Err(io(path)(error.into())),
+            }
+        }
+    }
+
+    /// Goes on with the locks that the program before this one in the same process has left.
     ///
     /// # Errors
-    /// When it is not this directory's, and that one cannot be had.
-    pub fn keep(&self, file: File) -> Result<Lock, Error> {
-        if self.is_lock(&file) {
-            return Ok(Lock {
-                file,
-                dir: self.clone(),
-            });
+    /// When one is not this directory's, and that one cannot be had.
+    pub fn keep(&self, file: File, pins: Option<File>) -> Result<Lock, Error> {
+        if !is_at(&file, &self.lock_file()) {
+            drop((file, pins));
+            return self.lock();
         }
-        drop(file);
-        self.lock()
-    }
-
-    fn is_lock(&self, file: &File) -> bool {
-        let there = std::fs::metadata(self.lock_file());
-        let [there, file] = [there, file.metadata()].map(|file| file.map(|f| (f.dev(), f.ino())));
-        there.is_ok_and(|there| file.is_ok_and(|file| there == file))
+        let pins = match pins.filter(|pins| is_at(pins, self.pins())) {
+            Some(pins) => Some(pins),
+            None => match self.lock_pins(Pins::Made) {
+                // By a descriptor that a program between, which knew of no such lock, has left open.
+                Err(Error::PinsTaken { holder, .. }) if holder == Some(std::process::id()) => None,
+                locked => locked?,
+            },
+        };
+        let dir = self.clone();
+        Ok(Lock { file, pins, dir })
     }
 
     /// The files and directories that are there.
@@ -207,10 +310,18 @@ impl RunDir {
     }
 }
 
-/// The right to be the node process of a run directory.
+/// What becomes of a directory of pins that is missing.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Pins {
+    Made,
+    AsTheyAre,
+}
+
+/// The right to be the node process of a run directory, and of the pins that it names.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    pins: Option<File>,
     dir: RunDir,
 }
 
@@ -221,8 +332,16 @@ impl AsFd for Lock {
 }
 
 impl Lock {
+    /// What holds the pins.
+    pub fn pins(&self) -> Option<BorrowedFd<'_>> {
+        self.pins.as_ref().map(AsFd::as_fd)
+    }
+
     /// Removes what the node process put there, as its last act.
     pub fn remove(self) {
+        if self.pins.is_some() {
+            let _ = std::fs::remove_dir(self.dir.pins()); // Fails when something is pinned.
+        }
         let _ = std::fs::remove_file(self.dir.socket());
         let _ = std::fs::remove_file(self.dir.guard_file());
         let _ = std::fs::remove_file(self.dir.lock_file());
@@ -234,17 +353,71 @@ impl Lock {
 mod tests {
     use super::*;
 
+    /// Run directories whose pins are in another place than the BPF file system.
+    fn named(base: &Path, path: &str, pins: &str) -> RunDir {
+        RunDir {
+            path: base.join(path),
+            pins: base.join(pins),
+        }
+    }
+
     #[test]
     fn a_run_directory_belongs_to_one_process_at_a_time() {
         let base = tempfile::tempdir().unwrap();
-        let dir = RunDir::new(&base.path().join("weft")).unwrap();
+        let dir = named(base.path(), "weft", "pins");
         let lock = dir.lock().unwrap();
         let refused = dir.lock().unwrap_err();
         let expected = format!("a node process runs here (pid {})", std::process::id());
         assert!(refused.to_string().contains(&expected), "{refused}");
         drop(lock);
         dir.lock().unwrap().remove();
-        assert!(!dir.path().exists());
+        assert!(!dir.path().exists() && !dir.pins().exists());
+    }
+
+    #[test]
+    fn pins_belong_to_one_run_directory_at_a_time() {
+        let base = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|path| named(base.path(), path, "pins"));
+        let lock = a.lock().unwrap();
+        for refused in [b.lock(), b.lock_to_clean()] {
+            let refused = refused.unwrap_err().to_string();
+            let program = std::env::args().next().unwrap();
+            let expected = format!("(pid {}: {program}", std::process::id());
+            assert!(refused.contains(&expected), "{refused}");
+            assert!(!b.path().exists() && a.pins().exists());
+        }
+        drop(lock);
+        std::fs::write(a.pins().join("config"), "").unwrap();
+        b.lock().unwrap().remove();
+        assert!(a.pins().exists(), "what is pinned was not ours to remove");
+    }
+
+    #[test]
+    fn who_cleans_up_makes_no_pins() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = named(base.path(), "weft", "pins");
+        let lock = dir.lock_to_clean().unwrap();
+        assert!(lock.pins().is_none() && !dir.pins().exists());
+        lock.remove();
+    }
+
+    #[test]
+    fn locks_are_kept_by_the_next_program() {
+        let base = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|path| named(base.path(), path, "pins"));
+        let Lock { file, pins, .. } = a.lock().unwrap();
+        let kept = a.keep(file, pins).unwrap();
+        assert!(matches!(b.lock(), Err(Error::PinsTaken { .. })));
+        // The program before knew of no lock of the pins.
+        let Lock { file, pins, .. } = kept;
+        drop(pins);
+        let kept = a.keep(file, None).unwrap();
+        assert!(matches!(b.lock(), Err(Error::PinsTaken { .. })));
+        // And the one before that did: its descriptor is open.
+        let Lock { file, pins, .. } = kept;
+        let kept = a.keep(file, None).unwrap();
+        assert!(kept.pins().is_none() && pins.is_some());
+        kept.remove();
     }
 
     #[test]

@@ -97,6 +97,15 @@ impl<S: Stream> Stage<S> {
         self.shared.executor.wake_all();
     }
 
+    /// Ends everything: connections are reset, and what was under way is recorded as stopped. The last that is asked of the stage, but
+    /// for records.
+    pub fn stop(&mut self) {
+        self.shared.stopped.set(true);
+        for id in self.services.keys() {
+            self.shared.executor.clear(GroupId(id.0));
+        }
+    }
+
     /// Does what there is to do, within the budget, and says when to do so next if no stream wakes a task before: at `now` if
     /// something is left.
     pub fn turn(&mut self, now: Now) -> Option<Now> {

@@ -22,6 +22,9 @@ pub struct ServiceRoutes {
     pub vip: SocketAddr,
     /// Whom endpoints see: `client` or `node`.
     pub source: String,
+    /// Endpoints that see the client though `source` is `node`: pods towards which the node has no address.
+    #[serde(default)]
+    pub see_client: Vec<SocketAddr>,
     /// Every match, and where it leads, in the order in which they are tried.
     pub routes: Vec<Match>,
     /// The backends that rules name, and the service's own.
@@ -53,6 +56,9 @@ pub struct Match {
     pub backends: Vec<Share>,
     /// Status of the redirect, if it is one.
     pub redirect: Option<u16>,
+    /// Where it leads: a URL, with HOST and PATH for what stays as it was in the request.
+    #[serde(default)]
+    pub location: Option<String>,
     /// All of it in a line, for people.
     pub text: String,
 }

@@ -32,7 +32,7 @@ Exit codes:
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// Directory of the admin socket and the lock; its last component names the pins in
-    /// /sys/fs/bpf. One node process per directory, and per network namespace.
+    /// /sys/fs/bpf. One node process per such name, and per network namespace.
     #[arg(
         long,
         value_name = "DIR",

@@ -44,9 +44,16 @@ pub(super) fn check(files: &[PathBuf], programs: bool, json: bool) -> Exit {
             map_layout: Some(weft_xdp::MAP_LAYOUT),
         });
     } else {
-        print_text(&format!("accepted: {pods} pods, {services} services"));
+        let (pods, services) = (count(pods, "pod"), count(services, "service"));
+        print_text(&format!("accepted: {pods}, {services}"));
     }
     Exit::Ok
+}
+
+/// How many of what.
+fn count(number: usize, what: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{ending}")
 }
 
 /// `weft owned`.
@@ -89,7 +96,7 @@ pub(super) fn cleanup(dir: &RunDir, json: bool) -> Exit {
         Ok(before) => before,
         Err(error) => return failed(&error),
     };
-    let lock = match dir.lock() {
+    let lock = match dir.lock_to_clean() {
         Ok(lock) => lock,
         Err(error) => return failed(&error),
     };

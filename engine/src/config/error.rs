@@ -327,6 +327,18 @@ pub enum Reason {
         /// Who has it.
         by: Location,
     },
+    /// A match that an earlier rule has.
+    #[error("is never reached: {} at {}:{} matches the same, and comes first", .by.key, .by.file.display(), .by.line)]
+    NeverReached {
+        /// The earlier one.
+        by: Location,
+    },
+    /// A redirect that changes nothing of the URL.
+    #[error("leads back to the URL that was asked for: needs `scheme`, `hostname` or `port`")]
+    ToItself,
+    /// A duration within another one, which is over before.
+    #[error("is longer than `{0}`, which it is part of")]
+    LongerThan(&'static str),
     /// Two keys of which only one may stand.
     #[error("`{0}` and `{1}` exclude each other")]
     Both(&'static str, &'static str),

@@ -269,18 +269,21 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// The key that was probably meant: at most two slips away, and fewer for short ones.
+/// The key that was probably meant: at most two slips away, and fewer for short ones; or one without its end, as `match` is.
 fn nearest(key: &str, keys: &'static [&'static str]) -> Option<&'static str> {
     const LONGEST: usize = 32; // Bounds the work on a key of any length.
     if key.len() > LONGEST {
         return None;
     }
     let allowed = (key.len() / 3).min(2);
-    keys.iter()
+    let slip = keys
+        .iter()
         .map(|known| (distance(key.as_bytes(), known.as_bytes()), *known))
         .filter(|&(slips, _)| slips <= allowed)
         .min()
-        .map(|(_, known)| known)
+        .map(|(_, known)| known);
+    let mut longer = keys.iter().filter(|known| known.starts_with(key));
+    slip.or_else(|| longer.next().filter(|_| key.len() >= 4).copied())
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b`.

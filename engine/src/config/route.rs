@@ -1,9 +1,11 @@
 //! `[[service.routes]]`, with Gateway API's names.
 
+use std::collections::HashMap;
+
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_l7::route::{HeaderModifier, Hostname, Match, PathMatch, Redirect, Scheme, Timeouts};
 
-use super::error::Reason;
+use super::error::{Location, Reason};
 use super::http::{Action, BackendRef, PortRef, Route, Rule};
 use super::reader::{Kind, Table, Value, quoted};
 use super::registry::Registry;
@@ -44,7 +46,8 @@ const MOST: usize = 1_000;
 
 /// The routes of a service.
 pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Vec<Route>> {
-    all(value, |item| read_route(item, registry))
+    let mut names = HashMap::new();
+    all(value, |item| read_route(item, registry, &mut names))
 }
 
 /// Every element of an array of tables, none without an error.
@@ -62,17 +65,47 @@ fn all<T>(
     (read.len() == count).then_some(read)
 }
 
-fn read_route(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Route> {
+/// Where what may stand only once was seen first.
+type Seen<T> = HashMap<T, Location>;
+
+/// Notes a text that may stand only once, and reports another.
+fn once(value: &Value<'_, '_>, text: &str, seen: &mut Seen<String>) -> Option<()> {
+    if let Some(by) = seen.get(text) {
+        let (what, by) = (quoted(text), by.clone());
+        return value.reject(Reason::Taken { what, by });
+    }
+    seen.insert(text.to_owned(), value.location());
+    Some(())
+}
+
+fn read_route(
+    value: &Value<'_, '_>,
+    registry: &mut Registry,
+    names: &mut Seen<String>,
+) -> Option<Route> {
     let table = value.table(ROUTE_KEYS)?;
-    let name = table.require("name").and_then(|value| value.name(&NAME));
+    let name = table.require("name").and_then(|value| {
+        let name = value.name(&NAME)?;
+        once(&value, &name, names)?;
+        Some(name)
+    });
     let hostnames = table.optional("hostnames", Vec::new(), |value| {
         let items = value.items("an array of hostnames")?;
         let count = items.len();
-        let read: Vec<Hostname> = items.filter_map(|item| read_hostname(&item)).collect();
+        let mut seen = HashMap::new();
+        let read: Vec<Hostname> = items
+            .filter_map(|item| {
+                let hostname = read_hostname(&item)?;
+                let text = item.string("a hostname")?.to_ascii_lowercase();
+                once(&item, &text, &mut seen)?;
+                Some(hostname)
+            })
+            .collect();
         (read.len() == count).then_some(read)
     });
     let rules = table.require("rules").and_then(|value| {
-        let rules = all(&value, |item| read_rule(item, registry))?;
+        let mut seen = HashMap::new();
+        let rules = all(&value, |item| read_rule(item, registry, &mut seen))?;
         if rules.is_empty() {
             return value.reject(Reason::Empty);
         }
@@ -96,19 +129,86 @@ fn read_hostname(value: &Value<'_, '_>) -> Option<Hostname> {
     })
 }
 
-fn read_rule(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Rule> {
+/// What a match asks for, however it is written.
+#[derive(PartialEq, Eq, Hash)]
+struct Asked {
+    exact: bool,
+    path: String,
+    method: Option<Method>,
+    headers: Vec<(String, HeaderValue)>,
+    query: Vec<(String, String)>,
+}
+
+impl Asked {
+    fn of(found: &Match) -> Self {
+        let (exact, path) = match &found.path {
+            PathMatch::Exact(path) => (true, path.as_str()),
+            PathMatch::Prefix(prefix) => (false, prefix.trim_end_matches('/')),
+        };
+        let headers = found.headers.iter();
+        let mut headers: Vec<_> = headers
+            .map(|(name, value)| (name.as_str().to_owned(), value.clone()))
+            .collect();
+        headers.sort();
+        let mut query = found.query.clone();
+        query.sort();
+        Self {
+            exact,
+            path: path.to_owned(),
+            method: found.method.clone(),
+            headers,
+            query,
+        }
+    }
+}
+
+/// Reports a match that an earlier rule of the route has: between equals the first one wins. Those of the rule itself are
+/// noted once all are read.
+fn reached(value: &Value<'_, '_>, found: &Match, seen: &Seen<Asked>) -> Option<(Asked, Location)> {
+    let asked = Asked::of(found);
+    match seen.get(&asked) {
+        Some(by) => value.reject(Reason::NeverReached { by: by.clone() }),
+        None => Some((asked, value.location())),
+    }
+}
+
+fn read_rule(
+    value: &Value<'_, '_>,
+    registry: &mut Registry,
+    seen: &mut Seen<Asked>,
+) -> Option<Rule> {
     let table = value.table(RULE_KEYS)?;
     let name = table.optional("name", None, |value| value.name(&NAME).map(Some));
-    let matches = table.optional("matches", Vec::new(), |value| all(value, read_match));
+    let mut own = Vec::new();
+    let matches = table.optional("matches", Vec::new(), |value| {
+        all(value, |item| {
+            let found = read_match(item)?;
+            own.push(reached(item, &found, seen)?);
+            Some(found)
+        })
+    });
+    if matches.as_ref().is_some_and(Vec::is_empty) {
+        own.extend(reached(value, &Match::default(), seen));
+    }
+    for (asked, at) in own {
+        seen.entry(asked).or_insert(at);
+    }
     let request_headers =
         table.optional("request_headers", HeaderModifier::default(), read_modifier);
     let timeouts = table.optional("timeouts", Timeouts::default(), |value| {
         let table = value.table(TIMEOUT_KEYS)?;
         let limit = |key| table.optional(key, None, |value| value.duration(&TIMEOUT).map(Some));
         let (request, backend_request) = (limit("request"), limit("backend_request"));
+        let (request, backend_request) = (request?, backend_request?);
+        if let (Some(request), Some(backend)) = (request, backend_request)
+            && backend > request
+            && let Some(value) = table.get("backend_request")
+        {
+            return value.reject(Reason::LongerThan("request"));
+        }
         Some(Timeouts {
-            request: request?,
-            backend_request: backend_request?,
+            request,
+            backend_request,
         })
     });
     let action = match (table.get("backends"), table.get("redirect")) {
@@ -122,6 +222,13 @@ fn read_rule(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Rule> {
             None
         }
     };
+    if table.get("redirect").is_some() {
+        for key in ["request_headers", "timeouts"] {
+            if let Some(value) = table.get(key) {
+                return value.reject(Reason::Both(key, "redirect"));
+            }
+        }
+    }
     Some(Rule {
         name: name?,
         matches: matches?,
@@ -152,10 +259,13 @@ fn read_match(value: &Value<'_, '_>) -> Option<Match> {
     let headers = table.optional("headers", Vec::new(), read_fields);
     let query = table.optional("query", Vec::new(), |value| {
         let table = value.any_table("a table of query parameters")?;
-        table
-            .entries()
-            .map(|(name, value)| Some((name.to_owned(), value.string("a string")?.to_owned())))
-            .collect()
+        let entries = table.entries().map(|(name, value)| {
+            if name.is_empty() {
+                return bad(&value, name, "the name of a query parameter");
+            }
+            Some((name.to_owned(), value.string("a string")?.to_owned()))
+        });
+        entries.collect()
     });
     Some(Match {
         path: path?,
@@ -193,13 +303,17 @@ fn read_path(value: &Value<'_, '_>) -> Option<PathMatch> {
 /// Header fields and their values.
 fn read_fields(value: &Value<'_, '_>) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let table = value.any_table("a table of header fields")?;
+    let mut seen = HashMap::new();
     let entries: Vec<_> = table
         .entries()
         .map(|(name, value)| {
             let text = value.string("a string")?;
             let content = HeaderValue::from_str(text).ok();
             let content = content.or_else(|| bad(&value, text, "a header field's value"));
-            Some((field_name(&value, name)?, content?))
+            let field = field_name(&value, name)?;
+            // Names of fields are the same in capitals (RFC 9110 section 5.1), those of TOML are not.
+            once(&value, field.as_str(), &mut seen)?;
+            Some((field, content?))
         })
         .collect();
     entries.into_iter().collect()
@@ -262,12 +376,17 @@ fn read_redirect(value: &Value<'_, '_>) -> Option<Redirect> {
             }),
         }
     });
-    Some(Redirect {
+    let redirect = Redirect {
         scheme: scheme?,
         hostname: hostname?,
         port: port?,
         status: status?,
-    })
+    };
+    let goes = redirect.scheme.is_some() || redirect.hostname.is_some() || redirect.port.is_some();
+    if !goes {
+        return value.reject(Reason::ToItself);
+    }
+    Some(redirect)
 }
 
 fn read_backend(value: &Value<'_, '_>, registry: &mut Registry) -> Option<BackendRef> {

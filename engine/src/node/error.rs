@@ -1,5 +1,6 @@
 //! Why a node process ends, in words that say where to look.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use weft_xdp::netlink;
@@ -45,7 +46,7 @@ pub enum Error {
     #[error("{what}: {source}")]
     System {
         /// What was tried.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -88,6 +89,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     })
 }
 
-pub(super) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+pub(super) fn system(what: impl Into<Cow<'static, str>>) -> impl FnOnce(std::io::Error) -> Error {
+    let what = what.into();
     move |source| Error::System { what, source }
 }

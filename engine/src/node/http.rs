@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use weft_l7::observe::{BUCKETS, Flag, Histogram, ServiceMetrics};
-use weft_l7::route::{Action, CompiledRule, Listed, ListedPath, RequestView};
+use weft_l7::route::{Action, CompiledRule, Listed, ListedPath, Redirect, RequestView};
 use weft_l7::upstream::EndpointState;
 use weft_l7::{Reject, ServiceConfig, Source, check_request};
 
@@ -224,13 +224,15 @@ fn service_routes(service: &layer7::HttpService) -> ServiceRoutes {
             Source::Node => "node",
         }
         .into(),
-        routes: matches(config),
+        see_client: service.addressless.clone(),
+        routes: matches(service),
         backends: backends.collect(),
     }
 }
 
 /// The routes of a service, in order.
-fn matches(config: &ServiceConfig) -> Vec<Match> {
+fn matches(service: &layer7::HttpService) -> Vec<Match> {
+    let config = &service.config;
     let field = |name: &str, value: &[u8]| NameValue {
         name: name.to_owned(),
         value: String::from_utf8_lossy(value).into_owned(),
@@ -244,7 +246,7 @@ fn matches(config: &ServiceConfig) -> Vec<Match> {
         let headers = listed.headers.iter();
         let query = listed.query.iter();
         let (backends, redirect) = match &listed.rule.action {
-            Action::Redirect(redirect) => (Vec::new(), Some(redirect.status.as_u16())),
+            Action::Redirect(redirect) => (Vec::new(), Some(redirect)),
             Action::Forward(backends) => {
                 let backends = backends.iter().map(|backend| {
                     let known = backend.backend.and_then(|id| config.backends.get(&id));
@@ -271,11 +273,23 @@ fn matches(config: &ServiceConfig) -> Vec<Match> {
             rule: listed.rule.index,
             rule_name: listed.rule.name.as_deref().map(str::to_owned),
             backends,
-            redirect,
+            redirect: redirect.map(|redirect| redirect.status.as_u16()),
+            location: redirect.map(|redirect| location(redirect, "HOST", service.vip, "/PATH")),
             text: listed.to_string(),
         }
     };
     config.routes.listing().iter().map(one).collect()
+}
+
+/// Where a redirect leads, of a request to `host` and `target` that came to this VIP.
+fn location(redirect: &Redirect, host: &str, vip: SocketAddr, target: &str) -> String {
+    let location = redirect.location(host, vip.port(), target);
+    let location = location
+        .as_ref()
+        .and_then(|location| location.to_str().ok());
+    location
+        .unwrap_or("no URL that a header can say: 400")
+        .to_owned()
 }
 
 fn explain(
@@ -332,7 +346,10 @@ fn explain(
     };
     let explanation = service.config.routes.explain(&request);
     let outcome = match explanation.winner() {
-        Some(rule) => outcome(&service.config, rule),
+        Some(rule) => {
+            let target = uri.path_and_query().map_or("/", |target| target.as_str());
+            outcome(service, rule, (request.authority, target))
+        }
         None => "no rule matches: 404".into(),
     };
     let steps = explanation.steps.iter().map(|step| Step {
@@ -375,13 +392,19 @@ fn choose<'s>(
     }
     let host = uri.host().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse().ok();
-    let vip = address.map(|ip| SocketAddr::new(ip, uri.port_u16().unwrap_or(80)));
+    let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+    let plain = if https { 443 } else { 80 };
+    let vip = address.map(|ip| SocketAddr::new(ip, uri.port_u16().unwrap_or(plain)));
     let by_vip = services.iter().find(|known| Some(known.vip) == vip);
     let names: std::collections::BTreeSet<&str> =
         services.iter().map(|known| &*known.config.name).collect();
     match (by_vip, services) {
         (Some(found), _) => Ok(found),
         (None, [first, ..]) if names.len() == 1 && vip.is_none() => Ok(first),
+        (None, _) if https && uri.port().is_none() => Err(format!(
+            "{}; https:// without a port means 443",
+            nobody(services, vip)
+        )),
         (None, _) => Err(nobody(services, vip)),
     }
 }
@@ -409,12 +432,17 @@ fn nobody(services: &[&std::sync::Arc<layer7::HttpService>], vip: Option<SocketA
     }
 }
 
-fn outcome(config: &ServiceConfig, rule: &CompiledRule) -> String {
+fn outcome(
+    service: &layer7::HttpService,
+    rule: &CompiledRule,
+    (host, target): (&str, &str),
+) -> String {
+    let config = &service.config;
     match &rule.action {
         Action::Redirect(redirect) => {
             let status = redirect.status.as_u16();
-            let host = redirect.hostname.as_deref().unwrap_or("the same host");
-            format!("redirect to {host}: {status}")
+            let location = location(redirect, host, service.vip, target);
+            format!("redirect to {location}: {status}")
         }
         Action::Forward(backends) => {
             let total: u64 = backends

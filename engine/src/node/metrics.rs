@@ -38,7 +38,10 @@ pub(super) struct Server(TcpListener);
 
 impl Server {
     pub(super) async fn bind(address: SocketAddr) -> std::io::Result<Self> {
-        TcpListener::bind(address).await.map(Self)
+        let listener = TcpListener::bind(address).await?;
+        // The port may be the kernel's choice.
+        tracing::info!(address = %listener.local_addr()?, "metrics at /metrics");
+        Ok(Self(listener))
     }
 
     /// Serves until the process ends; control knows the answers.

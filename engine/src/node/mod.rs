@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, view};
-use crate::config::{Config, InterfaceInfo};
+use crate::config::{AccessLog, Config, InterfaceInfo};
 use crate::control::Control;
 use crate::guard::{self, Guard};
 use crate::rundir::{Lock, RunDir};
@@ -66,13 +66,15 @@ pub fn run(files: &[PathBuf], dir: &RunDir, log_format: &'static str) -> Result<
         .map_err(system("cannot start the control thread"))?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
+        weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         let (lock, handover, socket) = match inherited {
             None => (dir.lock()?, None, None),
             Some(Inherited {
                 handover,
                 lock,
                 socket,
-            }) => (dir.keep(lock)?, Some(handover), Some(socket)),
+                pins,
+            }) => (dir.keep(lock, pins)?, Some(handover), Some(socket)),
         };
         dir.await_guard();
         // By the programs and the pair of a process that is dead, before either is exchanged.
@@ -169,12 +171,11 @@ impl Node {
         let metrics = match config.node.metrics {
             Some(address) => {
                 let bound = metrics::Server::bind(address).await;
-                let what = "cannot listen for metrics (node.metrics)";
+                let what = format!("cannot listen for metrics at {address} (node.metrics)");
                 unless_upgrading(bound.map_err(system(what)).map(Some), upgrading)?
             }
             None => None,
         };
-        weft_xdp::ensure_bpffs().map_err(system("cannot mount the BPF file system"))?;
         if weft_xdp::pair_is_foreign(dir.pins())? {
             return Err(Error::PairTaken);
         }
@@ -245,7 +246,15 @@ impl Node {
         start::adopt(&steering, config, interfaces)?;
         let mut control = Control::new(steering, config);
         let log = access_log::open(&config.node.access_log, control.layer7());
-        let log = log.map_err(system("cannot open the access log (node.access_log)"));
+        let log = log.map_err(system(match &config.node.access_log {
+            AccessLog::File(path) => {
+                format!(
+                    "cannot open the access log {} (node.access_log)",
+                    path.display()
+                )
+            }
+            _ => "cannot write the access log (node.access_log)".into(),
+        }));
         let log = unless_upgrading(log, upgrading)?;
         let (records, access_log) = log.unzip();
         let workers = start::workers(&mut control, config, pair, records).await?;

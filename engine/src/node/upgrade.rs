@@ -176,11 +176,16 @@ impl Node {
         self.workers.clear(); // Their queues are free.
         guard.dismiss(); // Nobody is left who would have to be told of a crash.
         let open = [lock.as_fd(), listener.as_fd()];
-        let error = handover.execute(path, path, open);
+        let error = handover.execute(path, path, open, lock.pins());
         let failed = format!("{}: cannot be executed: {error}", path.display());
         tracing::error!("{failed}: starting this program again");
         handover.failed = Some(failed.clone());
-        let again = handover.execute(Path::new("/proc/self/exe"), &self.program, open);
+        let again = handover.execute(
+            Path::new("/proc/self/exe"),
+            &self.program,
+            open,
+            lock.pins(),
+        );
         Error::Upgrade { failed, again }
     }
 

@@ -40,6 +40,8 @@ pub struct Handover {
     pub lock: RawFd,
     /// That of the admin socket.
     pub socket: RawFd,
+    /// That of the lock of its pins, which some versions do not have.
+    pub pins: Option<RawFd>,
 }
 
 /// What the program before this one has left.
@@ -51,18 +53,27 @@ pub struct Inherited {
     pub lock: File,
     /// The admin socket.
     pub socket: UnixListener,
+    /// The lock of its pins.
+    pub pins: Option<File>,
 }
 
 impl Handover {
     /// Puts the program at `path` in this one's place, with this one's arguments and environment. It will take `name` for
     /// where it was started from. Returns only when the kernel refuses, and why.
-    pub fn execute(&mut self, path: &Path, name: &Path, open: [BorrowedFd<'_>; 2]) -> io::Error {
+    pub fn execute(
+        &mut self,
+        path: &Path,
+        name: &Path,
+        open: [BorrowedFd<'_>; 2],
+        pins: Option<BorrowedFd<'_>>,
+    ) -> io::Error {
         [self.lock, self.socket] = open.map(|open| open.as_raw_fd());
+        self.pins = pins.map(|pins| pins.as_raw_fd());
         let told = match serde_json::to_string(&self) {
             Ok(told) => told,
             Err(error) => return error.into(),
         };
-        for open in open {
+        for open in open.into_iter().chain(pins) {
             if let Err(error) = fcntl_setfd(open, FdFlags::empty()) {
                 return error.into();
             }
@@ -110,11 +121,13 @@ pub(super) fn environment(
 pub fn inherit() -> Option<Inherited> {
     let handover = understood(&env::var_os(VARIABLE)?, std::process::id())?;
     let taken = |number| -> io::Result<OwnedFd> { weft_xdp::inherited(number) };
+    let pins = handover.pins.and_then(|number| taken(number).ok());
     match (taken(handover.lock), taken(handover.socket)) {
         (Ok(lock), Ok(socket)) => Some(Inherited {
             handover,
             lock: lock.into(),
             socket: socket.into(),
+            pins: pins.map(File::from),
         }),
         (lock, socket) => {
             tracing::warn!(?lock, ?socket, "{VARIABLE} names what was not left open");

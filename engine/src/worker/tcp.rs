@@ -202,6 +202,7 @@ impl<IO: PacketIo, P: PinSink> Worker<IO, P> {
         let Some(stack) = &self.tcp.stack else {
             return true;
         };
+        self.http.stop();
         stack.abort_all();
         let tables = Arc::clone(self.tables.load());
         self.send_tcp(now, &tables);

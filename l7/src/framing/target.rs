@@ -106,7 +106,8 @@ fn path(target: &[u8]) -> Result<(), Reject> {
     }
 }
 
-/// Whether this can be `uri-host [ ":" port ]`, without a user (RFC 9110 section 4.2.4).
+/// Whether this can be `uri-host [ ":" port ]`, without a user (RFC 9110 section 4.2.4), and with a host (section 4.2.1). A `Host` without
+/// one may be refused or taken for a default (RFC 9112 section 3.3); another reader could have another default.
 pub(super) fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match memchr::memrchr(b':', text) {
         Some(colon) if !text[colon..].contains(&b']') => (&text[..colon], &text[colon + 1..]),
@@ -123,7 +124,8 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(byte)),
     };
-    sound && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+    let named = !literal.unwrap_or(host).is_empty();
+    named && sound && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
 /// Whether two authorities are the same for `http`.

@@ -42,6 +42,7 @@ impl<S: Stream> Leg<S> {
             refused: Cell::default(),
             failed: Cell::default(),
             head_since: Cell::default(),
+            refused_since: Cell::default(),
             read_blocked: Cell::default(),
             write_blocked: Cell::default(),
             read: Cell::default(),

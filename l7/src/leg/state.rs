@@ -22,6 +22,8 @@ pub(crate) struct LegState {
     pub(super) failed: Cell<Option<Reject>>,
     /// When the head began that is not complete.
     pub(super) head_since: Cell<Option<Now>>,
+    /// When the head began that was given up.
+    pub(super) refused_since: Cell<Option<Now>>,
     /// Since when the peer has sent nothing of a body, though it is asked for.
     pub(super) read_blocked: Cell<Option<Now>>,
     /// Since when the peer has taken nothing.
@@ -85,6 +87,11 @@ impl LegState {
     /// When the incomplete head began.
     pub(crate) fn head_since(&self) -> Option<Now> {
         self.head_since.get()
+    }
+
+    /// When the head began that was given up because it took too long.
+    pub(crate) fn refused_since(&self) -> Option<Now> {
+        self.refused_since.get()
     }
 
     /// The first head began before the leg did.
@@ -176,7 +183,7 @@ impl LegState {
         if let Some(guard) = &mut *self.guard.borrow_mut() {
             guard.stand_in();
             self.refused.set(Some((guard.heads(), reject)));
-            self.head_since.set(None);
+            self.refused_since.set(self.head_since.take());
         }
         if let Some(waker) = self.reader.borrow_mut().take() {
             waker.wake();

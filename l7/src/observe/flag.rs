@@ -35,6 +35,8 @@ list! {
         ClientProtocol = "client_protocol",
         /// The client took too long over its request: 408; or, in HTTP/2, over the response, whose stream is reset.
         ClientTimeout = "client_timeout",
+        /// The stage ended first: the connection is reset.
+        Stopped = "stopped",
     }
 }
 
@@ -44,7 +46,7 @@ impl Flag {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoEndpoint | Self::Overflow | Self::ConnectFailed => {
+            Self::NoEndpoint | Self::Overflow | Self::ConnectFailed | Self::Stopped => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::UpstreamClosed | Self::UpstreamProtocol | Self::UpstreamCut => {
@@ -71,6 +73,7 @@ impl Flag {
             Self::BackendTimeout | Self::RequestTimeout => "UT",
             Self::ClientGone | Self::ClientTimeout => "DC",
             Self::ClientProtocol => "DPE",
+            Self::Stopped => "LR",
         }
     }
 }

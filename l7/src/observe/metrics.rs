@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::Reject;
 use crate::route::BackendId;
 
-use super::{AccessRecord, Flag};
+use super::{AccessRecord, Flag, Protocol};
 
 /// Upper bounds of a histogram's buckets in microseconds; one more bucket holds what is above.
 pub const BUCKETS: [u64; 14] = [
@@ -78,13 +78,13 @@ pub struct ServiceMetrics {
     pub rejected: [u64; Reject::ALL.len()],
     /// Responses that were refused, by [`Reject`].
     pub upstream_rejected: [u64; Reject::ALL.len()],
-    /// Requests by [`Flag`].
+    /// Requests, and connections that are no HTTP, by [`Flag`].
     pub flags: [u64; Flag::ALL.len()],
     /// Requests that have ended.
     pub requests: BTreeMap<Series, u64>,
-    /// Bytes of their bodies.
+    /// Bytes of their bodies, and of tunnels.
     pub received: u64,
-    /// Bytes of the responses' bodies.
+    /// Bytes of the responses' bodies, and of tunnels.
     pub sent: u64,
     /// From the request's header to the end of the response.
     pub duration: Histogram,
@@ -177,6 +177,14 @@ impl ServiceMetrics {
     }
 
     pub(crate) fn record(&mut self, record: &AccessRecord) {
+        if let Some(flag) = record.flag {
+            self.flags[flag as usize] += 1;
+        }
+        self.received += record.received;
+        self.sent += record.sent;
+        if record.protocol == Protocol::Tcp {
+            return; // No request, and it may have lasted for days.
+        }
         let known = (100..=599).contains(&record.status);
         let series = Series {
             rule: record.rule.clone(),
@@ -184,12 +192,7 @@ impl ServiceMetrics {
             status: if known { record.status } else { 0 },
         };
         *self.requests.entry(series).or_default() += 1;
-        if let Some(flag) = record.flag {
-            self.flags[flag as usize] += 1;
-        }
         self.retries += u64::from(record.retries);
-        self.received += record.received;
-        self.sent += record.sent;
         self.duration.observe(record.total);
         if let Some(first_byte) = record.backend_first_byte {
             self.backend_duration.observe(first_byte);

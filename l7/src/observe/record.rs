@@ -24,10 +24,10 @@ pub enum Protocol {
     Tcp,
 }
 
-/// One request, once it is over (OBS-06).
+/// One request, or a connection that is no HTTP, once it is over (OBS-06).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AccessRecord {
-    /// When its header was complete.
+    /// When its header was complete, or the protocol told; when it began, if it took too long.
     pub at: Now,
     /// The service it came to.
     pub service: ServiceId,
@@ -58,15 +58,15 @@ pub struct AccessRecord {
     pub endpoint: Option<SocketAddr>,
     /// Tries after the first.
     pub retries: u32,
-    /// Bytes of the request's body.
+    /// Bytes of the request's body, or to the endpoint of a tunnel.
     pub received: u64,
-    /// Bytes of the response's body.
+    /// Bytes of the response's body, or to the client of a tunnel.
     pub sent: u64,
     /// Until there was a connection to the endpoint.
     pub queued: Option<Duration>,
     /// From then to the response's header.
     pub backend_first_byte: Option<Duration>,
-    /// From the request's header to the end.
+    /// From [`Self::at`] to the end.
     pub total: Duration,
     /// The trace, if the request is part of one.
     pub trace: Option<TraceContext>,
@@ -89,6 +89,11 @@ impl Log {
         } else {
             self.lost += 1;
         }
+    }
+
+    /// One of those that come at once and are the last: as many as requests were under way.
+    pub(crate) fn push_last(&mut self, record: AccessRecord) {
+        self.records.push_back(record);
     }
 
     pub(crate) fn pop(&mut self) -> Option<AccessRecord> {

@@ -9,8 +9,18 @@ use crate::observe::Flag;
 use crate::route::Redirect;
 
 /// A failure, with its reason as text for people.
-pub(super) fn failure(flag: Flag, tail: Tail) -> Response<ResponseBody> {
-    plain(flag.status(), flag.name(), tail)
+pub(super) fn failure(
+    flag: Flag,
+    detail: Option<&'static str>,
+    tail: Tail,
+) -> Response<ResponseBody> {
+    let reason = match detail {
+        Some("no_http2") => {
+            "upstream_protocol: the request came by HTTP/2, and the endpoint does not speak it without TLS (h2c)"
+        }
+        _ => flag.name(),
+    };
+    plain(flag.status(), reason, tail)
 }
 
 /// A request that is refused for its form. Nothing behind it can be trusted, so the connection ends.

@@ -7,6 +7,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -23,8 +24,9 @@ use super::{BUFFER, WINDOW};
 use crate::config::{ConnectionMeta, ServiceConfig};
 use crate::framing::Guard;
 use crate::leg::{Leg, LegState};
-use crate::observe::{Protocol, Recorder};
+use crate::observe::{AccessRecord, Protocol, Recorder};
 use crate::run::{Alarm, Deadline};
+use crate::stage::ServiceId;
 use crate::upstream::Lease;
 use crate::{Now, Reject, Stream};
 
@@ -65,6 +67,33 @@ impl Client {
             spare: Cell::default(),
             passing: Cell::default(),
             upgrade: RefCell::default(),
+        }
+    }
+
+    /// What is known of a request, or a tunnel, that begins now.
+    pub(super) fn record(&self, service: ServiceId, now: Now) -> AccessRecord {
+        AccessRecord {
+            at: now,
+            service,
+            client: self.meta.client,
+            vip: self.meta.vip,
+            protocol: self.protocol,
+            method: None,
+            authority: "".into(),
+            path: "".into(),
+            status: 0,
+            flag: None,
+            detail: None,
+            rule: None,
+            backend: None,
+            endpoint: None,
+            retries: 0,
+            received: 0,
+            sent: 0,
+            queued: None,
+            backend_first_byte: None,
+            total: Duration::ZERO,
+            trace: None,
         }
     }
 
@@ -239,8 +268,7 @@ async fn http1<S: Stream>(
             let upstream: Option<Leg<S>> = lease.detached().await;
             if let Some(upstream) = upstream {
                 service.metrics.borrow_mut().tunnels += 1;
-                let (up, down) = tunnel(leg, upstream).await;
-                recorder.note(|record| (record.received, record.sent) = (up, down));
+                tunnel(leg, upstream, &mut recorder).await;
             }
         }
         None => linger(service, config, leg).await,

@@ -16,7 +16,7 @@ use super::lookup::{authority, check_http2, view};
 use super::service::Service;
 use super::{answer, headers};
 use crate::config::{ConnectRequest, ServiceConfig, Source};
-use crate::observe::{AccessRecord, Flag, Protocol, Recorder, Sink, cut, first_line, propagate};
+use crate::observe::{Flag, Protocol, Recorder, Sink, cut, first_line, propagate};
 use crate::route::{Action, BackendId, CompiledRule, Pick};
 use crate::run::Deadline;
 use crate::upstream::{
@@ -49,29 +49,7 @@ pub(super) struct Asked {
 
 impl<'x, S: Stream> Exchange<'x, S> {
     pub(super) fn new(service: &'x Rc<Service<S>>, client: &'x Rc<Client>) -> Self {
-        let record = AccessRecord {
-            at: service.now(),
-            service: service.id,
-            client: client.meta.client,
-            vip: client.meta.vip,
-            protocol: client.protocol,
-            method: None,
-            authority: "".into(),
-            path: "".into(),
-            status: 0,
-            flag: None,
-            detail: None,
-            rule: None,
-            backend: None,
-            endpoint: None,
-            retries: 0,
-            received: 0,
-            sent: 0,
-            queued: None,
-            backend_first_byte: None,
-            total: Duration::ZERO,
-            trace: None,
-        };
+        let record = client.record(service.id, service.now());
         let sink: Rc<dyn Sink> = Rc::clone(service) as Rc<dyn Sink>;
         // Whatever happens before there is a response happens because the client is gone.
         let mut recorder = Recorder::new(sink, record);
@@ -342,7 +320,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         if let Some(reject) = self.client.leg.failed() {
             return self.refuse(reject, Version::HTTP_11);
         }
-        answer::failure(flag, self.tail)
+        answer::failure(flag, detail, self.tail)
     }
 
     /// As [`Self::refuse`], a request that something stands in for.
@@ -354,6 +332,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
         let line = self.client.leg.refused_line();
         self.tail.recorder.note(|record| {
             (record.method, record.path) = first_line(&line, LOGGED_PATH);
+            record.at = self.client.leg.refused_since().unwrap_or(record.at);
         });
         self.refuse(reject, version)
     }

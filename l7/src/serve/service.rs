@@ -24,6 +24,8 @@ pub(crate) struct Shared<S> {
     random: Cell<u64>,
     /// Connections end as soon as they have no request under way.
     pub(crate) draining: Cell<bool>,
+    /// What ends now does so because the stage does.
+    pub(crate) stopped: Cell<bool>,
     pub(crate) log: RefCell<Log>,
 }
 
@@ -35,6 +37,7 @@ impl<S> Shared<S> {
             upstreams: RefCell::new(upstreams),
             random: Cell::new(seed),
             draining: Cell::new(false),
+            stopped: Cell::new(false),
             log: RefCell::default(),
         }
     }
@@ -132,11 +135,6 @@ impl<S> Service<S> {
         }
     }
 
-    /// Counts what became of a connection without requests.
-    pub(crate) fn count(&self, flag: Flag) {
-        self.metrics.borrow_mut().flags[flag as usize] += 1;
-    }
-
     /// Counts a request that was refused.
     pub(crate) fn reject(&self, reject: Reject) {
         self.metrics.borrow_mut().rejected[reject as usize] += 1;
@@ -152,10 +150,18 @@ impl<S> Sink for Service<S> {
         self.shared.timers.now()
     }
 
-    fn record(&self, record: AccessRecord) {
+    fn record(&self, mut record: AccessRecord) {
+        let stopped = self.shared.stopped.get();
+        if stopped {
+            record.flag = Some(Flag::Stopped);
+        }
         self.metrics.borrow_mut().record(&record);
         if self.config.borrow().access_log {
-            self.shared.log.borrow_mut().push(record);
+            let mut log = self.shared.log.borrow_mut();
+            match stopped {
+                true => log.push_last(record),
+                false => log.push(record),
+            }
         }
     }
 }

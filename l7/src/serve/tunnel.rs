@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::connection::Client;
+use super::exchange::Failure;
 use super::service::Service;
 use crate::Stream;
-use crate::config::{ConnectRequest, ServiceConfig};
+use crate::config::{ConnectRequest, ServiceConfig, Source};
 use crate::leg::Leg;
-use crate::observe::Flag;
+use crate::observe::{Flag, Recorder, Sink};
+use crate::upstream::{Underway, connect};
 
 /// Bytes of each direction that have been read and not yet written.
 const BUFFER: usize = 16 << 10;
@@ -60,13 +62,19 @@ impl Lane {
     }
 }
 
-/// Joins two legs until both halves have ended; an error of one resets the other. Says how many bytes went up and down.
-pub(super) async fn tunnel<S: Stream>(mut client: Leg<S>, mut upstream: Leg<S>) -> (u64, u64) {
+/// Joins two legs until both halves have ended; an error of one resets the other. Notes how many bytes went up and down.
+pub(super) async fn tunnel<S: Stream>(
+    mut client: Leg<S>,
+    mut upstream: Leg<S>,
+    recorder: &mut Recorder,
+) {
     let (mut up, mut down) = (Lane::default(), Lane::default());
     let done = poll_fn(|cx| {
-        let up = up.poll(cx, &mut client, &mut upstream)?;
-        let down = down.poll(cx, &mut upstream, &mut client)?;
-        if up.is_ready() && down.is_ready() {
+        let went_up = up.poll(cx, &mut client, &mut upstream);
+        let went_down = down.poll(cx, &mut upstream, &mut client);
+        recorder.note(|record| (record.received, record.sent) = (up.bytes, down.bytes));
+        let (went_up, went_down) = (went_up?, went_down?);
+        if went_up.is_ready() && went_down.is_ready() {
             return Poll::Ready(Ok::<(), io::Error>(()));
         }
         Poll::Pending
@@ -75,8 +83,12 @@ pub(super) async fn tunnel<S: Stream>(mut client: Leg<S>, mut upstream: Leg<S>) 
     if done.is_ok() {
         client.state().end_in_order();
         upstream.state().end_in_order();
+        return;
     }
-    (up.bytes, down.bytes)
+    recorder.flag(Some(match client.state().lost() {
+        Some(_) => Flag::ClientGone,
+        None => Flag::UpstreamCut,
+    }));
 }
 
 /// A connection that is no HTTP: bytes to and from an endpoint of the service's backend for such.
@@ -86,31 +98,50 @@ pub(super) async fn tcp<S: Stream>(
     leg: Leg<S>,
     client: &Rc<Client>,
 ) {
-    let Some((id, backend)) = config.tcp.and_then(|id| Some((id, service.backend(id)?))) else {
-        return;
-    };
+    let sink: Rc<dyn Sink> = Rc::clone(service) as Rc<dyn Sink>;
+    let mut recorder = Recorder::new(sink, client.record(service.id, service.now()));
+    match open(service, config, client, &mut recorder).await {
+        Ok((upstream, _underway)) => {
+            let upstream = Leg::new(upstream, Vec::new(), None, &service.shared.timers);
+            service.metrics.borrow_mut().tunnels += 1;
+            tunnel(leg, upstream, &mut recorder).await;
+        }
+        Err((flag, detail)) => recorder.note(|record| {
+            record.flag = Some(flag);
+            record.detail = detail;
+        }),
+    }
+}
+
+/// Opens a connection to an endpoint for a tunnel.
+async fn open<S: Stream>(
+    service: &Rc<Service<S>>,
+    config: &ServiceConfig,
+    client: &Client,
+    recorder: &mut Recorder,
+) -> Result<(S, Underway), Failure> {
     let shared = &service.shared;
+    let id = config.tcp.ok_or((Flag::InvalidBackend, None))?;
+    recorder.note(|record| record.backend = Some(id));
+    let backend = service.backend(id).ok_or((Flag::InvalidBackend, None))?;
     let chosen = backend.choose(client.meta.hash, || shared.random());
-    let Some(endpoint) = chosen else {
-        return service.count(Flag::NoEndpoint);
-    };
-    let Some(_underway) = endpoint.begin() else {
-        return service.count(Flag::Overflow);
-    };
+    let endpoint = chosen.ok_or((Flag::NoEndpoint, None))?;
+    recorder.note(|record| record.endpoint = Some(endpoint.address));
+    let underway = endpoint.begin().ok_or((Flag::Overflow, None))?;
     let request = ConnectRequest {
         service: service.id,
         backend: id,
         endpoint: endpoint.address,
         client: client.meta,
-        source: config.source,
+        source: match endpoint.sees_client() {
+            true => Source::Client,
+            false => config.source,
+        },
     };
-    // The first byte may be the endpoint's: a tunnel waits for the connection by itself, and ends with it.
-    match shared.connect(&request) {
-        Ok(stream) => {
-            let upstream = Leg::new(stream, Vec::new(), None, &shared.timers);
-            service.metrics.borrow_mut().tunnels += 1;
-            tunnel(leg, upstream).await;
-        }
-        Err(_) => service.count(Flag::ConnectFailed),
-    }
+    let begun = service.now();
+    let opened = connect(service, &backend.config(), &request).await;
+    let upstream = opened.map_err(|error| (error.flag(), error.detail()))?;
+    recorder.note(|record| record.queued = Some(service.now() - begun));
+    service.metrics.borrow_mut().upstream_connections += 1;
+    Ok((upstream, underway))
 }

@@ -14,5 +14,5 @@ pub use config::{
     Algorithm, BackendConfig, BackendLimits, BackendProtocol, EndpointConfig, EndpointState, Picker,
 };
 pub(crate) use connection::{Codec, Lease};
-pub(crate) use endpoint::{Endpoint, Key};
-pub(crate) use open::{AcquireError, acquire};
+pub(crate) use endpoint::{Endpoint, Key, Underway};
+pub(crate) use open::{AcquireError, acquire, connect};

@@ -98,6 +98,23 @@ pub(crate) async fn acquire<S: Stream>(
     Ok(Lease::new(connection, sender, underway, reused))
 }
 
+/// Opens a connection that is no pool's.
+pub(crate) async fn connect<S: Stream>(
+    service: &Service<S>,
+    config: &BackendConfig,
+    request: &ConnectRequest,
+) -> Result<S, AcquireError> {
+    let open = async {
+        let mut stream = service.shared.connect(request)?;
+        poll_fn(|cx| stream.poll_connected(cx)).await?;
+        Ok::<S, io::Error>(stream)
+    };
+    let deadline = Deadline::after(&service.shared.timers, Some(config.connect_timeout));
+    let opened = deadline.within(Box::pin(open)).await;
+    let opened = opened.ok_or(AcquireError::Timeout)?;
+    opened.map_err(|error| AcquireError::Connect(error.kind()))
+}
+
 /// Opens a connection and starts its task.
 async fn open<S: Stream>(
     service: &Rc<Service<S>>,

@@ -370,3 +370,51 @@ fn a_stage_that_ends_lets_requests_finish_and_ends_connections_in_order() {
     world.pass(Duration::from_secs(2));
     assert_eq!(world.stage.connections(SERVICE), 0);
 }
+
+/// What the end of the stage cuts is recorded; what rests is not.
+#[test]
+fn a_stop_is_recorded() {
+    let mut world = World::new(ServiceConfig {
+        tcp: Some(BACKEND),
+        ..service()
+    });
+    let (mut idle, _endpoint, _) = world.exchange(&get("/"), &ok("one"));
+    idle.read();
+    assert_eq!(world.record().flag, None);
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+    let (mut cut, _cut, _) = world.exchange(&get("/cut"), half);
+    let mut waits = world.client();
+    waits.send(get("/waits"));
+    let _asked = world.opened();
+    let mut tunnel = world.client();
+    tunnel.send("*1\r\n");
+    let mut end = world.opened();
+    assert_eq!(end.read(), "*1\r\n");
+    world.pass(Duration::from_secs(1));
+    world.stage.stop();
+    for client in [&mut idle, &mut cut, &mut waits, &mut tunnel] {
+        assert!(client.is_reset());
+    }
+    let records = std::iter::from_fn(|| world.stage.record());
+    let mut seen: Vec<_> = records
+        .map(|record| {
+            assert_eq!(record.flag, Some(Flag::Stopped));
+            assert_eq!(record.total, Duration::from_secs(1));
+            (
+                record.path.to_string(),
+                record.status,
+                record.received,
+                record.sent,
+            )
+        })
+        .collect();
+    seen.sort();
+    let expected = [
+        (String::new(), 0, 4, 0),
+        ("/cut".into(), 200, 0, 4),
+        ("/waits".into(), 0, 0, 0),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(world.metrics().flags[Flag::Stopped as usize], 3);
+    assert_eq!(world.stage.tasks(SERVICE), 0);
+}

@@ -239,7 +239,9 @@ fn a_slow_head_is_answered_408() {
     let answer = client.read();
     assert_eq!(status(&answer), 408);
     assert!(client.is_ended());
-    assert_eq!(world.record().flag, Some(Flag::ClientTimeout));
+    let record = world.record();
+    assert_eq!(record.flag, Some(Flag::ClientTimeout));
+    assert_eq!(record.total, Duration::from_secs(10));
     assert_eq!(world.stage.tasks(SERVICE), 0);
 }
 

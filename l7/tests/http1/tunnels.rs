@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weft_l7::ServiceConfig;
-use weft_l7::observe::Flag;
+use weft_l7::observe::{Flag, Protocol};
 
 use crate::support::*;
 
@@ -109,6 +109,13 @@ fn env_02_server_first_protocols_work() {
     world.run();
     assert!(client.is_ended() && endpoint.is_ended());
     assert_eq!(world.stage.tasks(SERVICE), 0);
+    let record = world.record();
+    assert_eq!((record.protocol, record.flag), (Protocol::Tcp, None));
+    assert_eq!((record.received, record.sent), (8, 10));
+    assert_eq!(record.endpoint, Some(address(1)));
+    let metrics = world.metrics();
+    assert_eq!((metrics.tunnels, metrics.total()), (1, 0));
+    assert_eq!((metrics.received, metrics.sent), (8, 10));
 }
 
 /// ENV-02: what is no HTTP is passed on whole; what is, is served.
@@ -129,6 +136,28 @@ fn env_02_protocols_are_told_apart() {
     }
 }
 
+/// ENV-02: a protocol of text is not HTTP for having a word in capitals and a space. One that ends no line waits for a bounded time.
+#[test]
+fn env_02_protocols_of_text_are_tunnels() {
+    for said in ["HELO foo\r\n", "USER x\r\n", "USER x\n"] {
+        for split in [1, 3, 100] {
+            let mut world = World::new(with_tcp());
+            let mut client = world.client();
+            client.0.faults().split(split);
+            client.send(said);
+            world.run();
+            assert_eq!(world.opened().read(), said);
+        }
+    }
+    for said in ["USER x".into(), format!("USER {}", "x".repeat(1_000))] {
+        let mut world = World::new(with_tcp());
+        let mut client = world.client();
+        client.send(&said);
+        world.pass(Duration::from_millis(1_010));
+        assert_eq!(world.opened().read(), said);
+    }
+}
+
 #[test]
 fn a_tunnel_without_an_endpoint_resets_its_client() {
     let mut world = World::new(with_tcp());
@@ -142,5 +171,49 @@ fn a_tunnel_without_an_endpoint_resets_its_client() {
     client.send("*1\r\n");
     world.run();
     assert!(client.is_reset());
-    assert_eq!(world.metrics().flags[Flag::ConnectFailed as usize], 1);
+    let record = world.record();
+    let why = (record.flag, record.detail);
+    assert_eq!(why, (Some(Flag::ConnectFailed), Some("refused")));
+    assert_eq!(record.endpoint, Some(address(1)));
+    let metrics = world.metrics();
+    assert_eq!(metrics.flags[Flag::ConnectFailed as usize], 1);
+    assert_eq!((metrics.tunnels, metrics.total()), (0, 0));
+}
+
+#[test]
+fn a_tunnel_whose_endpoint_refuses_later_or_never_answers_says_so() {
+    let mut world = World::new(with_tcp());
+    world.network.borrow_mut().silent.push(address(1));
+    let mut client = world.client();
+    client.send("*1\r\n");
+    let endpoint = world.opened();
+    let refused = std::io::ErrorKind::ConnectionRefused;
+    endpoint.0.faults().fail(refused);
+    world.run();
+    assert!(client.is_reset());
+    let record = world.record();
+    let why = (record.flag, record.detail);
+    assert_eq!(why, (Some(Flag::ConnectFailed), Some("refused")));
+    let mut client = world.client();
+    client.send("*1\r\n");
+    world.pass(Duration::from_secs(6));
+    assert!(client.is_reset());
+    assert_eq!(world.record().flag, Some(Flag::ConnectTimeout));
+    assert_eq!(world.metrics().tunnels, 0);
+}
+
+#[test]
+fn a_tunnel_says_who_reset_it() {
+    for (of_client, flag) in [(true, Flag::ClientGone), (false, Flag::UpstreamCut)] {
+        let mut world = World::new(with_tcp());
+        let mut client = world.client();
+        client.send("*1\r\n");
+        let mut endpoint = world.opened();
+        endpoint.read();
+        let gone = if of_client { &client } else { &endpoint };
+        gone.0.faults().fail(std::io::ErrorKind::ConnectionReset);
+        world.run();
+        let record = world.record();
+        assert_eq!((record.flag, record.received), (Some(flag), 4));
+    }
 }

@@ -183,15 +183,19 @@ pub(super) const CASES: &[(&str, &str)] = &[
          [[service.routes]]\nname = \"r\"\nhostnames = [\"-a\"]\n\
          rules = [\n  { backends = [{ service = \"t\" }] },\n  { backends = [{ service = \"s\", port = 81 }, { service = \"s\", port = \"x\" }] },\n\
          \x20 { matches = [{ path = { exact = \"a\" } }] },\n\
-         \x20 { redirect = { status = 304 }, request_headers = { set = { host = \"a\" } } },\n  { redirect = {}, backends = [] },\n\
-         \x20 { redirect = {}, matches = [{ path = { exact = \"/\", prefix = \"/\" }, method = \"G T\", headers = { \"a b\" = \"c\" } }] },\n]\n\
+         \x20 { redirect = { status = 304 }, request_headers = { set = { host = \"a\" } } },\n  { redirect = { port = 81 }, backends = [] },\n\
+         \x20 { redirect = { port = 81 }, matches = [{ path = { exact = \"/\", prefix = \"/\" }, method = \"G T\", headers = { \"a b\" = \"c\" } }] },\n]\n\
          [[service.routes]]\nname = \"q\"\nrules = []\n[service.http]\nhead_fields = 101\n",
         "node.toml:8: service[0].routes[0].hostnames[0]: \"-a\" is not a hostname: labels of a-z, 0-9 and -, with *. in front for a wildcard\n\
          node.toml:10: service[0].routes[0].rules[0].backends[0]: there is no service \"t\"\n\
+         node.toml:11: service[0].routes[0].rules[1]: is never reached: service[0].routes[0].rules[0] at node.toml:10 matches the same, and comes first\n\
          node.toml:12: service[0].routes[0].rules[2]: needs either `backends` or `redirect`\n\
          node.toml:12: service[0].routes[0].rules[2].matches[0].path.exact: \"a\" is not a path: it begins with / and has no query, fragment, empty or dot element\n\
+         node.toml:13: service[0].routes[0].rules[3]: is never reached: service[0].routes[0].rules[0] at node.toml:10 matches the same, and comes first\n\
          node.toml:13: service[0].routes[0].rules[3].redirect.status: 304 is not one of 301, 302, 303, 307, 308\n\
          node.toml:13: service[0].routes[0].rules[3].request_headers: \"host\" is not a field that may be changed: it frames or routes the message\n\
+         node.toml:13: service[0].routes[0].rules[3].request_headers: `request_headers` and `redirect` exclude each other\n\
+         node.toml:14: service[0].routes[0].rules[4]: is never reached: service[0].routes[0].rules[0] at node.toml:10 matches the same, and comes first\n\
          node.toml:14: service[0].routes[0].rules[4].redirect: `backends` and `redirect` exclude each other\n\
          node.toml:15: service[0].routes[0].rules[5].matches[0].headers.\"a b\": \"a b\" is not a header field's name\n\
          node.toml:15: service[0].routes[0].rules[5].matches[0].method: \"G T\" is not a method, such as GET\n\
@@ -207,9 +211,36 @@ pub(super) const CASES: &[(&str, &str)] = &[
     ),
     (
         "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
-         [[service.routes]]\nname = \"r\"\nrules = [{ redirect = {}, matches = [{ method = \"post\" }, { method = \"Get\" }, { method = \"purge\" }] }]\n",
+         [[service.routes]]\nname = \"r\"\nrules = [{ redirect = { port = 81 }, matches = [{ method = \"post\" }, { method = \"Get\" }, { method = \"purge\" }] }]\n",
         "node.toml:8: service[0].routes[0].rules[0].matches[0].method: \"post\" is not a method: they are case-sensitive, and known ones have capitals, such as GET\n\
          node.toml:8: service[0].routes[0].rules[0].matches[1].method: \"Get\" is not a method: they are case-sensitive, and known ones have capitals, such as GET",
+    ),
+    (
+        "[[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = []\nports = [{ port = 80, stage = \"http\" }]\n\
+         [[service.routes]]\nname = \"r\"\nhostnames = [\"a.b\", \"*.a.b\", \"A.b\"]\n\
+         rules = [\n  { backends = [{ service = \"s\" }], matches = [{ path = { prefix = \"/a\" } }, { headers = { b = \"c\", d = \"e\" } }] },\n\
+         \x20 { backends = [], match = [], matches = [{ headers = { D = \"e\", B = \"c\" } }, { path = { exact = \"/a\" } }] },\n\
+         \x20 { backends = [], matches = [{ path = { prefix = \"/a/\" }, query = { x = \"\" } }] },\n\
+         \x20 { backends = [], matches = [{ path = { prefix = \"/a/\" } }] },\n\
+         \x20 { backends = [] },\n  { backends = [], matches = [{ path = { prefix = \"/\" } }] },\n]\n\
+         [[service.routes]]\nname = \"r\"\n\
+         rules = [\n  { redirect = {} },\n  { redirect = { status = 301 }, matches = [{ method = \"PUT\" }] },\n\
+         \x20 { redirect = { port = 81 }, matches = [{ method = \"GET\" }], request_headers = { remove = [\"a\"] } },\n\
+         \x20 { redirect = { port = 81 }, matches = [{ method = \"POST\" }], timeouts = {} },\n\
+         \x20 { backends = [], timeouts = { request = \"1s\", backend_request = \"1001ms\" }, matches = [{ method = \"HEAD\", headers = { a-b = \"\", A-B = \"\" }, query = { \"\" = \"x\" } }] },\n]\n",
+        "node.toml:8: service[0].routes[0].hostnames[2]: \"a.b\" is already taken by service[0].routes[0].hostnames[0] at node.toml:8\n\
+         node.toml:11: service[0].routes[0].rules[1].match: unknown key, did you mean `matches`?\n\
+         node.toml:11: service[0].routes[0].rules[1].matches[0]: is never reached: service[0].routes[0].rules[0].matches[1] at node.toml:10 matches the same, and comes first\n\
+         node.toml:13: service[0].routes[0].rules[3].matches[0]: is never reached: service[0].routes[0].rules[0].matches[0] at node.toml:10 matches the same, and comes first\n\
+         node.toml:15: service[0].routes[0].rules[5].matches[0]: is never reached: service[0].routes[0].rules[4] at node.toml:14 matches the same, and comes first\n\
+         node.toml:18: service[0].routes[1].name: \"r\" is already taken by service[0].routes[0].name at node.toml:7\n\
+         node.toml:20: service[0].routes[1].rules[0].redirect: leads back to the URL that was asked for: needs `scheme`, `hostname` or `port`\n\
+         node.toml:21: service[0].routes[1].rules[1].redirect: leads back to the URL that was asked for: needs `scheme`, `hostname` or `port`\n\
+         node.toml:22: service[0].routes[1].rules[2].request_headers: `request_headers` and `redirect` exclude each other\n\
+         node.toml:23: service[0].routes[1].rules[3].timeouts: `timeouts` and `redirect` exclude each other\n\
+         node.toml:24: service[0].routes[1].rules[4].matches[0].headers.a-b: \"a-b\" is already taken by service[0].routes[1].rules[4].matches[0].headers.A-B at node.toml:24\n\
+         node.toml:24: service[0].routes[1].rules[4].matches[0].query.\"\": \"\" is not the name of a query parameter\n\
+         node.toml:24: service[0].routes[1].rules[4].timeouts.backend_request: is longer than `request`, which it is part of",
     ),
     // Durations.
     (

@@ -148,6 +148,12 @@ impl Http {
         self.stage.drain();
     }
 
+    /// Ends all connections, and logs what was cut by it.
+    pub(super) fn stop(&mut self) {
+        self.stage.stop();
+        self.log();
+    }
+
     /// What the stage has done, for control.
     pub(super) fn report(&self) -> HttpReport {
         let services = self.services.iter().filter_map(|(id, service)| {

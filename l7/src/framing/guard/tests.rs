@@ -302,7 +302,7 @@ fn hosts_and_targets() {
     refused(get("Host: a\r\n"), Reject::HostRepeated);
     for host in [
         "a b", "a,b", "a/b", "a@b", "a:b", "a:80:80", "a\\b", "a?", "[::1", "[g]", "a#b",
-        "http://a",
+        "http://a", "", ":80", "[]", "[]:80",
     ] {
         refused(
             format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"),
