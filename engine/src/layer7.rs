@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_datapath::{Address, BackendPath, BackendState, MaglevTable, Protocol, Tables};
+use weft_datapath::{Address, BackendPath, BackendState, MaglevTable, Protocol, TUNNELS, Tables};
 use weft_l7::route::{Action, BackendId, Route, RouteTable, Rule, Timeouts, WeightedBackend};
 use weft_l7::upstream::{Algorithm, BackendConfig, EndpointConfig, EndpointState, Picker};
 use weft_l7::{ServiceConfig, ServiceId, Source};
@@ -213,8 +213,11 @@ impl Compiler<'_> {
                     BackendState::Terminating => EndpointState::Draining,
                     BackendState::Ready | BackendState::Unready => EndpointState::Unready,
                 },
-                sees_client: matches!(backend.path, BackendPath::Kernel)
-                    || self.is_addressless(backend),
+                sees_client: match backend.path {
+                    BackendPath::Kernel => true,
+                    BackendPath::Pod { ifindex } if ifindex >= TUNNELS => true, // As datapath's choice has it.
+                    BackendPath::Pod { .. } => self.is_addressless(backend),
+                },
             })
             .collect()
     }
@@ -236,7 +239,7 @@ impl Compiler<'_> {
             return false;
         };
         let family = backend.address.family();
-        self.tables.node_address(ifindex, family).is_none()
+        ifindex < TUNNELS && self.tables.node_address(ifindex, family).is_none()
     }
 
     fn compile(&mut self, port: &ServicePort, vip: &IpAddr, sources: Vec<Referred>) -> HttpService {

@@ -10,11 +10,12 @@ use crate::control::{Around, Compiled, Link, Names, Patience, Registry, Slots};
 const POD: [u8; 4] = [10, 244, 1, 1];
 const IFINDEX: u32 = 7;
 
-/// A pod and an address of nobody's behind a service, with the node's address towards the pod.
+/// A pod, an address of nobody's and a pod of another node behind a service, with the node's address towards the pod.
 fn compiled(source: &str, node: Option<IpAddr>) -> Arc<Layer7> {
     let text = format!(
-        "[node]\nname = \"a\"\n[[pod]]\nname = \"p\"\nip = \"10.244.1.1\"\ninterface = \"veth7\"\n\
-         [[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = [{{ address = \"10.244.1.1\" }}, {{ address = \"10.9.9.9\" }}]\n\
+        "[node]\nname = \"a\"\naddress = \"192.168.7.1\"\nuplink = \"eth0\"\n\
+         [overlay]\npeer = [{{ name = \"b\", address = \"192.168.7.2\", pods = [\"10.244.2.0/24\"] }}]\n[[pod]]\nname = \"p\"\nip = \"10.244.1.1\"\ninterface = \"veth7\"\n\
+         [[service]]\nname = \"s\"\ncluster_ip = \"10.96.0.1\"\nendpoints = [{{ address = \"10.244.1.1\" }}, {{ address = \"10.9.9.9\" }}, {{ address = \"10.244.2.1\" }}]\n\
          ports = [{{ port = 80, stage = \"http\", source = \"{source}\" }}]\n"
     );
     let path = "node.toml".into();
@@ -60,6 +61,6 @@ fn pods_without_an_address_of_the_node_are_told_of() {
         assert_eq!(told, expected, "{source} {node:?}");
         let backend = service.config.backends.values().next().unwrap();
         let seeing = backend.endpoints.iter().filter(|one| one.sees_client);
-        assert_eq!(seeing.count(), 1 + usize::from(node.is_none()));
+        assert_eq!(seeing.count(), 2 + usize::from(node.is_none()));
     }
 }
