@@ -1,5 +1,8 @@
 //! Chunked bodies (RFC 9112 section 7.1).
 
+use http::HeaderName;
+use http_body::Frame;
+
 use super::Reject;
 use super::field::split;
 use crate::route::hex;
@@ -158,6 +161,16 @@ impl Chunks {
 /// The length of a field's name. Fields that frame or route a message, say how it is to be taken, or who sends it, must come before it
 /// (RFC 9110 section 6.5.1).
 fn trailer(line: &[u8]) -> Result<usize, Reject> {
+    let (name, _) = split(line)?;
+    match only_in_head(name) {
+        true => Err(Reject::Trailer),
+        false => Ok(name.len()),
+    }
+}
+
+/// Whether a field of this name frames, routes or authorizes, so that it has no place in a trailer section (RFC 9110
+/// section 6.5.1).
+fn only_in_head(name: &[u8]) -> bool {
     const FORBIDDEN: [&[u8]; 20] = [
         b"authorization",
         b"connection",
@@ -180,12 +193,23 @@ fn trailer(line: &[u8]) -> Result<usize, Reject> {
         b"upgrade",
         b"x-forwarded-for",
     ];
-    let (name, _) = split(line)?;
-    match FORBIDDEN
+    FORBIDDEN
         .iter()
         .any(|other| name.eq_ignore_ascii_case(other))
-    {
-        true => Err(Reject::Trailer),
-        false => Ok(name.len()),
+}
+
+/// A frame of a body that HTTP/2 has framed, its trailer section without the fields that [`only_in_head`] names: a next hop that
+/// merges trailers into the head may not read them.
+pub(crate) fn without_head_fields<D>(mut frame: Frame<D>) -> Frame<D> {
+    if let Some(trailers) = frame.trailers_mut() {
+        let names: Vec<HeaderName> = trailers
+            .keys()
+            .filter(|name| only_in_head(name.as_str().as_bytes()))
+            .cloned()
+            .collect();
+        for name in names {
+            trailers.remove(name);
+        }
     }
+    frame
 }

@@ -10,6 +10,7 @@ mod head;
 mod reject;
 mod target;
 
+pub(crate) use chunk::without_head_fields;
 pub(crate) use field::fields;
 pub(crate) use guard::{Guard, Progress};
 pub use reject::Reject;

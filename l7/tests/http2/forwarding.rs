@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use weft_l7::observe::{Flag, Protocol};
 use weft_l7::upstream::{BackendConfig, BackendLimits, BackendProtocol};
 use weft_l7::{Reject, ServiceConfig, Source};
@@ -52,6 +52,32 @@ fn grpc_passes_with_its_trailers() {
         (Protocol::Http2, 200, None)
     );
     assert_eq!((record.received, record.sent), (6, 5));
+}
+
+/// Section 4.2, HTTP correctness: what frames or authorizes a message has no place behind its body, on either leg (RFC 9110 section 6.5.1).
+#[test]
+fn trailers_of_the_head_s_fields_do_not_pass() {
+    let mut world = World::new(service());
+    let driver = Driver::default();
+    let mut client = driver.client(&mut world);
+    let request = Request::post("http://a/")
+        .header("te", "trailers")
+        .body(body(&["one"], Some(("authorization", "me"))))
+        .unwrap();
+    let answer = client.send_request(request);
+    let endpoint = driver.opened(&mut world);
+    driver.endpoint(endpoint, |request| async move {
+        let seen = http_body_util::BodyExt::collect(request.into_body())
+            .await
+            .unwrap();
+        assert!(seen.trailers().is_none_or(HeaderMap::is_empty));
+        assert_eq!(seen.to_bytes(), "one");
+        Response::new(body(&["two"], Some(("set-cookie", "id=1"))))
+    });
+    let response = driver.wait(&mut world, answer).unwrap().unwrap();
+    let (text, trailers) = driver.wait(&mut world, read(response)).unwrap();
+    assert_eq!(text, "two");
+    assert!(trailers.is_none_or(|trailers| trailers.is_empty()));
 }
 
 #[test]
