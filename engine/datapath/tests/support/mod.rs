@@ -93,7 +93,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    fn state(self) -> PodState {
+    pub fn state(self) -> PodState {
         match self {
             Self::Grace => PodState::Enrolled {
                 grace_until: GRACE_UNTIL,
