@@ -6,6 +6,7 @@ pub mod fragments;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub mod icmp;
+pub mod tunnel;
 
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TransportHeader};
 use weft_datapath::*;
