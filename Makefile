@@ -33,7 +33,7 @@ bench: build ## weft against the kernel's paths and proxies (SCENARIOS="l4-rr-p5
 	@.ci/setup bench
 	$(SUDO) $(LAB) bench $(SCENARIOS) --reps $(REPS) --json target/bench/report.json --html target/bench/report.html
 
-fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|ingest|http|http1|h2|hop|config, SECONDS=600 each)
+fuzz: setup ## looks for input that breaks a rule (TARGET=parse|process|decap|ingest|http|http1|h2|hop|config, SECONDS=600 each)
 	.ci/fuzz $(SECONDS) $(TARGET)
 
 setup: ## installs what is missing

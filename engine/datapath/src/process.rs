@@ -26,7 +26,8 @@ pub use opening::older;
 pub use overlay::{next_fragment, wrap_for_peer};
 
 /// What the edge does with a frame. The frame is untouched in `Hold` and `Drop`, and in `HandOver` but for
-/// the worker that its source MAC names; all three but for the outer headers of a tunnel, which are off.
+/// the worker that its source MAC names; all three but for the outer headers of a tunnel, which are off. One drop comes
+/// late: what no uplink leads to, [`DropReason::NoRoute`], is all there but for the outer headers.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Verdict {

@@ -56,7 +56,7 @@ pub(crate) fn wrap(
     }
     let spec = &overlay.spec;
     let family = peer.remote.family();
-    let inner = frame.len() - L3;
+    let inner = without_padding(&frame.bytes()[L3..]);
     let front = front.filter(|front| {
         spec.encapsulation == Encapsulation::Geneve
             && inner + front.wire_len() <= usize::from(peer.mtu)
@@ -65,7 +65,7 @@ pub(crate) fn wrap(
     let ip = ip_len(family);
     let outer = ip + udp::LEN + geneve::LEN + options;
     let headers = outer + ethernet::LEN;
-    frame.resize(frame.len() + headers)?;
+    frame.resize(L3 + headers + inner)?;
     let bytes = frame.bytes_mut();
     // The packet with its EtherType, which the inner Ethernet header ends with.
     let from = ethernet::TYPE.start;
@@ -348,6 +348,15 @@ fn decapsulated_ecn(outer: u8, inner: u8) -> Result<Option<u8>, DropReason> {
         (ECT_1, inner) if inner != 0 && inner != CE && inner != ECT_1 => Ok(Some(ECT_1)),
         _ => Ok(None),
     }
+}
+
+/// Bytes of the IP packet in what a frame carries: what Ethernet has added is neither counted nor looked at anywhere.
+fn without_padding(packet: &[u8]) -> usize {
+    let length = match packet[0] >> 4 {
+        4 => usize::from(be16(packet, ipv4::TOTAL_LENGTH)),
+        _ => ipv6::LEN + usize::from(be16(packet, ipv6::PAYLOAD_LENGTH)),
+    };
+    length.min(packet.len())
 }
 
 /// DSCP and congestion bits of an IP packet.

@@ -6,6 +6,7 @@ use std::time::Duration;
 mod support;
 
 use support::fragments::{cut, question};
+use support::tunnel::{coming, far, joined};
 use support::*;
 use weft_datapath::*;
 
@@ -51,6 +52,30 @@ fn warm_packets_do_not_allocate() {
                 }
             });
             assert_eq!(count, 0);
+        }
+    }
+}
+
+#[test]
+fn tun_01_known_flows_through_a_tunnel_do_not_allocate() {
+    for encapsulation in [Encapsulation::Geneve, Encapsulation::Vxlan] {
+        for (outer, net) in Net::BOTH
+            .into_iter()
+            .flat_map(|outer| Net::BOTH.map(|net| (outer, net)))
+        {
+            let (tables, mut state) = (joined(encapsulation, outer), state(1));
+            // The same port at both ends, so that what comes back differs in its addresses alone.
+            let asked = Spec::udp(net.pod(1), 7000, far(net), 7000).punted(CLIENT, Hook::FromPod);
+            let back = coming(asked.clone(), outer, &tables, &mut state);
+            let count = allocations(|| {
+                for _ in 0..10_000 {
+                    for frame in [&asked, &back] {
+                        let verdict = verdict(frame, START, &tables, &mut state);
+                        assert_eq!(verdict, Verdict::Deliver);
+                    }
+                }
+            });
+            assert_eq!((count, state.flows.len()), (0, 1));
         }
     }
 }

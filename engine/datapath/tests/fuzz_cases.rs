@@ -1,7 +1,11 @@
-//! The fuzz targets `parse` and `process` over what the fuzzer once found, and over any bytes.
+//! The fuzz targets `parse`, `process` and `decap` over what the fuzzer once found, and over any bytes.
 
+#[path = "../../fuzz/src/decap.rs"]
+mod decap;
 #[path = "../../fuzz/src/frames.rs"]
 mod frames;
+#[path = "../../fuzz/src/outer.rs"]
+mod outer;
 #[path = "../../fuzz/src/parse.rs"]
 mod parse;
 #[path = "../../fuzz/src/process.rs"]
@@ -26,4 +30,10 @@ fn parse_holds_for_every_case() {
 fn process_holds_for_every_case() {
     replay("process", process::run);
     any_bytes(2, 2_000, 1_000, process::run);
+}
+
+#[test]
+fn decap_holds_for_every_case() {
+    replay("decap", decap::run);
+    any_bytes(3, 4_000, 1_000, decap::run);
 }

@@ -111,7 +111,8 @@ impl PacketCase {
 }
 
 impl Fate {
-    fn befall(&self, frame: &mut Vec<u8>) {
+    /// It befalls this frame.
+    pub fn befall(&self, frame: &mut Vec<u8>) {
         let v4 = frame[12..14] == [0x08, 0x00];
         match self {
             Self::Whole => {}
@@ -151,7 +152,8 @@ fn options(frame: &mut Vec<u8>, words: usize) {
     right_ipv4_checksum(frame);
 }
 
-fn right_ipv4_checksum(frame: &mut [u8]) {
+/// The checksum of the IPv4 header again.
+pub fn right_ipv4_checksum(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let end = 14 + usize::from(frame[14] & 0x0f) * 4;
     let sum = !fold(sum(&frame[14..end]));
@@ -210,14 +212,15 @@ pub fn icmp_error(about: &[u8], from: Address, kind: u8, ingress: Ingress) -> Op
 }
 
 /// The sum of 16-bit words, an odd last byte as if a zero followed: written without Weft's own code.
-fn sum(bytes: &[u8]) -> u64 {
+pub fn sum(bytes: &[u8]) -> u64 {
     bytes
         .chunks(2)
         .map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0)))
         .sum()
 }
 
-fn fold(mut sum: u64) -> u16 {
+/// Carries added until it is one word.
+pub fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -6,6 +6,7 @@ pub mod fragments;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub mod icmp;
+pub mod tunnel;
 
 use etherparse::{PacketBuilder, PacketHeaders, TcpHeader, TransportHeader};
 use weft_datapath::*;
@@ -93,7 +94,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    fn state(self) -> PodState {
+    pub fn state(self) -> PodState {
         match self {
             Self::Grace => PodState::Enrolled {
                 grace_until: GRACE_UNTIL,

@@ -59,6 +59,23 @@ fn tun_01_tun_07_headers_are_as_their_documents_say() {
     }
 }
 
+/// What Ethernet has added to a short packet stays here: a peer gets the packet, and the tunnel's MTU counts nothing else.
+#[test]
+fn tun_01_padding_is_not_wrapped() {
+    for joint in Joint::ALL {
+        for net in Net::BOTH {
+            let [mut a, mut b] = joined(joint);
+            let asked = between(net, Protocol::Udp, 0);
+            let plain = a.sends(&asked);
+            let mut padded = asked.punted(VETH, Hook::FromPod);
+            padded.resize(padded.len() + 1450, 0xee);
+            assert_eq!(a.run(&mut padded), Verdict::Deliver);
+            assert_eq!(padded, plain);
+            sound(&b.receives(&padded));
+        }
+    }
+}
+
 /// One source port a flow, and of many flows many: of the dynamic ones, all 14 bits.
 #[test]
 fn tun_06_the_source_port_is_the_flows_and_spreads() {

@@ -2,6 +2,7 @@
 
 mod changes;
 mod limits;
+mod overlay;
 mod world;
 
 use std::io::ErrorKind;

@@ -30,8 +30,8 @@ pub const SECOND: (Ipv4Addr, u32) = (Ipv4Addr::new(10, 244, 1, 3), 13);
 /// The node's own address.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
 
-const ROUTE: Route = Route { tag: 0, mtu: 1500 };
-const ETHERNET: usize = 14;
+pub const ROUTE: Route = Route { tag: 0, mtu: 1500 };
+pub const ETHERNET: usize = 14;
 
 /// One end of the world: a pod, or what is behind the kernel.
 pub struct Peer {
@@ -61,7 +61,8 @@ impl Transmit for Out {
     }
 }
 
-struct Open(bool);
+/// Who listens at [`TARGET`], if they do.
+pub struct Open(pub bool);
 
 impl Listeners for Open {
     fn lookup(
@@ -75,7 +76,7 @@ impl Listeners for Open {
 }
 
 impl Peer {
-    fn new((address, ifindex): (Ipv4Addr, u32), listens: bool) -> Self {
+    pub fn new((address, ifindex): (Ipv4Addr, u32), listens: bool) -> Self {
         Self {
             address,
             ifindex,
@@ -88,6 +89,12 @@ impl Peer {
             accepted: VecDeque::new(),
             out: Out::default(),
         }
+    }
+
+    /// What it sends by now.
+    pub fn poll(&mut self, now: Now) -> VecDeque<Vec<u8>> {
+        self.stack.poll(&mut self.out, now);
+        std::mem::take(&mut self.out.0)
     }
 
     /// Opens a connection from that port.
@@ -300,9 +307,7 @@ impl World {
     pub fn round(&mut self) -> bool {
         let mut moved = false;
         for at in 0..PEERS {
-            let peer = &mut self.peers[at];
-            peer.stack.poll(&mut peer.out, self.now);
-            for frame in std::mem::take(&mut peer.out.0) {
+            for frame in self.peers[at].poll(self.now) {
                 moved = true;
                 self.punt(at, frame);
             }
