@@ -38,7 +38,7 @@ const ECT_1: u8 = 0x01;
 /// Wraps the packet in `frame` for `peer`, unless it goes there as it is, and addresses the frame to the uplink. `front`: what else the peer is to
 /// know; left out where it makes the packet too long.
 ///
-/// The Ethernet header is replaced, the packet stays as it is. Nothing is written on an error:
+/// The Ethernet header is replaced, the packet, with which the frame ends, stays as it is. Nothing is written on an error:
 /// [`DropReason::NoRoute`] where no uplink leads there, [`DropReason::FrameRoom`] where the memory ends.
 pub(crate) fn wrap(
     frame: &mut FrameBuf<'_>,
@@ -56,7 +56,7 @@ pub(crate) fn wrap(
     }
     let spec = &overlay.spec;
     let family = peer.remote.family();
-    let inner = without_padding(&frame.bytes()[L3..]);
+    let inner = frame.len() - L3;
     let front = front.filter(|front| {
         spec.encapsulation == Encapsulation::Geneve
             && inner + front.wire_len() <= usize::from(peer.mtu)
@@ -351,7 +351,7 @@ fn decapsulated_ecn(outer: u8, inner: u8) -> Result<Option<u8>, DropReason> {
 }
 
 /// Bytes of the IP packet in what a frame carries: what Ethernet has added is neither counted nor looked at anywhere.
-fn without_padding(packet: &[u8]) -> usize {
+pub(crate) fn without_padding(packet: &[u8]) -> usize {
     let length = match packet[0] >> 4 {
         4 => usize::from(be16(packet, ipv4::TOTAL_LENGTH)),
         _ => ipv6::LEN + usize::from(be16(packet, ipv6::PAYLOAD_LENGTH)),

@@ -390,6 +390,7 @@ impl Node {
                 local: underlay(self.joint.outer, 1),
                 uplink: if self.linked[peer] { UPLINK } else { 0 },
                 mtu: self.joint.mtu,
+                native: false,
                 ranges,
             });
         }

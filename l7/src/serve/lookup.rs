@@ -38,6 +38,10 @@ pub(super) fn check_http2(parts: &Parts) -> Result<(), Reject> {
     if parts.method == http::Method::CONNECT {
         return Err(Reject::Connect);
     }
+    // Neither `:scheme` nor `:path`, which h2 lets pass (RFC 9113 section 8.3.1).
+    if parts.uri.path().is_empty() {
+        return Err(Reject::Target);
+    }
     let target = parts
         .uri
         .path_and_query()

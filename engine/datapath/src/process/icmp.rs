@@ -3,7 +3,7 @@
 use super::{Claim, TooLong, Way, ingress, replied, sender, to_kernel, way_back, way_on};
 use crate::answer::{self, ErrorKind};
 use crate::flow::{Direction, FlowId};
-use crate::icmp::{IcmpMessage, Kind, Quoted, translate_error};
+use crate::icmp::{IcmpMessage, Kind, L3, Quoted, translate_error};
 use crate::parse::{Family, Parsed, Unflowed, parse};
 use crate::{
     Address, DropReason, FlowKey, FrameBuf, Hook, Ingress, KernelReason, Now, State, Tables,
@@ -39,7 +39,7 @@ pub(super) fn icmp(
             .as_ref()
             .and_then(|quoted| known(quoted, ingress, now, tables, state));
         if let (Some(quoted), Some((id, direction))) = (&quoted, known) {
-            return known_error(frame, message, quoted, id, direction, state);
+            return known_error(frame, message, quoted, (id, direction), tables, state);
         }
         if let (Some(quoted), Some(pod)) = (&quoted, pod)
             && forged(quoted, pod.ifindex, tables)
@@ -96,8 +96,8 @@ fn known_error(
     frame: &mut FrameBuf<'_>,
     message: &IcmpMessage,
     quoted: &Quoted,
-    id: FlowId,
-    direction: Direction,
+    (id, direction): (FlowId, Direction),
+    tables: &Tables,
     state: &mut State,
 ) -> Verdict {
     let Some(flow) = state.flows.at(id) else {
@@ -132,6 +132,10 @@ fn known_error(
     };
     if hop && message.hops <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);
+    }
+    // Of IPv6 it may be as long as the least MTU, which is more than a tunnel over a narrow underlay holds.
+    if hop && tables.narrower(egress.ifindex, message.end - L3).is_some() {
+        return Verdict::Drop(DropReason::PodMtu);
     }
     translate_error(frame.bytes_mut(), message, quoted, (&seen, &other), hop);
     egress.write(frame.bytes_mut(), &state.ports);

@@ -7,7 +7,7 @@ use crate::cut::{Rest, may_cut};
 use crate::icmp::{IcmpMessage, Quoted};
 use crate::overlay::is_tunnel;
 use crate::parse::{Family, Parsed, Unflowed, parse};
-use crate::tunnel::{Front, clamp_segments, unwrap, wrap};
+use crate::tunnel::{Front, clamp_segments, unwrap, without_padding, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
     Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Ingress, Inject, KernelReason, Ports,
@@ -215,6 +215,7 @@ fn wrap_with(
         return Ok(());
     }
     let peer = tables.peer(egress.ifindex).ok_or(DropReason::NoRoute)?;
+    frame.resize(ethernet::LEN + without_padding(&frame.bytes()[ethernet::LEN..]))?;
     if let Some(rest) = rest
         && frame.len() - ethernet::LEN > usize::from(peer.mtu)
     {

@@ -367,6 +367,28 @@ fn tun_04_k_03_a_packet_too_long_for_the_tunnel_is_answered_with_its_mtu() {
     }
 }
 
+/// A pod's ICMP error about a peer's packet travels, but not where it is too long for the tunnel: nobody answers an error.
+#[test]
+fn tun_04_an_icmp_error_that_is_too_long_for_the_tunnel_is_dropped_by_name() {
+    for (quoted, then) in [
+        (1216 - 48, Verdict::Deliver),
+        (1217 - 48, Verdict::Drop(DropReason::PodMtu)),
+    ] {
+        let joint = Joint {
+            mtu: 1216,
+            ..Joint::PLAIN
+        };
+        let [mut a, mut b] = joined(joint);
+        let sent = between(Net::V6, Protocol::Udp, 0).payload(&[1; 1000]);
+        let mut about = b.receives(&a.sends(&sent))[14..].to_vec();
+        about.resize(quoted, 0);
+        let (from, to) = (Side::B.pod(Net::V6), Side::A.pod(Net::V6));
+        let error = icmp::Message::new(from, to, (1, 4, [0; 4]), about);
+        let mut frame = error.punted(VETH, Hook::FromPod);
+        assert_eq!(b.run(&mut frame), then);
+    }
+}
+
 /// Without a tunnel packets travel as they are, and all else is the same: translation, hops, lengths, and who may send.
 #[test]
 fn ter_4_a_native_peer_is_reached_without_wrapping() {

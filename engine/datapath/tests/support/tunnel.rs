@@ -23,6 +23,7 @@ pub fn joined(encapsulation: Encapsulation, outer: Net) -> Tables {
             local: ends[0],
             uplink: 7,
             mtu: 1430,
+            native: false,
             ranges: ranges.into(),
         }],
     });

@@ -86,6 +86,7 @@ pub fn tables(node: usize, told: Told, grace_until: Now, generation: u64) -> Tab
             local: v4(underlay(node)),
             uplink: UPLINK,
             mtu: MTU,
+            native: false,
             ranges,
         }
     };
