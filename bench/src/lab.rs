@@ -24,6 +24,9 @@ pub const NODE_IPS: [IpAddr; 2] = NodePlace::ALONE.ips();
 /// The node's interface towards the outside namespace.
 pub const UPLINK: &str = "uplink";
 
+/// Of link addresses: those of pods' own interfaces.
+pub(crate) const POD_MACS: u8 = 0x01;
+
 /// Labs made by this process so far; part of their names.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -377,7 +380,7 @@ impl Lab {
         number: u8,
         options: PodOptions,
     ) -> Result<()> {
-        let (host_mac, pod_mac) = (mac(0xee, number), mac(0x01, number));
+        let (host_mac, pod_mac) = (mac(0xee, number), mac(POD_MACS, number));
         let (interface, [ip4, ip6]) = (&pod.interface, pod.ips);
         let queues = format!("numtxqueues {q} numrxqueues {q}", q = options.queues);
         let index = options

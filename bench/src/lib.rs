@@ -30,6 +30,7 @@ pub mod measure;
 pub mod namespace;
 pub mod nftables;
 pub mod oracle;
+pub mod ovs;
 pub mod packet;
 pub mod pattern;
 mod poll;

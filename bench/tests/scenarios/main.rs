@@ -41,6 +41,7 @@ mod overlay_faults;
 mod overlay_fixture;
 mod overlay_frames;
 mod overlay_mtu;
+mod overlay_ovs;
 mod ownership;
 mod path_mtu;
 mod reloads;
