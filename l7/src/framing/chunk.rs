@@ -4,7 +4,7 @@ use http::HeaderName;
 use http_body::Frame;
 
 use super::Reject;
-use super::field::split;
+use super::field::{is_token, split};
 use crate::route::hex;
 
 /// Hexadecimal digits of a size: 60 bits, so that no sum overflows.
@@ -198,13 +198,16 @@ fn only_in_head(name: &[u8]) -> bool {
         .any(|other| name.eq_ignore_ascii_case(other))
 }
 
-/// A frame of a body that HTTP/2 has framed, its trailer section without the fields that [`only_in_head`] names: a next hop that
-/// merges trailers into the head may not read them.
-pub(crate) fn without_head_fields<D>(mut frame: Frame<D>) -> Frame<D> {
+/// A frame of a body that HTTP/2 has framed, its trailer section without the fields that may not be there: a next hop that
+/// merges trailers into the head is not to read them.
+pub(crate) fn sound_trailers<D>(mut frame: Frame<D>) -> Frame<D> {
     if let Some(trailers) = frame.trailers_mut() {
         let names: Vec<HeaderName> = trailers
             .keys()
-            .filter(|name| only_in_head(name.as_str().as_bytes()))
+            .filter(|name| {
+                let name = name.as_str().as_bytes();
+                only_in_head(name) || !is_token(name)
+            })
             .cloned()
             .collect();
         for name in names {

@@ -1,5 +1,7 @@
 //! Field lines (RFC 9112 section 5, RFC 9110 section 5).
 
+use http::HeaderMap;
+
 use super::Reject;
 
 /// `tchar` of RFC 9110 section 5.6.2.
@@ -21,6 +23,13 @@ const TOKEN: [bool; 256] = {
 
 pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
+/// Whether the names of a head that HTTP/2 has framed are tokens (RFC 9110 section 5.1): the parser there takes `"`, too.
+pub(crate) fn are_tokens(headers: &HeaderMap) -> bool {
+    headers
+        .keys()
+        .all(|name| is_token(name.as_str().as_bytes()))
 }
 
 /// Splits a line, without its CR LF, into name and value, and checks both.

@@ -10,8 +10,8 @@ mod head;
 mod reject;
 mod target;
 
-pub(crate) use chunk::without_head_fields;
-pub(crate) use field::fields;
+pub(crate) use chunk::sound_trailers;
+pub(crate) use field::{are_tokens, fields};
 pub(crate) use guard::{Guard, Progress};
 pub use reject::Reject;
 pub(crate) use target::{check_hosts, check_target};

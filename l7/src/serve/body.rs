@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::connection::Underway;
 use super::streams::Passing;
-use crate::framing::without_head_fields;
+use crate::framing::sound_trailers;
 use crate::observe::{Flag, Recorder};
 use crate::run::Deadline;
 use crate::upstream::{Intake, Lease};
@@ -150,7 +150,7 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
                 self.passes(Passing::Given);
-                Poll::Ready(Some(Ok(without_head_fields(frame))))
+                Poll::Ready(Some(Ok(sound_trailers(frame))))
             }
             Some(Err(_)) => {
                 self.end(Some(Flag::UpstreamCut));

@@ -4,7 +4,7 @@ use http::header;
 use http::request::Parts;
 
 use crate::Reject;
-use crate::framing::check_target;
+use crate::framing::{are_tokens, check_target};
 use crate::route::RequestView;
 
 /// What `Host` or `:authority` says; empty if neither does.
@@ -41,6 +41,9 @@ pub(super) fn check_http2(parts: &Parts) -> Result<(), Reject> {
     // Neither `:scheme` nor `:path`, which h2 lets pass (RFC 9113 section 8.3.1).
     if parts.uri.path().is_empty() {
         return Err(Reject::Target);
+    }
+    if !are_tokens(&parts.headers) {
+        return Err(Reject::FieldName);
     }
     let target = parts
         .uri

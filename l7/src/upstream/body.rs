@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::framing::without_head_fields;
+use crate::framing::sound_trailers;
 use crate::run::{Alarm, Timers};
 
 /// What is known of a request's body, shared with whoever serves the request.
@@ -147,7 +147,7 @@ impl Body for RequestBody {
             None => self.incoming = None,
         }
         self.intake.ended.set(self.is_end_stream());
-        Poll::Ready(frame.map(|frame| frame.map(without_head_fields).map_err(BrokenBody::Client)))
+        Poll::Ready(frame.map(|frame| frame.map(sound_trailers).map_err(BrokenBody::Client)))
     }
 
     fn is_end_stream(&self) -> bool {
