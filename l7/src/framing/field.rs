@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::Reject;
+use super::{HeadLimits, Reject};
 
 /// `tchar` of RFC 9110 section 5.6.2.
 const TOKEN: [bool; 256] = {
@@ -25,11 +25,20 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
-/// Whether the names of a head that HTTP/2 has framed are tokens (RFC 9110 section 5.1): the parser there takes `"`, too.
-pub(crate) fn are_tokens(headers: &HeaderMap) -> bool {
-    headers
+/// Checks of a head that HTTP/2 has framed what that of HTTP/1.1 is checked for: that names are tokens (RFC 9110 section 5.1;
+/// the parser there takes `"`, too), and how many fields there are, with those that a hop of HTTP/1.1 has besides.
+pub(crate) fn check_fields(headers: &HeaderMap, limits: &HeadLimits) -> Result<(), Reject> {
+    const BESIDES: usize = 2; // `Host`, and how long the body is.
+    if headers.len() + BESIDES > limits.fields {
+        return Err(Reject::HeadLength);
+    }
+    match headers
         .keys()
         .all(|name| is_token(name.as_str().as_bytes()))
+    {
+        true => Ok(()),
+        false => Err(Reject::FieldName),
+    }
 }
 
 /// Splits a line, without its CR LF, into name and value, and checks both.

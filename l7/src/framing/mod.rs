@@ -11,7 +11,7 @@ mod reject;
 mod target;
 
 pub(crate) use chunk::sound_trailers;
-pub(crate) use field::{are_tokens, fields};
+pub(crate) use field::{check_fields, fields};
 pub(crate) use guard::{Guard, Progress};
 pub use reject::Reject;
 pub(crate) use target::{check_hosts, check_target};

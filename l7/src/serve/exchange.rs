@@ -84,7 +84,7 @@ impl<'x, S: Stream> Exchange<'x, S> {
             record.path = cut(target, LOGGED_PATH);
         });
         if parts.version == Version::HTTP_2
-            && let Err(reject) = check_http2(&parts)
+            && let Err(reject) = check_http2(&parts, &self.config.limits.head)
         {
             return Err(Box::new(self.refuse(reject, parts.version)));
         }

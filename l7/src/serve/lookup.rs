@@ -4,7 +4,7 @@ use http::header;
 use http::request::Parts;
 
 use crate::Reject;
-use crate::framing::{are_tokens, check_target};
+use crate::framing::{HeadLimits, check_fields, check_target};
 use crate::route::RequestView;
 
 /// What `Host` or `:authority` says; empty if neither does.
@@ -34,7 +34,7 @@ pub(super) fn view<'r>(parts: &'r Parts, authority: &'r str) -> RequestView<'r> 
 
 /// Checks of a request of HTTP/2 what the framing of HTTP/1.1 is checked for (RFC 9113 section 10.3): that it names one host, one
 /// length, and a path that can be compared.
-pub(super) fn check_http2(parts: &Parts) -> Result<(), Reject> {
+pub(super) fn check_http2(parts: &Parts, limits: &HeadLimits) -> Result<(), Reject> {
     if parts.method == http::Method::CONNECT {
         return Err(Reject::Connect);
     }
@@ -42,9 +42,7 @@ pub(super) fn check_http2(parts: &Parts) -> Result<(), Reject> {
     if parts.uri.path().is_empty() {
         return Err(Reject::Target);
     }
-    if !are_tokens(&parts.headers) {
-        return Err(Reject::FieldName);
-    }
+    check_fields(&parts.headers, limits)?;
     let target = parts
         .uri
         .path_and_query()

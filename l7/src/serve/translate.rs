@@ -12,10 +12,10 @@ use super::connection::Client;
 use super::exchange::{Asked, Attempt, Exchange, Failure, is_idempotent};
 use super::headers;
 use super::service::Service;
-use crate::framing::are_tokens;
+use crate::Stream;
+use crate::framing::check_fields;
 use crate::observe::{Flag, Protocol};
 use crate::upstream::{Codec, Lease, Patience, RequestBody};
-use crate::{Reject, Stream};
 
 /// Serves a request: the one with this number on its connection, from 1.
 pub(super) async fn exchange<S: Stream>(
@@ -158,8 +158,10 @@ impl<S: Stream> Exchange<'_, S> {
         if switches && (!upgrade || protocol.is_none()) {
             return self.fail((Flag::UpstreamProtocol, Some("upgrade")));
         }
-        if lease.connection().key.codec == Codec::Http2 && !are_tokens(&parts.headers) {
-            return self.fail((Flag::UpstreamProtocol, Some(Reject::FieldName.name())));
+        if lease.connection().key.codec == Codec::Http2
+            && let Err(reject) = check_fields(&parts.headers, &self.config.limits.head)
+        {
+            return self.fail((Flag::UpstreamProtocol, Some(reject.name())));
         }
         headers::pass_response(parts.status, &mut parts.headers);
         parts.extensions.clear();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Version};
 use weft_l7::observe::{Flag, Protocol};
 use weft_l7::upstream::{BackendConfig, BackendLimits, BackendProtocol};
 use weft_l7::{Reject, ServiceConfig, Source};
@@ -78,6 +78,56 @@ fn trailers_of_the_head_s_fields_do_not_pass() {
     let (text, trailers) = driver.wait(&mut world, read(response)).unwrap();
     assert_eq!(text, "two");
     assert!(trailers.is_none_or(|trailers| trailers.is_empty()));
+}
+
+/// Section 4.2, HTTP correctness: what HTTP/1.1 could not say does not pass from HTTP/2, in either direction.
+#[test]
+fn heads_that_http1_could_not_carry_do_not_pass() {
+    let name = |name: String| HeaderName::from_lowercase(name.as_bytes()).unwrap();
+    let many: Vec<_> = (0..99).map(|n| name(format!("x-{n}"))).collect();
+    for names in [vec![name("x-\"y".to_owned())], many] {
+        let reason = if names.len() == 1 {
+            Reject::FieldName
+        } else {
+            Reject::HeadLength
+        };
+        for from_client in [true, false] {
+            let mut world = World::new(service());
+            let driver = Driver::default();
+            let mut client = driver.client(&mut world);
+            let mut request = Request::get("http://a/");
+            for name in names.iter().filter(|_| from_client) {
+                request = request.header(name, "1");
+            }
+            let answer = client.send_request(request.body(body(&[], None)).unwrap());
+            if !from_client {
+                let names = names.clone();
+                let endpoint = driver.opened(&mut world);
+                driver.endpoint(endpoint, move |_| {
+                    let names = names.clone();
+                    async move {
+                        let mut response = Response::builder();
+                        for name in &names {
+                            response = response.header(name, "1");
+                        }
+                        response.body(body(&["two"], None)).unwrap()
+                    }
+                });
+            }
+            let response = driver.wait(&mut world, answer).unwrap().unwrap();
+            let record = world.record();
+            let (flag, status) = match (from_client, reason) {
+                (true, Reject::HeadLength) => (Flag::ClientProtocol, 431),
+                (true, _) => (Flag::ClientProtocol, 400),
+                (false, _) => (Flag::UpstreamProtocol, 502),
+            };
+            assert_eq!(response.status(), status);
+            assert_eq!(
+                (record.flag, record.detail),
+                (Some(flag), Some(reason.name()))
+            );
+        }
+    }
 }
 
 #[test]
