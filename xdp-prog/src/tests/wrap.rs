@@ -191,7 +191,7 @@ impl Joined {
             front: None,
         };
         self.steering.pin_writer(None).unwrap().apply(&[leave]);
-        thread::sleep(Duration::from_millis(20)); // Datagrams are held until there is a pause.
+        thread::sleep(Duration::from_millis(60)); // Datagrams are held until there is a pause by the coarse clock.
     }
 
     /// What the pod here sends, and what the far one answers.
