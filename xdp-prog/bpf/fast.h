@@ -398,7 +398,8 @@ static __noinline bool fast_native(struct __sk_buff *skb, const struct packet *p
 }
 
 /* The same for a wrapped packet that came by an uplink, of a flow that is known. The packet is untouched otherwise. */
-static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct outer *outer, int *action)
+static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct packet *outer, __u32 packets,
+				   int *action)
 {
 	struct weft_tunnel *from = bpf_map_lookup_elem(&peers, &outer->src);
 	struct packet inner = {};
@@ -416,10 +417,10 @@ static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct outer *ou
 	    inner.l4 != (inner.v6 ? IP6_PLAIN_L4 : IP4_PLAIN_L4))
 		return false;
 	key = key_of(&inner, from->port);
-	if (!follow(skb, cfg, &inner, &key, outer->packets, bpf_ktime_get_coarse_ns(), &way) ||
+	if (!follow(skb, cfg, &inner, &key, packets, bpf_ktime_get_coarse_ns(), &way) ||
 	    is_tunnel(way.egress_ifindex))
 		return false;
-	count(WEFT_COUNT_FROM_PEER_FORWARDED, outer->packets);
+	count(WEFT_COUNT_FROM_PEER_FORWARDED, packets);
 	*action = unwrap(skb, &inner) && rewrite(skb, &inner, &way) ?
 			  into_pod(skb, way.egress_ifindex) :
 			  TCX_DROP;

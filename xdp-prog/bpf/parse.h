@@ -30,12 +30,12 @@ struct packet {
 	__u8 ports; /* TCP or UDP, and not a fragment */
 	__u8 fragment; /* of TCP or UDP, first or later */
 	__u8 error; /* an ICMP error that quotes a packet, and not a fragment */
-	__u32 icmp; /* where its header begins */
 	__u8 opens; /* a TCP SYN without ACK */
 	__u8 control; /* TCP: the control bits */
 	__u8 hops; /* TTL or hop limit */
 	__u8 odd; /* its layer 4 header contradicts its length */
 	__u8 vip; /* from a pod to a service's address: filled in by the steering */
+	__u32 icmp; /* with `error`: where the ICMP header begins */
 	__u32 l4; /* with `ports`: where the layer 4 header begins, */
 	__u32 payload; /* where what it carries begins, as far as it says, */
 	__u32 end; /* and where the packet ends, without padding */

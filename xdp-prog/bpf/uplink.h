@@ -12,22 +12,17 @@
 #define TUNNEL_HEADER 8 /* GENEVE's without options, and VXLAN's */
 #define GENEVE_OPTIONS 0x3f /* their length in words (RFC 8926, 3.4) */
 
-/* Whether the packet is one of a tunnel that ends here. What cannot be read, or is none, is the kernel's. */
-static __noinline bool is_wrapped(struct __sk_buff *skb, const struct weft_overlay *here,
-				  struct outer *outer)
+/* A function of its own, so that its variables take no room beside those of fast_unwrap(). */
+static __noinline bool parses(struct __sk_buff *skb, struct packet *packet)
 {
-	const struct weft_addr *node;
-	struct packet packet = {};
+	return parse(skb, packet) == PARSE_OK;
+}
 
-	if (!here->port || parse(skb, &packet) != PARSE_OK)
-		return false;
-	node = packet.v6 ? &here->node6 : &here->node4;
-	outer->src = packet.src;
-	outer->payload = packet.payload;
-	outer->packets = segments(skb, &packet);
-	outer->v6 = packet.v6;
-	return packet.ports && packet.proto == IPPROTO_UDP && packet.dport == here->port &&
-	       same_addr(&packet.dst, node);
+/* Whether the packet is one of a tunnel that ends here. */
+static __always_inline bool is_wrapped(const struct packet *packet, const struct weft_overlay *here)
+{
+	return packet->ports && packet->proto == IPPROTO_UDP && packet->dport == here->port &&
+	       same_addr(&packet->dst, packet->v6 ? &here->node6 : &here->node4);
 }
 
 /* Whether an ICMP error says that something too long was sent in a tunnel from here. */
@@ -76,7 +71,7 @@ static __noinline __u16 native_target(struct __sk_buff *skb, const struct packet
 
 /* The owner of the flow that the wrapped packet is of, or a hash of its source, as of a pod's. */
 static __noinline __u16 wrapped_target(struct __sk_buff *skb, const struct weft_overlay *here,
-					const struct outer *outer)
+					const struct packet *outer)
 {
 	struct weft_tunnel *tunnel = bpf_map_lookup_elem(&peers, &outer->src);
 	__u32 offset = outer->payload;

@@ -131,16 +131,14 @@ int weft_to_pod(struct __sk_buff *skb)
  * A packet that is not wrapped: from a peer without a tunnel to an enrolled pod, from a router that says how long a wrapped
  * one may be, or the kernel's.
  */
-static __noinline int native(struct __sk_buff *skb, const struct weft_overlay *here)
+static __noinline int native(struct __sk_buff *skb, const struct weft_overlay *here,
+			     const struct packet *packet)
 {
-	struct packet packet = {};
 	__u32 tunnel, packets;
 	int action = TCX_NEXT;
 	__u16 target = 0;
 
-	if (parse(skb, &packet) != PARSE_OK)
-		return TCX_NEXT;
-	if (packet.error && is_about_tunnel(skb, here, &packet)) {
+	if (packet->error && is_about_tunnel(skb, here, packet)) {
 		count(WEFT_COUNT_FROM_PEER, 1);
 		if (punt(skb, WEFT_TAG_UPLINK, skb->ifindex, 0, 1, false, false, 0, NULL, NULL,
 			 &action) == PUNT_SENT) {
@@ -150,15 +148,15 @@ static __noinline int native(struct __sk_buff *skb, const struct weft_overlay *h
 		count(WEFT_COUNT_FROM_PEER_KERNEL, 1);
 		return TCX_NEXT;
 	}
-	tunnel = native_peer(&packet);
+	tunnel = native_peer(packet);
 	if (!tunnel)
 		return TCX_NEXT;
-	packets = segments(skb, &packet);
+	packets = segments(skb, packet);
 	count(WEFT_COUNT_FROM_PEER, packets);
-	if (fast_native(skb, &packet, tunnel, packets, &action))
+	if (fast_native(skb, packet, tunnel, packets, &action))
 		return action;
 	if (!sole_worker())
-		target = native_target(skb, &packet, tunnel);
+		target = native_target(skb, packet, tunnel);
 	if (punt(skb, WEFT_TAG_FROM_POD, tunnel, target, packets, false, false, 0, NULL, NULL,
 		 &action) == PUNT_SENT) {
 		count(WEFT_COUNT_FROM_PEER_PUNTED, packets);
@@ -172,28 +170,30 @@ static __noinline int native(struct __sk_buff *skb, const struct weft_overlay *h
 SEC("tcx/ingress")
 int weft_from_peer(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, packets;
 	struct weft_overlay *here = bpf_map_lookup_elem(&overlay, &zero);
-	struct outer outer = {};
+	struct packet packet = {};
 	int action = TCX_NEXT;
 	__u16 target = 0;
 
-	if (!here || !here->port)
+	/* What cannot be read is the kernel's. */
+	if (!here || !here->port || !parses(skb, &packet))
 		return TCX_NEXT;
-	if (!is_wrapped(skb, here, &outer))
-		return native(skb, here);
-	count(WEFT_COUNT_FROM_PEER, outer.packets);
-	if (fast_unwrap(skb, &outer, &action))
+	if (!is_wrapped(&packet, here))
+		return native(skb, here, &packet);
+	packets = segments(skb, &packet);
+	count(WEFT_COUNT_FROM_PEER, packets);
+	if (fast_unwrap(skb, &packet, packets, &action))
 		return action;
 	if (!sole_worker())
-		target = wrapped_target(skb, here, &outer);
-	if (punt(skb, WEFT_TAG_UPLINK, skb->ifindex, target, outer.packets, false, false, 0, NULL, NULL,
+		target = wrapped_target(skb, here, &packet);
+	if (punt(skb, WEFT_TAG_UPLINK, skb->ifindex, target, packets, false, false, 0, NULL, NULL,
 		 &action) == PUNT_SENT) {
-		count(WEFT_COUNT_FROM_PEER_PUNTED, outer.packets);
+		count(WEFT_COUNT_FROM_PEER_PUNTED, packets);
 		return action;
 	}
 	/* The kernel would answer that nobody listens. */
-	count(WEFT_COUNT_FROM_PEER_ORPHAN, outer.packets);
+	count(WEFT_COUNT_FROM_PEER_ORPHAN, packets);
 	return TCX_DROP;
 }
 

@@ -42,14 +42,6 @@ struct wrapping {
 #define DYNAMIC_PORTS 0xc000
 #define ECN 0x03
 
-/* What is to be known of the headers around a packet. */
-struct outer {
-	struct weft_addr src;
-	__u32 payload; /* where what UDP carries begins */
-	__u32 packets;
-	bool v6;
-};
-
 static __always_inline bool is_tunnel(__u32 ifindex)
 {
 	return ifindex >= WEFT_TUNNELS;
@@ -149,7 +141,7 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, const struct pack
  * Whether what is wrapped in `outer` is as send_wrapped() makes it, from that peer, and `inner` says what it is, as if
  * it stood there alone. Anything else is for the engine to judge.
  */
-static __always_inline bool read_wrapped(struct __sk_buff *skb, const struct outer *outer,
+static __always_inline bool read_wrapped(struct __sk_buff *skb, const struct packet *outer,
 					 const struct weft_peer *peer, struct packet *inner)
 {
 	struct tunnel_header tunnel;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use weft_datapath::*;
 
-use crate::frames::{Fate, icmp_error, residues, right_ipv4_checksum};
+use crate::frames::{Fate, Shown, icmp_error, residues, right_ipv4_checksum};
 use crate::outer::{Dress, Inner, Joint, L3, VNI, mend, unwrapped, wrapped};
 use crate::support::*;
 
@@ -96,17 +96,6 @@ struct PacketCase {
     class: u8,
     segment: Option<u16>,
     fate: Option<Fate>,
-}
-
-/// Shows the case in words when a test fails on it.
-struct Shown(Case);
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{:#?}", self.0);
-        }
-    }
 }
 
 /// One case.

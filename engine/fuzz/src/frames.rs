@@ -257,3 +257,14 @@ pub fn residues(frame: &[u8]) -> [Option<u64>; 2] {
     });
     [ip, l4]
 }
+
+/// Shows the case in words when a test fails on it.
+pub struct Shown<C: std::fmt::Debug>(pub C);
+
+impl<C: std::fmt::Debug> Drop for Shown<C> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:#?}", self.0);
+        }
+    }
+}

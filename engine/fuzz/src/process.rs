@@ -7,7 +7,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use weft_datapath::*;
 
-use crate::frames::{PacketCase, icmp_error, residues};
+use crate::frames::{PacketCase, Shown, icmp_error, residues};
 use crate::stack::{Stack, sent};
 use crate::support::*;
 use crate::world::{Change, PODS, World};
@@ -54,17 +54,6 @@ enum Step {
     Flush,
     /// The worker was away, and unknown flows are the kernel's for so many seconds.
     Away(u8),
-}
-
-/// Shows the case in words when a test fails on it.
-struct Shown(Case);
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{:#?}", self.0);
-        }
-    }
 }
 
 /// One case.

@@ -1,13 +1,12 @@
 //! The overlay: where wrapped packets come in, and whose pods are where.
 
-use std::fs;
 use std::net::IpAddr;
 
 use weft_datapath::{Address, Encapsulation, OverlaySpec, PeerSpec};
 use zerocopy::byteorder::big_endian::U16;
 
 use crate::abi;
-use crate::links::{Attach, attach_pinned, detach_pinned, link_path, parse_link_file};
+use crate::links::{Attach, attach_pinned, detach_pinned, link_path};
 use crate::netlink::{self, NetlinkError, Way};
 use crate::owned::blocking;
 
@@ -109,19 +108,6 @@ impl Steering {
 
     /// Interfaces that hold a link of ours as an uplink, also from a run before.
     pub fn attached_uplinks(&self) -> Result<Vec<u32>, Error> {
-        let dir = &self.config.pin_dir;
-        let error = |source| Error::PinDir {
-            path: dir.clone(),
-            source,
-        };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(dir).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            if let Some((FROM_PEER, ifindex)) = name.to_str().and_then(parse_link_file) {
-                found.push(ifindex);
-            }
-        }
-        found.sort_unstable();
-        Ok(found)
+        self.attached(&[FROM_PEER])
     }
 }

@@ -154,6 +154,11 @@ impl Steering {
 
     /// Interfaces that hold a link of ours on a pod's hooks, also from a run before.
     pub fn attached_pods(&self) -> Result<Vec<u32>, Error> {
+        self.attached(&[FROM_POD, TO_POD])
+    }
+
+    /// Interfaces that hold a pinned link of one of these names.
+    pub(super) fn attached(&self, names: &[&str]) -> Result<Vec<u32>, Error> {
         let dir = &self.config.pin_dir;
         let error = |source| Error::PinDir {
             path: dir.clone(),
@@ -161,8 +166,10 @@ impl Steering {
         };
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(error)? {
-            let name = entry.map_err(error)?.file_name();
-            if let Some((FROM_POD | TO_POD, ifindex)) = name.to_str().and_then(parse_link_file) {
+            let file = entry.map_err(error)?.file_name();
+            if let Some((name, ifindex)) = file.to_str().and_then(parse_link_file)
+                && names.contains(&name)
+            {
                 found.push(ifindex);
             }
         }

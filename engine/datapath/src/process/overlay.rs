@@ -204,16 +204,9 @@ fn wrap_with(
     tables: &Tables,
     ports: &Ports,
 ) -> Result<(), DropReason> {
-    let source = frame
-        .bytes()
-        .get(ethernet::SRC)
-        .and_then(<[u8]>::first_chunk);
-    let Some(egress) = source.and_then(Egress::decode) else {
+    let Some(egress) = egress(frame.bytes()).filter(|egress| is_tunnel(egress.ifindex)) else {
         return Ok(());
     };
-    if !is_tunnel(egress.ifindex) {
-        return Ok(());
-    }
     let peer = tables.peer(egress.ifindex).ok_or(DropReason::NoRoute)?;
     frame.resize(ethernet::LEN + without_padding(&frame.bytes()[ethernet::LEN..]))?;
     if let Some(rest) = rest

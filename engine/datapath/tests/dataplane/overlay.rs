@@ -165,7 +165,7 @@ impl Node {
     }
 
     fn run(&mut self, frame: &mut Vec<u8>) -> Verdict {
-        let verdict = run_growing(frame, START, &self.tables, &mut self.state);
+        let verdict = run_in::<4096>(frame, START, &self.tables, &mut self.state);
         self.state.pin_ops.clear();
         verdict
     }
@@ -201,19 +201,6 @@ fn arriving(frame: &[u8]) -> Vec<u8> {
     };
     frame[6..12].copy_from_slice(&uplink.encode());
     frame
-}
-
-/// As [`run`], where outer headers come and go.
-fn run_growing(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
-    let mut memory = [0u8; 4096];
-    memory[..frame.len()].copy_from_slice(frame);
-    let mut buf = FrameBuf::new(&mut memory, frame.len());
-    let mut ahead = LookAhead::default();
-    ahead.note(buf.bytes(), state);
-    ahead.fetch(tables, state);
-    let verdict = process(&mut buf, now, tables, state);
-    *frame = buf.bytes().to_vec();
-    verdict
 }
 
 fn joined(joint: Joint) -> [Node; 2] {

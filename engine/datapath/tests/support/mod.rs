@@ -344,7 +344,29 @@ pub fn open(net: Net, proto: Protocol, port: u16) -> Spec {
 
 /// Runs one frame through `process`; what the edge would transmit is left in `frame`.
 pub fn run(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
-    let mut memory = [0u8; 2048];
+    let mut before = frame.clone();
+    let verdict = run_in::<2048>(frame, now, tables, state);
+    if matches!(verdict, Verdict::HandOver(_)) {
+        // A fragment is handed to the owner of its flow, whatever the hook made the target.
+        before[10..12].copy_from_slice(&frame[10..12]);
+    }
+    if matches!(
+        verdict,
+        Verdict::HandOver(_) | Verdict::Hold | Verdict::Terminate(_) | Verdict::Drop(_)
+    ) {
+        assert_eq!(*frame, before, "{verdict:?} must leave the bytes alone");
+    }
+    verdict
+}
+
+/// The same in a frame of that many bytes, whatever becomes of what it held.
+pub fn run_in<const ROOM: usize>(
+    frame: &mut Vec<u8>,
+    now: Now,
+    tables: &Tables,
+    state: &mut State,
+) -> Verdict {
+    let mut memory = [0u8; ROOM];
     memory[..frame.len()].copy_from_slice(frame);
     let mut buf = FrameBuf::new(&mut memory, frame.len());
     // A burst of one: whatever is in a frame, to look at it ahead changes nothing.
@@ -352,16 +374,6 @@ pub fn run(frame: &mut Vec<u8>, now: Now, tables: &Tables, state: &mut State) ->
     ahead.note(buf.bytes(), state);
     ahead.fetch(tables, state);
     let verdict = process(&mut buf, now, tables, state);
-    if matches!(verdict, Verdict::HandOver(_)) {
-        // A fragment is handed to the owner of its flow, whatever the hook made the target.
-        frame[10..12].copy_from_slice(&buf.bytes()[10..12]);
-    }
-    if matches!(
-        verdict,
-        Verdict::HandOver(_) | Verdict::Hold | Verdict::Terminate(_) | Verdict::Drop(_)
-    ) {
-        assert_eq!(buf.bytes(), frame, "{verdict:?} must leave the bytes alone");
-    }
     *frame = buf.bytes().to_vec();
     verdict
 }
