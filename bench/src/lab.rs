@@ -334,14 +334,10 @@ impl Lab {
             "net.ipv6.conf.default.accept_ra=0",
         ])?;
         quiet_ipv6(&self.outside)?;
-        let [node4, node6] = self.place.ips();
         let [gateway4, gateway6] = self.place.gateway();
-        let (node_mac, gateway_mac) = (self.uplink_mac(), self.gateway_mac());
+        let gateway_mac = self.gateway_mac();
         self.node.ip(&format!(
-            "link add {UPLINK} address {node_mac} type veth peer name eth0 address {gateway_mac} netns {outside}\n\
-             addr add {node4}/24 dev {UPLINK}\n\
-             addr add {node6}/64 dev {UPLINK} nodad\n\
-             link set {UPLINK} up\n",
+            "link add {UPLINK} type veth peer name eth0 address {gateway_mac} netns {outside}\n",
             outside = self.outside.name(),
         ))?;
         self.outside.ip(&format!(
@@ -349,8 +345,28 @@ impl Lab {
              addr add {gateway6}/64 dev eth0 nodad\n\
              link set eth0 up\n"
         ))?;
+        self.set_up_uplink()
+    }
+
+    /// Makes `interface` of the node, which is down, the uplink instead of the one that is.
+    pub(crate) fn uplink_is(&self, interface: &str) -> Result<()> {
         self.node.ip(&format!(
-            "neigh replace {gateway4} lladdr {gateway_mac} dev {UPLINK} nud permanent\n\
+            "link del {UPLINK}\n\
+             link set {interface} name {UPLINK}\n"
+        ))?;
+        self.set_up_uplink()
+    }
+
+    fn set_up_uplink(&self) -> Result<()> {
+        let [node4, node6] = self.place.ips();
+        let [gateway4, gateway6] = self.place.gateway();
+        let (node_mac, gateway_mac) = (self.uplink_mac(), self.gateway_mac());
+        self.node.ip(&format!(
+            "link set {UPLINK} address {node_mac}\n\
+             addr add {node4}/24 dev {UPLINK}\n\
+             addr add {node6}/64 dev {UPLINK} nodad\n\
+             link set {UPLINK} up\n\
+             neigh replace {gateway4} lladdr {gateway_mac} dev {UPLINK} nud permanent\n\
              neigh replace {gateway6} lladdr {gateway_mac} dev {UPLINK} nud permanent\n\
              route add default via {gateway4} dev {UPLINK}\n\
              route add default via {gateway6} dev {UPLINK}\n"

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The outsides are what the underlay says: the nodes' gateways, each in a subnet of its own, or bridges that make one
-//! subnet of both. Nodes find their neighbours as any host does. No node has a route to the other's pods: that is the
+//! subnet of both. They cost as much of the processors as the nodes do; where that is to be measured, there is
+//! nothing between the uplinks ([`Underlay::Cable`]). Nodes find their neighbours as any host does. No node has a route to the other's pods: that is the
 //! overlay's business, Weft's or the kernel's ([`TwoNodes::kernel_vxlan`]).
 
 use crate::impairment::Impairment;
@@ -33,17 +34,19 @@ pub enum Underlay {
     Routed,
     /// Both are on one link: switches.
     Switched,
+    /// Both are on one link: the uplinks are the ends of a cable. There is no gateway, though nodes have a route to it.
+    Cable,
 }
 
 impl Underlay {
-    /// Both kinds.
+    /// Those that are networks.
     pub const BOTH: [Self; 2] = [Self::Routed, Self::Switched];
 
     const fn places(self) -> [NodePlace; 2] {
         const B: u8 = 2;
         let network = match self {
             Self::Routed => 8,
-            Self::Switched => NodePlace::ALONE.network,
+            Self::Switched | Self::Cable => NodePlace::ALONE.network,
         };
         [NodePlace::ALONE, NodePlace { number: B, network }]
     }
@@ -54,6 +57,7 @@ impl fmt::Display for Underlay {
         f.write_str(match self {
             Self::Routed => "routed",
             Self::Switched => "switched",
+            Self::Cable => "cable",
         })
     }
 }
@@ -72,10 +76,17 @@ impl TwoNodes {
     pub fn new(underlay: Underlay) -> Result<Self> {
         let mut nodes = Self::unjoined(underlay)?;
         let [a, b] = &nodes.nodes;
-        a.outside.ip(&format!(
-            "link add {CORE} type veth peer name {CORE} netns {}\n",
-            b.outside.name()
-        ))?;
+        if underlay == Underlay::Cable {
+            a.outside.ip(&format!(
+                "link set eth0 netns {} name {CORE}\n",
+                b.node.name()
+            ))?;
+        } else {
+            a.outside.ip(&format!(
+                "link add {CORE} type veth peer name {CORE} netns {}\n",
+                b.outside.name()
+            ))?;
+        }
         nodes.join().context("cannot join two nodes")?;
         Ok(nodes)
     }
@@ -120,6 +131,8 @@ impl TwoNodes {
             match self.underlay {
                 Underlay::Routed => self.route(at)?,
                 Underlay::Switched => self.switch(at)?,
+                Underlay::Cable if at == 0 => {}
+                Underlay::Cable => lab.uplink_is(CORE)?,
             }
         }
         Ok(())

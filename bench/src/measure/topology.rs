@@ -356,9 +356,9 @@ impl Topology {
     }
 }
 
-/// Two nodes on one link, joined by the kernel's VXLAN where the path is the kernel's.
+/// Two nodes on a cable, joined by the kernel's VXLAN where the path is the kernel's.
 fn joined(path: PathKind, place: Place) -> Result<(Lab, Lab)> {
-    let nodes = TwoNodes::new(Underlay::Switched)?;
+    let nodes = TwoNodes::new(Underlay::Cable)?;
     if !path.is_weft() {
         nodes.kernel_vxlan(Family::V4)?;
     }

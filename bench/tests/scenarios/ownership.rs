@@ -12,6 +12,7 @@ use weft_lab::command::{finish, run};
 use weft_lab::lab::{Family, Lab};
 use weft_lab::servers::PEER_PORT;
 use weft_lab::snapshot::Snapshot;
+use weft_lab::wait::wait_until;
 use weft_lab::weft::{exit, offline};
 
 /// Objects that `weft owned --json` lists without a node process running.
@@ -122,6 +123,10 @@ fn amb02_nothing_in_a_pod_changes_while_weft_runs() -> Result<()> {
                 inside("sysctl", &["-a", "-r", "^net\\.ipv[46]\\.conf"])?,
             ])
         };
+        // The kernel takes a second or two to find that nobody else has the link-local address.
+        wait_until("the pod's addresses", Duration::from_secs(5), || {
+            inside("ip", &["addr"]).is_ok_and(|addresses| !addresses.contains("tentative"))
+        })?;
         let before = state()?;
         let weft = fixture.weft()?;
         assert_eq!(state()?, before);

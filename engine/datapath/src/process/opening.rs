@@ -3,6 +3,7 @@
 use super::{Claim, Part, ingress, known_flow, replied, sender, to_kernel};
 use crate::choice::{add, open_service, refusal, with_other_port};
 use crate::flow::{Direction, FlowEnd, FlowKind, InsertError, NewFlow};
+use crate::overlay::is_tunnel;
 use crate::parse::{Packet, Parsed, parse};
 use crate::reject::reject;
 use crate::tables::{Pod, ServicePort, Stage};
@@ -152,9 +153,14 @@ fn to_pod(
         slot: peer.slot,
     };
     let grace = state.grace(pod, now) || state.grace(peer, now);
+    let tunnelled = is_tunnel(pod.ifindex) || is_tunnel(peer.ifindex);
+    // A datagram may be the reply of a flow that the kernel translates, but not through a tunnel; a SYN never is.
+    let perhaps_older = match tuple.proto {
+        Protocol::Tcp => !packet.opens(),
+        Protocol::Udp => !tunnelled,
+    };
     match (tuple.proto, packet.opens()) {
-        // A datagram may be the reply of a flow that the kernel translates; a SYN never is.
-        (Protocol::Udp, _) | (Protocol::Tcp, false) if grace => older_flow(
+        _ if grace && perhaps_older => older_flow(
             frame,
             packet,
             key,

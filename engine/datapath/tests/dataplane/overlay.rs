@@ -103,6 +103,11 @@ struct Node {
 
 impl Node {
     fn new(side: Side, joint: Joint) -> Self {
+        Self::enrolled(side, joint, Now::default())
+    }
+
+    /// Its pod is in the grace after its enrolment until then.
+    fn enrolled(side: Side, joint: Joint, grace_until: Now) -> Self {
         let mut builder = TablesBuilder::new();
         let there = side.other();
         let slot = |slot| SlotRef { slot, epoch: 1 };
@@ -110,9 +115,7 @@ impl Node {
             ifindex: VETH,
             addresses: Net::BOTH.map(|net| side.pod(net)).into(),
             slot: slot(1),
-            state: PodState::Enrolled {
-                grace_until: Now::default(),
-            },
+            state: PodState::Enrolled { grace_until },
             mtu: 9000,
         });
         let range = |net: Net, bits| Prefix::new(there.other_pod(net, 0), bits);
@@ -236,6 +239,22 @@ fn tun_01_ter_4_a_pod_reaches_a_remote_pod_and_is_answered() {
                 assert_eq!(back[6..], expected[6..]);
                 sound(&back);
             }
+        }
+    }
+}
+
+/// What comes through a tunnel was never the kernel's: its datagrams open flows while the pods are new, too.
+#[test]
+fn ter_4_a_datagram_through_a_tunnel_opens_a_flow_within_the_grace() {
+    for net in Net::BOTH {
+        let [mut a, mut b] =
+            [Side::A, Side::B].map(|side| Node::enrolled(side, Joint::PLAIN, GRACE_UNTIL));
+        b.receives(&a.sends(&between(net, Protocol::Udp, 0)));
+        for node in [a, b] {
+            let kinds: Vec<_> = (node.state.flows.slice(0, 4096))
+                .map(|(_, flow)| flow.kind())
+                .collect();
+            assert_eq!(kinds, [FlowKind::Direct], "{net:?}");
         }
     }
 }
