@@ -119,11 +119,15 @@ static __always_inline bool fits(struct __sk_buff *skb, const struct packet *pac
 	       (bpf_check_mtu(skb, ifindex, &mtu, 0, 0) >= 0 && length <= mtu);
 }
 
-/* The engine sees how a connection to or from a peer's pod is opened: it clamps the segments, and then leaves it to the hooks. */
+/*
+ * The engine sees how a connection to or from a peer's pod is opened, and tells the peer who has asked for what. So it does the
+ * answer to that if clamp() cannot.
+ */
 static __always_inline bool opens_tunnelled(const struct packet *packet, const struct weft_flow_key *key,
 					    __u32 egress)
 {
-	return packet->control & TCP_SYN && (is_tunnel(key->ifindex) || is_tunnel(egress));
+	return packet->control & TCP_SYN && (packet->opens || !packet->segment) &&
+	       (is_tunnel(key->ifindex) || is_tunnel(egress));
 }
 
 /*
@@ -329,7 +333,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct packet *pa
 	if (!is_tunnel(way->egress_ifindex))
 		return into_pod(skb, way->egress_ifindex);
 	peer = peer_of(way->egress_ifindex);
-	if (!peer)
+	if (!peer || !clamped(skb, packet, way->egress_ifindex))
 		return TCX_DROP;
 	if (peer->native)
 		return bpf_redirect_neigh(peer->uplink, NULL, 0, 0);
@@ -393,7 +397,9 @@ static __noinline bool fast_native(struct __sk_buff *skb, const struct packet *p
 	    is_tunnel(way.egress_ifindex))
 		return false;
 	count(WEFT_COUNT_FROM_PEER_FORWARDED, packets);
-	*action = rewrite(skb, packet, &way) ? into_pod(skb, way.egress_ifindex) : TCX_DROP;
+	*action = rewrite(skb, packet, &way) && clamped(skb, packet, tunnel) ?
+			  into_pod(skb, way.egress_ifindex) :
+			  TCX_DROP;
 	return true;
 }
 
@@ -421,7 +427,7 @@ static __noinline bool fast_unwrap(struct __sk_buff *skb, const struct packet *o
 	    is_tunnel(way.egress_ifindex))
 		return false;
 	count(WEFT_COUNT_FROM_PEER_FORWARDED, packets);
-	*action = unwrap(skb, &inner) && rewrite(skb, &inner, &way) ?
+	*action = unwrap(skb, &inner) && rewrite(skb, &inner, &way) && clamped(skb, &inner, from->port) ?
 			  into_pod(skb, way.egress_ifindex) :
 			  TCX_DROP;
 	return true;

@@ -35,6 +35,7 @@ struct packet {
 	__u8 hops; /* TTL or hop limit */
 	__u8 odd; /* its layer 4 header contradicts its length */
 	__u8 vip; /* from a pod to a service's address: filled in by the steering */
+	__be16 segment; /* TCP with SYN: the largest segment that it asks for, if that is its first option; else 0 */
 	__u32 icmp; /* with `error`: where the ICMP header begins */
 	__u32 l4; /* with `ports`: where the layer 4 header begins, */
 	__u32 payload; /* where what it carries begins, as far as it says, */
@@ -47,6 +48,19 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 need)
 	if ((void *)(long)skb->data + need <= (void *)(long)skb->data_end)
 		return true;
 	return need <= skb->len && !bpf_skb_pull_data(skb, need);
+}
+
+#define TCP_FIRST_OPTION sizeof(struct tcphdr)
+#define TCP_MSS bpf_htons(0x0204) /* kind and length (RFC 9293, 3.2) */
+
+/* The largest segment that the SYN at `offset` asks for. Every stack says so first. */
+static __always_inline __be16 asked_segment(struct __sk_buff *skb, __u32 offset)
+{
+	__be16 option[2];
+
+	if (bpf_skb_load_bytes(skb, offset + TCP_FIRST_OPTION, option, sizeof(option)) || option[0] != TCP_MSS)
+		return 0;
+	return option[1];
 }
 
 static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, struct packet *packet,
@@ -71,6 +85,8 @@ static __always_inline enum parse_result parse_ports(struct __sk_buff *skb, stru
 		packet->control = ((__u8 *)tcp)[13];
 		header = tcp->doff * 4;
 		packet->odd = header < sizeof(*tcp) || offset + header > l3_end;
+		if (packet->control & TCP_SYN && header > sizeof(*tcp))
+			packet->segment = asked_segment(skb, offset);
 	} else {
 		struct udphdr *udp = l4;
 

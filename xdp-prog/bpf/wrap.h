@@ -176,6 +176,33 @@ static __always_inline bool read_wrapped(struct __sk_buff *skb, const struct pac
 	return true;
 }
 
+/*
+ * Lowers the largest segment that a SYN asks for to what the tunnel holds (TUN-04), as clamp_segments() of
+ * engine/datapath/src/tunnel.rs does. 0, or -1 if that is not possible.
+ */
+static __noinline int clamp(struct __sk_buff *skb, const struct packet *packet, __u32 tunnel)
+{
+	__u32 headers = (packet->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct tcphdr);
+	__u32 check = packet->l4 + __builtin_offsetof(struct tcphdr, check);
+	struct weft_peer *peer = bpf_map_lookup_elem(&tunnels, &tunnel);
+	__be16 most;
+
+	if (!peer || peer->mtu < headers)
+		return -1;
+	if (bpf_ntohs(packet->segment) + headers <= peer->mtu)
+		return 0;
+	most = bpf_htons(peer->mtu - headers);
+	if (bpf_l4_csum_replace(skb, check, packet->segment, most, sizeof(most)))
+		return -1;
+	return bpf_skb_store_bytes(skb, packet->l4 + TCP_FIRST_OPTION + 2, &most, sizeof(most), 0);
+}
+
+/* Whether the packet asks for no more than the tunnel holds, if need be from now on. */
+static __always_inline bool clamped(struct __sk_buff *skb, const struct packet *packet, __u32 tunnel)
+{
+	return !(packet->control & TCP_SYN) || !clamp(skb, packet, tunnel);
+}
+
 /* Takes the outer headers off. */
 static __always_inline bool unwrap(struct __sk_buff *skb, const struct packet *inner)
 {

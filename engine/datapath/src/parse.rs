@@ -30,12 +30,6 @@ impl TcpFlags {
         self.0 & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
     }
 
-    /// The answer to that.
-    #[inline]
-    pub fn answers(self) -> bool {
-        self.0 & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN | tcp::ACK
-    }
-
     /// The sender has no more data.
     #[inline]
     pub fn fin(self) -> bool {

@@ -159,9 +159,7 @@ pub(crate) fn with_ports(
         && flow.valid(now, tables)
         && !(packet.flags().opens() && gives_way(flow, direction, state))
     {
-        let answered = direction == Direction::Reply && packet.flags().answers();
-        if (flow.pauses(now) || answered && flow.clamps()) && state.leaves(flow) && state.room() > 0
-        {
+        if flow.pauses(now) && state.leaves(flow) && state.room() > 0 {
             state.leave(id); // Or once more: the hooks had no room, or their entry has run out.
         }
         return known_flow(frame, packet, (id, direction), now, tables, state);

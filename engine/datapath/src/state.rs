@@ -362,11 +362,7 @@ impl State {
                 terminated,
             });
         }
-        // A tunnelled connection has segments to be clamped in both directions first.
-        let opening = self.flows.at(id).is_some_and(Flow::clamps);
-        if !opening {
-            self.leave(id);
-        }
+        self.leave(id);
         Ok(id)
     }
 

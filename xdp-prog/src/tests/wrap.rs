@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
+use etherparse::{PacketBuilder, TcpOptionElement};
 use weft_datapath::{
     Encapsulation, FastEnds, FlowKey, FrameBuf, Hook, Ingress, Now, OverlaySpec, PeerSpec, PinOp,
     Pod, PodState, Ports, Prefix, Protocol, SlotRef, State, StateConfig, TUNNELS, Tables,
@@ -184,14 +185,18 @@ impl Joined {
             tuple: client.tuple.reversed(),
             ifindex: TUNNEL,
         };
+        self.leave_ends(FastEnds { client, answers });
+        thread::sleep(Duration::from_millis(60)); // Datagrams are held until there is a pause by the coarse clock.
+    }
+
+    fn leave_ends(&self, ends: FastEnds) {
         let leave = PinOp::Leave {
-            ends: FastEnds { client, answers },
+            ends,
             slot: SlotRef::FIXED,
             service: None,
             front: None,
         };
         self.steering.pin_writer(None).unwrap().apply(&[leave]);
-        thread::sleep(Duration::from_millis(60)); // Datagrams are held until there is a pause by the coarse clock.
     }
 
     /// What the pod here sends, and what the far one answers.
@@ -245,6 +250,84 @@ fn tun_01_tun_06_the_hooks_wrap_and_unwrap_as_the_engine_does_byte_for_byte() {
             assert_eq!(counters[Counter::FromPeer], 4);
         });
     }
+}
+
+/// A SYN, or the answer to one, that asks for segments of that length first of all.
+fn asking(src: IpAddr, dst: IpAddr, [from, to]: [u16; 2], answer: bool, segment: u16) -> Vec<u8> {
+    let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let step = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => link.ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => link.ipv6(src.octets(), dst.octets(), 64),
+        _ => panic!("{src} and {dst} are of two families"),
+    };
+    let syn = step.tcp(from, to, 1, 1024).syn();
+    let step = if answer { syn.ack(9) } else { syn };
+    let options = [
+        TcpOptionElement::MaximumSegmentSize(segment),
+        TcpOptionElement::WindowScale(7),
+    ];
+    let mut bytes = Vec::new();
+    step.options(&options)
+        .unwrap()
+        .write(&mut bytes, &[])
+        .unwrap();
+    bytes
+}
+
+/// The answer to a SYN goes by the hooks, which lower what it asks for; without an option to lower it is the engine's.
+#[test]
+fn tun_04_the_hooks_clamp_the_answer_to_a_syn_as_the_engine_does() {
+    node(|node| {
+        let mut joined = Joined::new(node, Encapsulation::Geneve);
+        for v6 in [false, true] {
+            let (here, far) = (pod(CLIENT, v6), far_pod(v6));
+            let asked_at = INNER + if v6 { 40 } else { 20 } + 20 + 2;
+            joined.open(v6, Protocol::Tcp);
+            // From there: with what another implementation would have left in it.
+            for segment in [1000, 9000] {
+                let answer = asking(far, here, [5000, 4000], true, 1000);
+                let mut arrives = joined.far.wraps(FAR, &answer);
+                arrives[asked_at..][..2].copy_from_slice(&u16::to_be_bytes(segment));
+                let got = joined.peer_sends(&arrives);
+                assert_eq!(got.action, REDIRECT, "{segment} {v6}");
+                let engine = joined.here.unwraps(&arrives);
+                assert_eq!(got.data[12..], engine[12..], "{segment} {v6}");
+            }
+            let [_, without] = joined.packets(v6, Protocol::Tcp, true);
+            let arrives = joined.far.wraps(FAR, &without);
+            assert!(is_punted(
+                &joined.peer_sends(&arrives),
+                &arrives,
+                FROM_PEER,
+                UPLINK
+            ));
+            // From here, of a connection that a pod there has opened.
+            let syn = asking(far, here, [6000, 7000], false, 1000);
+            joined.here.unwraps(&joined.far.wraps(FAR, &syn));
+            let client = FlowKey {
+                tuple: Tuple {
+                    src: far.into(),
+                    dst: here.into(),
+                    sport: 6000,
+                    dport: 7000,
+                    proto: Protocol::Tcp,
+                },
+                ifindex: TUNNEL,
+            };
+            let answers = FlowKey {
+                tuple: client.tuple.reversed(),
+                ifindex: CLIENT,
+            };
+            joined.leave_ends(FastEnds { client, answers });
+            for segment in [1000, 9000] {
+                let answer = asking(here, far, [7000, 6000], true, segment);
+                let sent = joined.pod_sends(&answer);
+                assert_eq!(sent.action, REDIRECT, "{segment} {v6}");
+                let engine = joined.here.wraps(CLIENT, &answer);
+                assert_eq!(sent.data[12..], engine[12..], "{segment} {v6}");
+            }
+        }
+    });
 }
 
 /// A peer without a tunnel: packets leave and arrive as they are. What is to nobody here, or from nobody there, is the kernel's.

@@ -229,11 +229,6 @@ impl Flow {
         is_tunnel(self.client_ifindex) || is_tunnel(self.server_ifindex)
     }
 
-    /// Whether its SYN and the answer to that are changed on their way, so that they must come by here.
-    pub(crate) fn clamps(&self) -> bool {
-        self.proto == Protocol::Tcp && self.is_tunnelled()
-    }
-
     /// Whether datagrams for the hooks have paused for so long that none can be under way.
     pub(crate) fn pauses(&self, now: Now) -> bool {
         self.proto == Protocol::Udp
