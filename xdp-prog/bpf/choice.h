@@ -71,17 +71,32 @@ static __always_inline __u16 print_of(const struct weft_addr *addr, __be16 port)
 /* Backends of a service port that are looked through at most. */
 #define SCAN_MAX 1024
 
+struct search {
+	__u32 at; /* of `backends` */
+	__u16 print;
+	bool found;
+};
+
+/* One step of find_backend(). Its caller's stack is all but used up: the key is there already. */
+static long is_backend(__u64 step, struct search *search)
+{
+	struct weft_backend *backend;
+
+	(void)step;
+	backend = bpf_map_lookup_elem(&backends, &search->at);
+	search->found = backend && print_of(&backend->addr, backend->port) == search->print;
+	if (!search->found)
+		search->at++;
+	return search->found;
+}
+
 /* The place of the service port's backend with that print, from its first one on; -1: it has none. */
 __noinline int find_backend(__u32 offset, __u32 backends_count, __u16 print)
 {
-	for (__u32 i = 0; i < SCAN_MAX && i < backends_count; i++) {
-		__u32 at = offset + i;
-		struct weft_backend *backend = bpf_map_lookup_elem(&backends, &at);
+	struct search search = { .at = offset, .print = print };
 
-		if (backend && print_of(&backend->addr, backend->port) == print)
-			return i;
-	}
-	return -1;
+	bpf_loop(backends_count < SCAN_MAX ? backends_count : SCAN_MAX, is_backend, &search, 0);
+	return search.found ? (int)(search.at - offset) : -1;
 }
 
 /* The service port's part of a flow that begins, to that backend. */

@@ -268,10 +268,13 @@ static __always_inline bool untag(struct __sk_buff *skb)
 	return !skb->vlan_present || (skb->vlan_tci & VLAN_ID);
 }
 
-/* `packet` is zeroed by the caller and complete only with PARSE_OK. */
-static __always_inline enum parse_result parse(struct __sk_buff *skb, struct packet *packet)
+/*
+ * `packet` is zeroed by the caller and complete only with PARSE_OK. Global, so that the verifier looks at what follows once, and
+ * not for all that a packet may be.
+ */
+__noinline int parse(struct __sk_buff *skb, struct packet *packet)
 {
-	if (skb->vlan_present)
+	if (!packet || skb->vlan_present)
 		return PARSE_NOT_IP;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return parse_ip4(skb, packet, ETH_HLEN);

@@ -12,12 +12,6 @@
 #define TUNNEL_HEADER 8 /* GENEVE's without options, and VXLAN's */
 #define GENEVE_OPTIONS 0x3f /* their length in words (RFC 8926, 3.4) */
 
-/* A function of its own, so that its variables take no room beside those of fast_unwrap(). */
-static __noinline bool parses(struct __sk_buff *skb, struct packet *packet)
-{
-	return parse(skb, packet) == PARSE_OK;
-}
-
 /* Whether the packet is one of a tunnel that ends here. */
 static __always_inline bool is_wrapped(const struct packet *packet, const struct weft_overlay *here)
 {

@@ -177,7 +177,7 @@ int weft_from_peer(struct __sk_buff *skb)
 	__u16 target = 0;
 
 	/* What cannot be read is the kernel's. */
-	if (!here || !here->port || !parses(skb, &packet))
+	if (!here || !here->port || parse(skb, &packet) != PARSE_OK)
 		return TCX_NEXT;
 	if (!is_wrapped(&packet, here))
 		return native(skb, here, &packet);
