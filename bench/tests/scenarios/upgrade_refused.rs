@@ -7,7 +7,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 use weft_lab::wait::wait_until;
 use weft_lab::weft::{Weft, exit};
@@ -190,14 +189,27 @@ fn upgrades_come_one_after_another_and_do_not_need_their_client() -> Result<()> 
         let pid = weft.pid()?;
         let mut talks = talks(&fixture, 20)?;
         let new = copy(&weft)?;
+        // It checks for as long as there is a gate.
+        let gate = fixture.lab.directory().join("gate");
+        let checks = fixture.lab.directory().join("checks");
         let text = format!(
-            "#!/bin/sh\n[ \"$1\" = check ] && sleep 1.5\nexec {} \"$@\"\n",
+            "#!/bin/sh\nif [ \"$1\" = check ]; then\n\
+             touch {}\nwhile [ -e {} ]; do sleep 0.1; done\nfi\nexec {} \"$@\"\n",
+            checks.display(),
+            gate.display(),
             new.display()
         );
         let slow = program(&weft, "slow", &text)?;
         let slow = slow.to_string_lossy();
-        let mut client = weft.command(&["upgrade", "--binary", &slow]).spawn()?;
-        thread::sleep(Duration::from_millis(500));
+        let start = || -> Result<_> {
+            fs::write(&gate, [])?;
+            let client = weft.command(&["upgrade", "--binary", &slow]).spawn()?;
+            wait_until("the check", Duration::from_secs(10), || {
+                fs::remove_file(&checks).is_ok()
+            })?;
+            Ok(client)
+        };
+        let mut client = start()?;
         for words in [&["upgrade"][..], &["reload"]] {
             let finished = weft.cli(words)?;
             ensure!(
@@ -212,6 +224,7 @@ fn upgrades_come_one_after_another_and_do_not_need_their_client() -> Result<()> 
         weft.json(&["status"])?; // That changes nothing.
         kill_process(Pid::from_child(&client), Signal::INT)?; // As Ctrl-C does.
         ensure!(!client.wait()?.success(), "the client went on");
+        fs::remove_file(&gate)?;
         wait_until("the upgrade", Duration::from_secs(30), || {
             let status = weft.json(&["status"]);
             status.is_ok_and(|status| !status["upgrade"].is_null())
@@ -219,9 +232,8 @@ fn upgrades_come_one_after_another_and_do_not_need_their_client() -> Result<()> 
         ensure!(weft.pid()? == pid, "another process");
         go_on(&mut talks)?;
         // One that is asked to end while it checks does not wait for it.
+        let mut client = start()?;
         let mut weft = weft;
-        let mut client = weft.command(&["upgrade", "--binary", &slow]).spawn()?;
-        thread::sleep(Duration::from_millis(500));
         let ended = weft.stop()?;
         ensure!(ended.success() && !client.wait()?.success(), "{ended:?}");
         Ok(())
