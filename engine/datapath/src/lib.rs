@@ -25,6 +25,7 @@ mod frame;
 mod hash;
 mod icmp;
 mod io;
+mod lock;
 mod mac;
 mod maglev;
 mod overlay;
