@@ -44,6 +44,7 @@ fn tables(far: bool, encapsulation: Encapsulation) -> Tables {
     let mut builder = TablesBuilder::new();
     builder.add_pod(Pod {
         ifindex: own,
+        name: Box::default(),
         addresses: [false, true].map(|v6| address(own, v6).into()).into(),
         slot: SlotRef { slot: 1, epoch: 0 },
         state: PodState::Enrolled {
@@ -188,7 +189,7 @@ impl Joined {
             ends: FastEnds { client, answers },
             slot: SlotRef::FIXED,
             service: None,
-            front: None,
+            said: Default::default(),
         };
         self.steering.pin_writer(None).unwrap().apply(&[leave]);
         thread::sleep(Duration::from_millis(60)); // Datagrams are held until there is a pause by the coarse clock.
