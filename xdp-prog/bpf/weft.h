@@ -285,7 +285,7 @@ struct weft_flow_key {
  * In `pins` `owner`, `cookie`, `rewrite` and `egress_ifindex` count, and the rest is zero.
  * In `flows` `rewrite` and `owner` are zero, and `cookie` is when the flow was opened.
  * A MODE_PLAIN entry rewrites nothing: its `rewrite_addr` and `rewrite_port` name the service port that a client asked
- * for at another node, or the client's destination.
+ * for at another node, or the client's destination, and its `service` is user space's number of the client's name, or 0.
  */
 struct weft_flow_value {
 	struct weft_addr rewrite_addr;

@@ -161,6 +161,7 @@ fn tables(services: usize) -> Result<Tables> {
     for number in 0..CLIENTS {
         builder.add_pod(Pod {
             ifindex: 1 + number,
+            name: Box::default(),
             addresses: [client(number)].into_iter().collect(),
             slot: SlotRef::FIXED,
             state: PodState::Enrolled {

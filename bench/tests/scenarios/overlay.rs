@@ -16,6 +16,7 @@ use weft_lab::servers::{HTTP_PORT, PEER_PORT};
 use weft_lab::snapshot::Snapshot;
 use weft_lab::two_nodes::Underlay;
 use weft_lab::wait::{START_LIMIT, wait_until};
+use weft_lab::weft::Weft;
 
 /// Source ports of outer headers: 14 bits of a hash.
 const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 0xc000..=0xffff;
@@ -429,32 +430,69 @@ fn ter7_the_vip_appears_at_the_client_only() -> Result<()> {
     })
 }
 
-/// The far node's flows say which service was asked.
+/// The far node's flows say which service was asked, and by whom: translated, through the stages, and without a service.
 #[test]
-fn ter7_u15_the_far_node_names_the_service_that_was_asked() -> Result<()> {
+fn ter7_ter15_u15_the_far_node_names_the_service_that_was_asked_and_the_client() -> Result<()> {
     with_weft(|| {
         let cluster = Cluster::new(Underlay::Routed)?;
-        let wefts = cluster.start()?;
-        for family in Family::BOTH {
-            let vip = SocketAddr::new(pick(&vips(SERVED_AT[1]), family), PEER_PORT);
-            let mut talk = Talk::open(&cluster.clients[0].namespace, vip)?;
-            talk.ask()?;
-            for (weft, node) in wefts.iter().zip(["a", "b"]) {
-                let flows = weft.json(&["flows"])?;
-                let flows = flows["flows"].as_array().context("no flows")?;
-                let local = talk.local.to_string();
-                let flow = flows
-                    .iter()
-                    .find(|flow| flow["client"] == local.as_str())
-                    .with_context(|| format!("node {node}: no flow of {local}: {flows:#?}"))?;
-                ensure!(
-                    flow.to_string().contains(&vip.to_string()),
-                    "node {node}: {flow:#}"
-                );
+        for stage in [None, Some("tcp"), Some("http")] {
+            let wefts = cluster.start_with(|config| {
+                for service in &mut config.services {
+                    service
+                        .ports
+                        .retain(|port| port.port != PEER_PORT || port.protocol == "udp");
+                    service.stage(stage);
+                }
+                Ok(())
+            })?;
+            for family in Family::BOTH {
+                client_is_named(&cluster, &wefts, family)
+                    .with_context(|| format!("{family:?}, stage {stage:?}"))?;
             }
+            audit(&wefts)?;
         }
-        audit(&wefts)
+        Ok(())
     })
+}
+
+fn client_is_named(cluster: &Cluster, wefts: &[Weft; 2], family: Family) -> Result<()> {
+    let client = &cluster.clients[0].namespace;
+    let vip = |port| SocketAddr::new(pick(&vips(SERVED_AT[1]), family), port);
+    let mut requests = Connection::open(client, vip(81))?;
+    requests.get("/")?;
+    let datagrams = Datagrams::open(client, vip(PEER_PORT))?;
+    datagrams.ask()?;
+    let to_pod = (cluster.servers[1].ip(family), PEER_PORT).into();
+    let mut talk = Talk::open_apart(client, to_pod)?;
+    talk.ask()?;
+    for (local, asked) in [
+        (requests.local()?, Some(vip(81))),
+        (datagrams.local, Some(vip(PEER_PORT))),
+        (talk.local, None),
+    ] {
+        let [near, far] = [0, 1].map(|at| flow_of(&wefts[at], local));
+        let (near, far) = (near.context("node a")?, far.context("node b")?);
+        let dialled = asked.unwrap_or(to_pod);
+        ensure!(near["destination"] == dialled.to_string(), "{near:#}");
+        let asked = asked.map(|asked| asked.to_string());
+        ensure!(far["asked"].as_str() == asked.as_deref(), "{far:#}");
+        for flow in [near, far] {
+            ensure!(flow["client_pod"] == "lab/client-a", "{flow:#}");
+        }
+    }
+    let table = wefts[1].text(&["flows"])?;
+    ensure!(table.contains("(lab/client-a)"), "{table}");
+    Ok(())
+}
+
+/// The flow of that client.
+fn flow_of(weft: &Weft, client: SocketAddr) -> Result<serde_json::Value> {
+    let flows = weft.json(&["flows"])?;
+    let flows = flows["flows"].as_array().context("no flows")?;
+    let client = client.to_string();
+    let found = flows.iter().find(|flow| flow["client"] == client.as_str());
+    let found = found.with_context(|| format!("no flow of {client}: {flows:#?}"))?;
+    Ok(found.clone())
 }
 
 /// Who is nobody's pod is not looked for at peers, and what a peer gets for nobody ends there.

@@ -18,6 +18,9 @@ use weft_lab::weft::{Weft, sum_of};
 
 /// Weft's option class.
 const CLASS: &str = "0xff77";
+/// Its types: the service that was asked, and the client's name.
+const SERVICE: &str = "0x01";
+const NAME: &str = "0x02";
 /// An option that Weft does not know.
 const OTHER: &str = "{class=0xff12,type=0x21,len=4}->tun_metadata0";
 /// One that whoever does not know it must not take.
@@ -175,12 +178,14 @@ fn judge(cluster: &Cluster, file: &Path, options: bool) -> Result<()> {
         "udp.checksum",
         &vni,
         "geneve.option.class",
+        "geneve.option.type",
     ];
     let frames = dissect(file, encap, &fields)?;
     let first = |list: &str| list.split(',').next().unwrap_or_default().to_owned();
-    let (mut sent, mut services) = ([0, 0], 0);
+    let (mut sent, mut services, mut names) = ([0, 0], 0, 0);
     for frame in &frames {
-        let [src, dst, port, checksum, network, _] = [0, 1, 2, 3, 4, 5].map(|at| first(&frame[at]));
+        let [src, dst, port, checksum, network, class] =
+            [0, 1, 2, 3, 4, 5].map(|at| first(&frame[at]));
         let from_near = src == near;
         let ends = if from_near {
             [&near, &far]
@@ -197,9 +202,11 @@ fn judge(cluster: &Cluster, file: &Path, options: bool) -> Result<()> {
             (checksum != "0x0000") == (wrapping.outer == Family::V6),
             "{frame:?}"
         );
-        let class = &frame[5];
         match (from_near, class.as_str()) {
-            (true, CLASS) => services += 1,
+            (true, CLASS) => {
+                services += usize::from(frame[6].contains(SERVICE));
+                names += usize::from(frame[6].contains(NAME));
+            }
             (true, "") => {}
             (false, "0xff12") => ensure!(options, "{frame:?}"),
             (false, "") => ensure!(!options, "{frame:?}"),
@@ -208,10 +215,12 @@ fn judge(cluster: &Cluster, file: &Path, options: bool) -> Result<()> {
         sent[usize::from(!from_near)] += 1;
     }
     ensure!(sent.iter().all(|count| *count > 1000), "{sent:?} frames");
-    ensure!(
-        (services > 0) == (encap == "geneve"),
-        "{services} frames name a service"
-    );
+    for (count, what) in [(services, "service"), (names, "client")] {
+        ensure!(
+            (count > 0) == (encap == "geneve"),
+            "{count} frames name a {what}"
+        );
+    }
     // Nothing else is: no pod's packet as it is, no router's or kernel's word about one.
     let bare = dissect(
         file,
@@ -225,9 +234,9 @@ fn judge(cluster: &Cluster, file: &Path, options: bool) -> Result<()> {
     Ok(())
 }
 
-/// What Weft's option says is what Open vSwitch reads, which knows a type of option in one length only.
+/// What Weft's options say is what Open vSwitch reads, which knows a type of option in one length only.
 #[test]
-fn tun01_open_vswitch_reads_the_option_and_its_critical_one_is_refused() -> Result<()> {
+fn tun01_u15_open_vswitch_reads_the_options_and_its_critical_one_is_refused() -> Result<()> {
     with_weft(|| {
         let mut pair = Pair::new()?;
         let weft = pair.wrapped(Wrapping::GENEVE)?;
@@ -263,14 +272,15 @@ fn names_the_service(pair: &Pair, family: Family) -> Result<()> {
         IpAddr::V4(ip) => ("udp", ip.octets().to_vec()),
         IpAddr::V6(ip) => ("udp6", ip.octets().to_vec()),
     };
-    let data: String = [&address[..], &PEER_PORT.to_be_bytes(), &[0, 0]]
-        .concat()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let client = &pair.cluster.clients[0];
+    let hex = |data: &[u8]| -> String { data.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let data = hex(&[&address[..], &PEER_PORT.to_be_bytes(), &[0, 0]].concat());
     let length = address.len() + 4;
     let mapped = |length| format!("{{class={CLASS},type=1,len={length}}}->tun_metadata1");
-    let ask = || ask_udp(&pair.cluster.clients[0].namespace, (vip, PEER_PORT).into());
+    let mut name = format!("lab/{}", client.name).into_bytes();
+    name.resize(name.len().next_multiple_of(4), 0);
+    let mapped_name = format!("{{class={CLASS},type=2,len={}}}->tun_metadata2", name.len());
+    let ask = || ask_udp(&client.namespace, (vip, PEER_PORT).into());
 
     pair.switch.options(&[])?;
     pair.flows("", "")?;
@@ -280,14 +290,17 @@ fn names_the_service(pair: &Pair, family: Family) -> Result<()> {
     pair.flows("", "")?;
     ensure!(ask().is_err(), "an option of another length passed");
 
-    pair.switch.options(&[&mapped(length)])?;
+    pair.switch.options(&[&mapped(length), &mapped_name])?;
     let named = format!(
-        "cookie={COOKIE},priority=20,in_port={TUNNEL},{protocol},tun_metadata1=0x{data},actions={}\n",
+        "cookie={COOKIE},priority=20,in_port={TUNNEL},{protocol},tun_metadata1=0x{data},tun_metadata2=0x{},actions={}\n",
+        hex(&name),
         to_pod(server)?
     );
     pair.flows("", &named)?;
     wait_until("the service", START_LIMIT, || ask().is_ok())?;
-    wait_until("a packet that names the service", COUNT_LIMIT, || {
-        pair.switch.matched(COOKIE).is_ok_and(|count| count > 0)
-    })
+    wait_until(
+        "a packet that names the service and its client",
+        COUNT_LIMIT,
+        || pair.switch.matched(COOKIE).is_ok_and(|count| count > 0),
+    )
 }

@@ -1,9 +1,10 @@
 //! Session affinity: which backend a client was given last, per service port.
 
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::hash::{finish, mix};
+use crate::lock::soon;
 use crate::{Address, Now};
 
 /// Places that a client's entry may be in: eight cache lines to look at, no more.
@@ -38,13 +39,9 @@ struct Set(Mutex<[Entry; WAYS]>);
 /// There is room for one client of a service with affinity for so many flows that there may be.
 const FLOWS_PER_CLIENT: usize = 4;
 
-/// How often a worker tries to get at a set that another one is in. That one needs some tens of nanoseconds,
-/// unless the kernel takes its core away: then this ends after some microseconds.
-const TRIES: usize = 256;
-
 /// Clients and their backends, of all workers; all memory is taken at the start.
 ///
-/// The one thing that workers share besides the tables: a client's flows are spread over all of them, and have to
+/// Workers share it: a client's flows are spread over all of them, and have to
 /// agree. A set is locked for as long as it takes to read or write an entry, once or twice for a flow
 /// that is new, never for a packet of one that is known, and nobody waits for a lock without bound. A new client
 /// takes a free place of its set, else that of the one that was silent for longest: it is never
@@ -148,15 +145,7 @@ impl AffinityTable {
         let [high, low] = client.words();
         let hash = finish(mix(mix(mix(self.seed, high), low), u64::from(service)));
         let Set(set) = &self.sets[hash as usize & (self.sets.len() - 1)];
-        for _ in 0..TRIES {
-            match set.try_lock() {
-                Ok(entries) => return Some(entries),
-                // A panic ends the process; entries are written whole.
-                Err(TryLockError::Poisoned(entries)) => return Some(entries.into_inner()),
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
-            }
-        }
-        None
+        soon(set)
     }
 }
 

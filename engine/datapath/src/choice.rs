@@ -7,7 +7,9 @@ use crate::hash::{client_hash, finish, mix, reduce};
 use crate::overlay::is_tunnel;
 use crate::process::Part;
 use crate::tables::{Algorithm, Backend, BackendPath, Pod, ServicePort, Stage, UpstreamSource};
-use crate::{Address, DropReason, FlowKey, Now, SlotRef, State, Tables, flow_hash, source_hash};
+use crate::{
+    Address, DropReason, FlowKey, Now, Said, SlotRef, State, Tables, flow_hash, source_hash,
+};
 
 /// How often the algorithm is asked before the backends are tried one after another.
 const TRIES: usize = 8;
@@ -119,7 +121,7 @@ impl State {
             member: SlotRef::FIXED,
             max_flows: None,
             reset: false,
-            front: None,
+            said: Said::default(),
             backend: None,
             leaves: kind == FlowKind::Direct,
             owner: self.worker,
@@ -247,7 +249,7 @@ fn service_flow(
         member: backend.member,
         max_flows: service.spec.options.max_flows,
         reset: service.spec.options.reset_on_removal,
-        front: None,
+        said: Said::default(),
         backend: backend.name,
         leaves: stage == Stage::L4
             && service.spec.algorithm != Algorithm::LeastConnections

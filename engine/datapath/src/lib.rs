@@ -14,6 +14,7 @@ mod ahead;
 mod answer;
 mod checksum;
 mod choice;
+mod client_names;
 mod counters;
 mod cut;
 mod evict;
@@ -25,6 +26,7 @@ mod frame;
 mod hash;
 mod icmp;
 mod io;
+mod lock;
 mod mac;
 mod maglev;
 mod overlay;
@@ -49,6 +51,7 @@ pub use affinity::AffinityTable;
 pub use ahead::LookAhead;
 pub use checksum::{Checksum, Delta, l4_checksum};
 pub use choice::UpstreamSpec;
+pub use client_names::{CLIENT_NAME_MAX, CLIENT_NAMES_MAX, ClientNames, NameId, is_name_byte};
 pub use counters::Counters;
 pub use flow::{
     Direction, Flow, FlowEnd, FlowId, FlowKind, FlowSource, FlowState, FlowTable, InsertError,
@@ -74,7 +77,7 @@ pub use tables::{
     ServicePort, ServicePortSpec, SlotRef, Stage, Tables, TablesBuilder, UpstreamSource,
 };
 pub use time::Now;
-pub use tunnel::Front;
+pub use tunnel::{Front, Said};
 
 /// Frames a worker takes at a time: enough to spread the cost of a doorbell, few enough that a
 /// burst stays in the first-level cache (64 descriptors and headers).

@@ -242,6 +242,7 @@ pub(crate) const fn is_tunnel(port: u32) -> bool {
 fn remote_pod(peer: &PeerSpec, slot: SlotRef) -> Pod {
     Pod {
         ifindex: peer.port,
+        name: Box::default(),
         addresses: arrayvec::ArrayVec::new(),
         slot,
         state: PodState::Enrolled {

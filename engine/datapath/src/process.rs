@@ -8,7 +8,7 @@ use crate::parse::{Packet, Parsed, TcpFlags, Unflowed, parse};
 use crate::reject::reject;
 use crate::rewrite::translate;
 use crate::tables::Pod;
-use crate::tunnel::Front;
+use crate::tunnel::{Front, Opening};
 use crate::wire::ethernet;
 use crate::{
     Address, DropReason, Egress, FlowKey, FrameBuf, Hook, Ingress, Inject, KernelReason, Now,
@@ -91,7 +91,7 @@ pub struct TooLong {
 /// A packet that opens a flow or belongs to none takes the slow way through the tables. Both allocate
 /// nothing and loop only within written bounds. Every check comes before the first write.
 pub fn process(frame: &mut FrameBuf<'_>, now: Now, tables: &Tables, state: &mut State) -> Verdict {
-    if let Err(verdict) = overlay::arrive(frame, tables, state) {
+    if let Err(verdict) = overlay::arrive(frame, now, tables, state) {
         return verdict;
     }
     state.look_up(frame.bytes(), now, tables);
@@ -313,7 +313,7 @@ pub(crate) fn pass(
         }
     }
     if is_tunnel(egress.ifindex) {
-        state.front = front(flow, direction);
+        state.opening = opening(flow, direction);
     }
     let ended = flow.seen(direction, part.flags, bytes, now);
     translate(frame.bytes_mut(), flow, hop);
@@ -324,16 +324,12 @@ pub(crate) fn pass(
     Verdict::Deliver
 }
 
-/// What a peer is to know of a flow that it has not answered yet: the service that its client has asked.
-fn front(flow: &Flow, direction: Direction) -> Option<Front> {
-    let opening = matches!(flow.state(), FlowState::OneWay | FlowState::SynSent);
-    let asked = flow.kind() == FlowKind::Service && direction == Direction::Forward;
-    (asked && opening).then(|| {
-        let tuple = flow.tuple();
-        Front {
-            address: tuple.dst,
-            port: tuple.dport,
-        }
+/// What a peer is to know of a flow that it has not answered yet: its client, and the service that this has asked.
+fn opening(flow: &Flow, direction: Direction) -> Option<Opening> {
+    let opens = matches!(flow.state(), FlowState::OneWay | FlowState::SynSent);
+    (opens && direction == Direction::Forward).then(|| Opening {
+        front: (flow.kind() == FlowKind::Service).then(|| Front::of(flow)),
+        client: flow.client_ifindex(),
     })
 }
 

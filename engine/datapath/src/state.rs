@@ -4,11 +4,12 @@ use arrayvec::ArrayVec;
 
 use crate::adopt::{FastEnds, FastFlows};
 use crate::affinity::AffinityTable;
+use crate::client_names::ClientNames;
 use crate::cut::Rest;
 use crate::flow::{Flow, FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
 use crate::rate::IcmpErrors;
-use crate::tunnel::Front;
+use crate::tunnel::{Opening, Said};
 use crate::{
     Address, BURST_MAX, Direction, FlowKey, FragmentTable, Hook, Inject, Now, Pod, Ports, SlotRef,
     Tables, TooLong, resident,
@@ -56,8 +57,8 @@ pub enum PinOp {
         slot: SlotRef,
         /// The caller's number of the service port; `None` for a flow from pod to pod.
         service: Option<u32>,
-        /// Of one of those, what its client has asked its own node for.
-        front: Option<Front>,
+        /// Of one of those, what its client's node has said.
+        said: Said,
     },
 }
 
@@ -145,6 +146,8 @@ pub struct State {
     pub pin_ops: PinOps,
     /// Clients of services with session affinity, and their backends. Of several workers each has the same.
     pub affinity: AffinityTable,
+    /// Names of peers' pods. Of several workers each has the same.
+    pub client_names: ClientNames,
     /// Of terminated flows that are no more though their connections are, one of these: to be reset, and the other
     /// with it. Never more than [`PIN_OPS_MAX`], so it never grows.
     pub severed: Vec<Severed>,
@@ -155,12 +158,12 @@ pub struct State {
     /// What is still to be sent of a packet that was too long for a tunnel.
     pub(crate) rest: Rest,
     /// What the peer that the packet goes to is to know of it.
-    pub(crate) front: Option<Front>,
+    pub(crate) opening: Option<Opening>,
     /// The last tunnel whose way turned out to be narrower, and bytes of the longest packet that it takes, outer headers
     /// included.
     pub narrowed: Option<(u32, u16)>,
     /// What a peer has said of the packet.
-    pub(crate) said: Option<Front>,
+    pub(crate) said: Said,
     pub(crate) worker: u16,
     pub(crate) workers: u16,
     pub(crate) ports: Ports,
@@ -187,23 +190,29 @@ impl State {
     /// Takes all the memory that the worker will need, if it is the only one.
     pub fn new(config: StateConfig) -> Self {
         let affinity = AffinityTable::for_flows(config.max_flows, config.seed);
-        Self::sharing(config, affinity)
+        let names = ClientNames::for_flows(config.max_flows, config.seed);
+        Self::sharing(config, affinity, names)
     }
 
-    /// The same for one of several workers, which have `affinity` in common ([`AffinityTable::shared`]).
-    pub fn sharing(config: StateConfig, affinity: AffinityTable) -> Self {
+    /// The same for one of several workers, which have `affinity` ([`AffinityTable::shared`]) and `client_names`, a clone, in common.
+    pub fn sharing(
+        config: StateConfig,
+        affinity: AffinityTable,
+        client_names: ClientNames,
+    ) -> Self {
         Self {
             flows: FlowTable::new(config.max_flows, config.seed),
             fragments: FragmentTable::new(config.seed),
             pin_ops: PinOps::new(),
             affinity,
+            client_names,
             severed: Vec::with_capacity(PIN_OPS_MAX),
             too_long: None,
             narrow: 0,
             rest: Rest::new(),
-            front: None,
+            opening: None,
             narrowed: None,
-            said: None,
+            said: Said::default(),
             worker: config.worker,
             workers: config.workers.max(1),
             ports: config.ports,
@@ -251,12 +260,12 @@ impl State {
         if let Some((client, answers)) = client.zip(answers) {
             let service = flow.kind().serves().then(|| flow.service());
             let (ends, slot) = (FastEnds { client, answers }, flow.server_slot());
-            let front = flow.front();
+            let said = flow.said();
             self.pin_ops.push(PinOp::Leave {
                 ends,
                 slot,
                 service,
-                front,
+                said,
             });
         }
     }

@@ -307,6 +307,8 @@ pub enum PodState {
 pub struct Pod {
     /// Its veth on the node's side, at most [`MAX_IFINDEX`](crate::MAX_IFINDEX); the tunnel of a peer's.
     pub ifindex: u32,
+    /// Its name, which peers are told; empty of a peer's.
+    pub name: Box<str>,
     /// Its addresses, one per family; none of a peer's.
     pub addresses: ArrayVec<Address, 2>,
     /// What its flows depend on: moves when the pod is deleted.

@@ -9,14 +9,16 @@ use crate::hash::{finish, mix};
 use crate::overlay::{Encapsulation, Overlay, PeerSpec, is_tunnel};
 use crate::wire::{be16, be32, ethernet, geneve, ipv4, ipv6, tcp, udp, vxlan};
 use crate::{
-    Address, DropReason, Egress, Family, FrameBuf, Hook, Ingress, Ports, Protocol, Tables, Uplink,
+    Address, DropReason, Egress, Family, FrameBuf, Hook, Ingress, Now, Ports, Protocol, State,
+    Tables, Uplink,
 };
 
 mod options;
 #[cfg(test)]
 mod tests;
 
-pub use options::Front;
+pub use options::{Front, Said};
+pub(crate) use options::{Opening, Options};
 
 /// Where the outer IP header stands.
 const L3: usize = ethernet::LEN;
@@ -35,8 +37,8 @@ const CE: u8 = 0x03;
 /// The transport knows of congestion: the second codepoint, which some routers set by themselves (RFC 6040 section 4.2).
 const ECT_1: u8 = 0x01;
 
-/// Wraps the packet in `frame` for `peer`, unless it goes there as it is, and addresses the frame to the uplink. `front`: what else the peer is to
-/// know; left out where it makes the packet too long.
+/// Wraps the packet in `frame` for `peer`, unless it goes there as it is, and addresses the frame to the uplink. `options`: what else the peer is to
+/// know; left out where they make the packet too long.
 ///
 /// The Ethernet header is replaced, the packet, with which the frame ends, stays as it is. Nothing is written on an error:
 /// [`DropReason::NoRoute`] where no uplink leads there, [`DropReason::FrameRoom`] where the memory ends.
@@ -44,7 +46,7 @@ pub(crate) fn wrap(
     frame: &mut FrameBuf<'_>,
     overlay: &Overlay,
     peer: &PeerSpec,
-    front: Option<&Front>,
+    options: Options<'_>,
     ports: &Ports,
 ) -> Result<(), DropReason> {
     if peer.uplink == 0 {
@@ -57,11 +59,11 @@ pub(crate) fn wrap(
     let spec = &overlay.spec;
     let family = peer.remote.family();
     let inner = frame.len() - L3;
-    let front = front.filter(|front| {
-        spec.encapsulation == Encapsulation::Geneve
-            && inner + front.wire_len() <= usize::from(peer.mtu)
-    });
-    let options = front.map_or(0, Front::wire_len);
+    let said = match spec.encapsulation {
+        Encapsulation::Geneve => options.within(usize::from(peer.mtu).saturating_sub(inner)),
+        Encapsulation::Vxlan => Options::default(),
+    };
+    let options = said.wire_len();
     let ip = ip_len(family);
     let outer = ip + udp::LEN + geneve::LEN + options;
     let headers = outer + ethernet::LEN;
@@ -96,10 +98,8 @@ pub(crate) fn wrap(
             tunnel[vxlan::VNI].copy_from_slice(&vni[1..]);
         }
     }
-    let (option, mac) = rest.split_at_mut(options);
-    if let Some(front) = front {
-        front.write(option);
-    }
+    let (options, mac) = rest.split_at_mut(options);
+    said.write(options);
     mac[ethernet::DST].copy_from_slice(&INNER_DST);
     mac[ethernet::SRC].copy_from_slice(&INNER_SRC);
 
@@ -149,7 +149,7 @@ fn ip_header(bytes: &mut [u8], peer: &PeerSpec, length: u16, class: u8, hash: u6
 }
 
 /// Takes the outer headers off a frame of an uplink: it is then as one that the tunnel's far pod had sent here, and its
-/// source MAC names the tunnel. Returns what else the peer had to say.
+/// source MAC names the tunnel. Returns what else the peer had to say; a client's name is noted.
 ///
 /// Every check comes before the first write: of the outer headers, and that the packet is from a pod of that peer's to one of
 /// this node's. Services are translated where their client is, so nothing to one comes by here.
@@ -159,9 +159,10 @@ fn ip_header(bytes: &mut [u8], peer: &PeerSpec, length: u16, class: u8, hash: u6
 pub(crate) fn unwrap(
     frame: &mut FrameBuf<'_>,
     uplink: Uplink,
+    now: Now,
     tables: &Tables,
-    ports: &Ports,
-) -> Result<Option<Front>, DropReason> {
+    state: &State,
+) -> Result<Said, DropReason> {
     let overlay = tables.tunnels();
     let bytes = frame.bytes();
     let outer = Outer::parse(bytes)?;
@@ -171,7 +172,7 @@ pub(crate) fn unwrap(
         return Err(DropReason::TunnelHeader);
     }
     let payload = &bytes[outer.payload..outer.end];
-    let (header, front, ethertype) = match spec.encapsulation {
+    let (header, options, ethertype) = match spec.encapsulation {
         Encapsulation::Geneve => geneve_header(payload, spec.vni)?,
         Encapsulation::Vxlan => vxlan_header(payload, spec.vni)?,
     };
@@ -196,6 +197,11 @@ pub(crate) fn unwrap(
     let ecn = decapsulated_ecn(outer.class & ECN, traffic_class(packet) & ECN)?;
 
     let port = peer.port;
+    let name = options.client;
+    let said = Said {
+        front: options.front,
+        client: name.and_then(|name| state.client_names.note(port, name, now)),
+    };
     let bytes = frame.bytes_mut();
     bytes.copy_within(inner..outer.end, L3);
     let ingress = Ingress {
@@ -203,14 +209,14 @@ pub(crate) fn unwrap(
         hook: Hook::FromPod,
         target: uplink.target,
     };
-    bytes[ethernet::DST].copy_from_slice(&ports.weft0_mac);
+    bytes[ethernet::DST].copy_from_slice(&state.ports.weft0_mac);
     bytes[ethernet::SRC].copy_from_slice(&ingress.encode());
     bytes[ethernet::TYPE].copy_from_slice(&ethertype.to_be_bytes());
     if let Some(ecn) = ecn {
         set_ecn(&mut bytes[L3..], ecn);
     }
     frame.resize(L3 + outer.end - inner)?;
-    Ok(front)
+    Ok(said)
 }
 
 /// The outer headers of a datagram, as far as UDP.
@@ -282,8 +288,8 @@ impl Outer {
     }
 }
 
-/// The length of the header with its options, what Weft's own says, and the EtherType of what is wrapped.
-fn geneve_header(payload: &[u8], vni: u32) -> Result<(usize, Option<Front>, u16), DropReason> {
+/// The length of the header with its options, what Weft's own say, and the EtherType of what is wrapped.
+fn geneve_header(payload: &[u8], vni: u32) -> Result<(usize, Options<'_>, u16), DropReason> {
     let fixed: &[u8; geneve::LEN] = payload.first_chunk().ok_or(DropReason::TunnelHeader)?;
     if fixed[geneve::VERSION_LENGTH] & geneve::VERSION_MASK != 0 {
         return Err(DropReason::TunnelVersion);
@@ -299,12 +305,12 @@ fn geneve_header(payload: &[u8], vni: u32) -> Result<(usize, Option<Front>, u16)
     let options = payload
         .get(geneve::LEN..end)
         .ok_or(DropReason::GeneveOptions)?;
-    let front = options::read(options)?;
-    Ok((end, front, be16(fixed, geneve::PROTOCOL)))
+    let options = Options::read(options)?;
+    Ok((end, options, be16(fixed, geneve::PROTOCOL)))
 }
 
 /// The same of VXLAN, which has no options and wraps nothing but Ethernet.
-fn vxlan_header(payload: &[u8], vni: u32) -> Result<(usize, Option<Front>, u16), DropReason> {
+fn vxlan_header(payload: &[u8], vni: u32) -> Result<(usize, Options<'_>, u16), DropReason> {
     let fixed: &[u8; vxlan::LEN] = payload.first_chunk().ok_or(DropReason::TunnelHeader)?;
     if fixed[vxlan::FLAGS] & vxlan::HAS_VNI == 0 {
         return Err(DropReason::TunnelHeader);
@@ -312,7 +318,7 @@ fn vxlan_header(payload: &[u8], vni: u32) -> Result<(usize, Option<Front>, u16),
     if network(&fixed[vxlan::VNI]) != vni {
         return Err(DropReason::TunnelVni);
     }
-    Ok((vxlan::LEN, None, geneve::ETHERNET))
+    Ok((vxlan::LEN, Options::default(), geneve::ETHERNET))
 }
 
 fn network(vni: &[u8]) -> u32 {

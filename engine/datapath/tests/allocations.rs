@@ -80,6 +80,39 @@ fn tun_01_known_flows_through_a_tunnel_do_not_allocate() {
     }
 }
 
+/// What has options: packets of a flow that nobody has answered, and a peer's that opens one.
+#[test]
+fn u_15_naming_the_client_does_not_allocate() {
+    for (outer, net) in Net::BOTH
+        .into_iter()
+        .flat_map(|outer| Net::BOTH.map(|net| (outer, net)))
+    {
+        let tables = joined(Encapsulation::Geneve, outer);
+        let mut pods = tables.pods().to_vec();
+        pods[0].name = "default/client-0".into();
+        let mut builder = TablesBuilder::editing(&tables);
+        builder.set_pods(pods);
+        let tables = builder.build(2).unwrap();
+        let (mut near, mut far_end) = (state(1), state(1));
+        let asked = Spec::udp(net.pod(1), 7000, far(net), 7000).punted(CLIENT, Hook::FromPod);
+        let opens = coming(asked.clone(), outer, &tables, &mut near);
+        let count = allocations(|| {
+            for _ in 0..1_000 {
+                for (frame, state) in [(&asked, &mut near), (&opens, &mut far_end)] {
+                    let verdict = verdict(frame, START, &tables, state);
+                    assert_eq!(verdict, Verdict::Deliver);
+                }
+            }
+        });
+        let (_, flow) = far_end.flows.slice(0, 4096).next().unwrap();
+        let name = flow
+            .said()
+            .client
+            .and_then(|id| far_end.client_names.name(id));
+        assert_eq!((count, name), (0, Some("default/client-0".into())));
+    }
+}
+
 /// Connections that end here: opened, their packets of both ways, errors about them, closed, begun anew, forgotten.
 #[test]
 fn flows_that_end_here_do_not_allocate() {

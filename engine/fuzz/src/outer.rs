@@ -37,7 +37,7 @@ impl Joint {
 pub enum Opt {
     /// Weft's own, in a right form or, cut to so many words, in a wrong one.
     Front { v6: bool, cut: Option<u8> },
-    /// Somebody's.
+    /// Somebody's; of some kinds a client's name, as Weft says it, or something else in its place.
     Other { class: u16, kind: u8, words: u8 },
 }
 
@@ -63,6 +63,13 @@ impl Opt {
                     data.resize(usize::from(words % 8) * 4, 0);
                 }
                 (0xff77, 1, data)
+            }
+            Self::Other { class, kind, words } if (2..16).contains(kind) => {
+                let [filling, last] = class.to_be_bytes();
+                let mut data = vec![filling; usize::from(words % 32) * 4];
+                let from = data.len().saturating_sub(usize::from(last % 8));
+                data[from..].fill(0);
+                (0xff77, 2, data)
             }
             Self::Other { class, kind, words } => {
                 (*class, *kind, vec![7; usize::from(words % 32) * 4])
@@ -198,6 +205,8 @@ pub struct Inner {
     pub udp_sum: bool,
     /// Bytes of options.
     pub options: usize,
+    /// What Weft's option calls the client, if that is a name.
+    pub client: Option<String>,
 }
 
 /// Reads outer headers by their documents; `None` where any of them is wrong.
@@ -244,16 +253,19 @@ pub fn unwrapped(frame: &[u8], joint: &Joint) -> Option<Inner> {
     }
     let tunnel = frame.get(udp + 8..end)?;
     let vni = u32::from_be_bytes([0, *tunnel.get(4)?, *tunnel.get(5)?, *tunnel.get(6)?]);
-    let (mut at, mut ethertype) = (8, GENEVE_ETHERNET);
+    let (mut at, mut ethertype, mut client) = (8, GENEVE_ETHERNET, None);
     match joint.encapsulation {
         Encapsulation::Geneve => {
             (tunnel[0] < 64 && tunnel[1] < 128).then_some(())?;
             at += usize::from(tunnel[0]) * 4;
             let mut options = tunnel.get(8..at)?;
             while !options.is_empty() {
-                let known = options[..2] == [0xff, 0x77] && options[2] == 1;
-                (known || options[2] < 128).then_some(())?;
-                options = options.get(4 + usize::from(options[3] % 32) * 4..)?;
+                (options[2] < 128).then_some(())?;
+                let end = 4 + usize::from(options[3] % 32) * 4;
+                if options[..3] == [0xff, 0x77, 2] {
+                    client = name(options.get(4..end)?);
+                }
+                options = options.get(end..)?;
             }
             ethertype = u16::from_be_bytes([tunnel[2], tunnel[3]]);
         }
@@ -282,7 +294,15 @@ pub fn unwrapped(frame: &[u8], joint: &Joint) -> Option<Inner> {
         ecn: class & 3,
         udp_sum,
         options,
+        client,
     })
+}
+
+/// A name as a configuration may have it, but for zeros at its end.
+fn name(data: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(data).ok()?.trim_end_matches('\0');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    (!name.is_empty() && name.chars().all(plain)).then(|| name.into())
 }
 
 impl Inner {
@@ -296,6 +316,7 @@ impl Inner {
             ecn: 0,
             udp_sum: false,
             options: 0,
+            client: None,
         }
     }
 

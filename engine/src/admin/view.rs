@@ -368,7 +368,7 @@ pub struct Flow {
     /// Of a flow from another node's pod, the service address that it has asked there, if that node says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<SocketAddr>,
-    /// The client pod's name.
+    /// The client pod's name; of another node's pod, if that node says it.
     pub client_pod: Option<String>,
     /// The backend pod's name, if it is enrolled here.
     pub backend_pod: Option<String>,

@@ -402,7 +402,10 @@ fn flow_row(flow: &Flow) -> [String; 13] {
     };
     [
         flow.protocol.clone(),
-        flow.client.to_string(),
+        match &flow.client_pod {
+            Some(pod) => format!("{} ({pod})", flow.client),
+            None => flow.client.to_string(),
+        },
         match flow.asked {
             Some(asked) => format!("{} (asked {asked})", flow.destination),
             None => flow.destination.to_string(),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use weft_datapath::is_name_byte;
 
 use super::error::Reason;
 use super::reader::{Value, quoted};
@@ -23,10 +24,7 @@ pub(super) struct NameRule {
 /// The name of a node, pod or service: what Kubernetes allows, namespace included.
 pub(super) const NAME: NameRule = NameRule {
     rule: "a name: at most 317 letters, digits and . _ - /",
-    accepts: |name| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-        name.len() <= 317 && name.chars().all(plain)
-    },
+    accepts: |name| name.len() <= 317 && name.bytes().all(is_name_byte),
 };
 
 /// The name of a port: a DNS label, as in Kubernetes.

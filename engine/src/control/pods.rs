@@ -68,6 +68,7 @@ impl PodSet {
             }
             set.for_tables.push(weft_datapath::Pod {
                 ifindex,
+                name: pod.config.name.as_str().into(),
                 addresses: addresses.iter().copied().collect(),
                 slot: pod.slot,
                 state: if draining {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crossbeam::channel;
-use weft_datapath::{Address, Direction, FlowKey, FlowKind, Front, Now};
+use weft_datapath::{Address, Direction, FlowKey, FlowKind, Front, Now, Said};
 use weft_xdp::{FastFlow, FastPath};
 
 use super::status::ask;
@@ -33,6 +33,7 @@ impl Node {
 
     fn flow(&self, flow: &weft_datapath::Flow, pods: &PodNames<'_>, now: Now) -> Flow {
         let pod_name = |address: Address| pods.get(&address.into()).map(ToString::to_string);
+        let said = flow.said();
         let (front, back) = (flow.tuple(), flow.backend_tuple());
         let socket = |address: Address, port| SocketAddr::new(address.into(), port);
         let service = self.control.names().service(flow.service()).0;
@@ -60,8 +61,8 @@ impl Node {
             }
             .into(),
             service: flow.kind().serves().then(|| service.to_string()),
-            asked: flow.front().map(asked),
-            client_pod: pod_name(front.src),
+            asked: said.front.map(asked),
+            client_pod: pod_name(front.src).or_else(|| self.client_name(said)),
             backend_pod: pod_name(back.dst),
             state: flow.state().name().into(),
             packets_out,
@@ -95,8 +96,8 @@ impl Node {
             backend: Some(socket(back.src, back.sport)),
             kind: service.map_or("direct", |_| "service").into(),
             service: service.map(ToString::to_string),
-            asked: flow.front.map(asked),
-            client_pod: pod_name(front.src),
+            asked: flow.said.front.map(asked),
+            client_pod: pod_name(front.src).or_else(|| self.client_name(flow.said)),
             backend_pod: pod_name(back.src),
             state: flow.state().into(),
             packets_out: Some(packets_out),
@@ -108,6 +109,11 @@ impl Node {
             tier: 0,
             worker: None,
         }
+    }
+
+    /// What the client's own node calls it.
+    fn client_name(&self, said: Said) -> Option<String> {
+        self.client_names.name(said.client?)
     }
 
     pub(super) fn pod_names(&self) -> PodNames<'_> {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use tokio::sync::mpsc;
+use weft_datapath::ClientNames;
 use weft_xdp::{Heartbeat, PairInfo, SocketProbe, Steering, SteeringConfig, netlink};
 
 use crate::admin::{Answer, Call, Listener, Request, view};
@@ -121,6 +122,8 @@ struct Node {
     pair: PairInfo,
     workers: Vec<WorkerSide>,
     access_log: Option<access_log::Writer>,
+    /// Names of peers' pods, as the workers know them.
+    client_names: ClientNames,
     metrics: Option<metrics::Server>,
     baseline: Baseline,
     links: netlink::Monitor,
@@ -216,6 +219,7 @@ impl Node {
             pair,
             workers: taken.workers,
             access_log: taken.access_log,
+            client_names: taken.client_names,
             metrics,
             baseline: taken.baseline,
             links,
@@ -257,7 +261,8 @@ impl Node {
         }));
         let log = unless_upgrading(log, upgrading)?;
         let (records, access_log) = log.unzip();
-        let workers = start::workers(&mut control, config, pair, records).await?;
+        let client_names = ClientNames::for_flows(config.workers.max_flows, start::seed());
+        let workers = start::workers(&mut control, config, pair, records, &client_names).await?;
         control.apply(config.clone(), interfaces, worker::now())?;
         let at = worker::now();
         let flows = start::adopt_flows(&control)?;
@@ -265,6 +270,7 @@ impl Node {
             control,
             workers,
             access_log,
+            client_names,
             baseline,
             at,
             flows,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel::{self, Sender};
-use weft_datapath::{AffinityTable, Now, Opens, Ports, State, StateConfig};
+use weft_datapath::{AffinityTable, ClientNames, Now, Opens, Ports, State, StateConfig};
 use weft_l7::observe::AccessRecord;
 use weft_stack::{Limits, StackConfig};
 use weft_xdp::{Adopted, BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
@@ -25,6 +25,7 @@ pub(super) struct TakenOver {
     pub(super) control: Control<Steering>,
     pub(super) workers: Vec<WorkerSide>,
     pub(super) access_log: Option<Writer>,
+    pub(super) client_names: ClientNames,
     pub(super) baseline: Baseline,
     /// When the workers had the tables.
     pub(super) at: Now,
@@ -135,6 +136,7 @@ pub(super) async fn workers(
     config: &Config,
     pair: &PairInfo,
     access_log: Option<Sender<AccessRecord>>,
+    names: &ClientNames,
 ) -> Result<Vec<WorkerSide>, Error> {
     let cores = &config.workers.cores;
     let mut handles = Vec::new();
@@ -192,6 +194,7 @@ pub(super) async fn workers(
                     .collect(),
             },
             clients.shared(),
+            names.clone(),
         );
         let opens = match config.workers.fast_path {
             FastPath::Off => None,

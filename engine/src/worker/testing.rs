@@ -13,9 +13,9 @@ use etherparse::PacketBuilder;
 use pcap_file::PcapError;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use weft_datapath::{
-    AffinityTable, Algorithm, Backend, BackendPath, BackendState, Hook, Ingress, MemoryIo, Now,
-    PinOp, Pod, PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef, State,
-    StateConfig, Tables, TablesBuilder,
+    AffinityTable, Algorithm, Backend, BackendPath, BackendState, ClientNames, Hook, Ingress,
+    MemoryIo, Now, PinOp, Pod, PodState, Ports, Protocol, ServiceOptions, ServicePortSpec, SlotRef,
+    State, StateConfig, Tables, TablesBuilder,
 };
 use weft_stack::{Limits, StackConfig};
 use weft_xdp::PinOutcome;
@@ -72,6 +72,7 @@ pub fn builder() -> TablesBuilder {
     for (address, ifindex) in [CLIENT, BACKEND] {
         builder.add_pod(Pod {
             ifindex,
+            name: Box::default(),
             addresses: [std::net::IpAddr::from(address).into()]
                 .into_iter()
                 .collect(),
@@ -119,6 +120,7 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
         .collect();
     let mut commands = Vec::new();
     let clients = AffinityTable::for_flows(max_flows, 7);
+    let names = ClientNames::for_flows(max_flows, 7);
     let workers = (0..count)
         .zip(HandOver::mesh(&wakers))
         .map(|(index, handover)| {
@@ -134,6 +136,7 @@ pub fn bench_for(count: u16, frames: usize, ring: usize, max_flows: usize) -> Be
                     hairpin: Default::default(),
                 },
                 clients.shared(),
+                names.clone(),
             );
             Worker::new(Parts {
                 io: MemoryIo::new(frames, 2048, ring),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use weft_datapath::{
-    Address, FastEnds, FastFlows, FlowKey, Front, Protocol, SlotRef, TUNNELS, Tuple, backend_print,
-    flow_hash,
+    Address, FastEnds, FastFlows, FlowKey, Front, NameId, Protocol, Said, SlotRef, TUNNELS, Tuple,
+    backend_print, flow_hash,
 };
 use zerocopy::FromZeros;
 
@@ -25,8 +25,8 @@ pub struct FastFlow {
     pub answers: FlowKey,
     /// The number of the service port; `None` for a flow from pod to pod.
     pub service: Option<u32>,
-    /// Of one of those, what its client has asked its own node for.
-    pub front: Option<Front>,
+    /// Of one of those, what its client's node has said.
+    pub said: Said,
     /// Packets from the client and to it, as the wire would see them, since it has entries.
     pub packets: [u64; 2],
     /// Bytes of IP packets from the client and to it.
@@ -74,7 +74,7 @@ impl Steering {
                 key: key.to_datapath()?,
                 answers: back.to_datapath()?,
                 service: (u32::from(value.mode) != abi::MODE_PLAIN).then_some(value.service),
-                front: front(&key, &value),
+                said: said(&key, &value),
                 packets: [value.packets, answer.packets],
                 bytes: [value.bytes, answer.bytes],
                 answered: value.tcp_state & abi::FLOW_ANSWERED != 0,
@@ -258,14 +258,19 @@ impl FastLookup {
     }
 }
 
-/// Of a flow between pods, what its client has asked its own node for: where others have what is rewritten.
-fn front(key: &abi::FlowKey, value: &abi::FlowValue) -> Option<Front> {
-    let plain = u32::from(value.mode) == abi::MODE_PLAIN;
-    let said = value.rewrite_port.get() != 0 && value.rewrite_addr != key.dst;
-    (plain && said).then(|| Front {
-        address: Address(value.rewrite_addr),
-        port: value.rewrite_port.get(),
-    })
+/// Of a flow between pods, what its client's node has said: where others have what is rewritten, and their service.
+fn said(key: &abi::FlowKey, value: &abi::FlowValue) -> Said {
+    if u32::from(value.mode) != abi::MODE_PLAIN {
+        return Said::default();
+    }
+    let fronted = value.rewrite_port.get() != 0 && value.rewrite_addr != key.dst;
+    Said {
+        front: fronted.then(|| Front {
+            address: Address(value.rewrite_addr),
+            port: value.rewrite_port.get(),
+        }),
+        client: NameId::from_number(value.service),
+    }
 }
 
 /// As `answer_key` of `bpf/fast.h`.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 
-use weft_datapath::{FastEnds, FlowKey, Front, PinOp, Protocol, SlotRef, TUNNELS};
+use weft_datapath::{FastEnds, FlowKey, NameId, PinOp, Protocol, Said, SlotRef, TUNNELS};
 use zerocopy::FromZeros;
 
 use crate::abi;
@@ -106,10 +106,10 @@ impl PinWriter {
                     ends,
                     slot,
                     service,
-                    front,
+                    said,
                 } => {
                     self.write();
-                    self.enter(ends, *slot, *service, *front);
+                    self.enter(ends, *slot, *service, *said);
                     continue;
                 }
             }
@@ -120,13 +120,7 @@ impl PinWriter {
     }
 
     /// Puts a flow's entries into the hooks' table. A system call of 1.5 us.
-    fn enter(
-        &mut self,
-        ends: &FastEnds,
-        slot: SlotRef,
-        service: Option<u32>,
-        front: Option<Front>,
-    ) {
+    fn enter(&mut self, ends: &FastEnds, slot: SlotRef, service: Option<u32>, said: Said) {
         let Some(place) = epoch_place(slot) else {
             return; // Nothing could tell that the far end is gone.
         };
@@ -144,8 +138,8 @@ impl PinWriter {
             Some(_) => to,
             None => abi::MODE_PLAIN,
         };
-        // Nothing is rewritten of a flow between pods: there stands what its client has asked its own node for.
-        let far = match (service, front) {
+        // Nothing is rewritten of a flow between pods, and it has no service: there stands what its client's node has said.
+        let far = match (service, said.front) {
             (Some(_), _) => (answers.src, answers.sport),
             (None, Some(front)) => (front.address, front.port),
             (None, None) => (client.dst, client.dport),
@@ -158,7 +152,7 @@ impl PinWriter {
             slot: place,
             epoch: slot.epoch,
             instance: self.instance,
-            service: service.unwrap_or_default(),
+            service: service.unwrap_or(said.client.map_or(0, NameId::number)),
             tcp_state: held,
             ..abi::FlowValue::new_zeroed()
         };

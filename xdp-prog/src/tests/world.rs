@@ -160,6 +160,7 @@ pub(super) fn tables(epochs: &[u32; 3], generation: u64) -> Tables {
     builder.set_pods(
         pods.map(|(ifindex, slot)| Pod {
             ifindex,
+            name: Box::default(),
             addresses: [false, true].map(|v6| pod(ifindex, v6).into()).into(),
             slot: SlotRef { slot, epoch: 0 },
             state: PodState::Enrolled {

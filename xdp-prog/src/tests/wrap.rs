@@ -45,6 +45,7 @@ fn tables(far: bool, encapsulation: Encapsulation) -> Tables {
     let mut builder = TablesBuilder::new();
     builder.add_pod(Pod {
         ifindex: own,
+        name: Box::default(),
         addresses: [false, true].map(|v6| address(own, v6).into()).into(),
         slot: SlotRef { slot: 1, epoch: 0 },
         state: PodState::Enrolled {
@@ -194,7 +195,7 @@ impl Joined {
             ends,
             slot: SlotRef::FIXED,
             service: None,
-            front: None,
+            said: Default::default(),
         };
         self.steering.pin_writer(None).unwrap().apply(&[leave]);
     }

@@ -1,6 +1,6 @@
 //! What a flow is made of.
 
-use crate::tunnel::Front;
+use crate::tunnel::Said;
 use crate::{Address, FlowKey, Now, SlotRef};
 
 /// What a flow is.
@@ -81,8 +81,8 @@ pub struct NewFlow {
     pub max_flows: Option<u32>,
     /// Whether its client is told by a reset when what the flow depends on at the far end moves.
     pub reset: bool,
-    /// The service that the client has asked its own node for, which has translated: a peer has said so.
-    pub front: Option<Front>,
+    /// What the client's node has said, if that is a peer.
+    pub said: Said,
     /// The caller's number of the backend's name.
     pub backend: Option<u32>,
     /// Whether nothing here has to see its packets or know when it ends, so that the hooks may carry it on.

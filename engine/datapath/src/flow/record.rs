@@ -6,9 +6,10 @@ use super::new::{FlowKind, FlowSource, NewFlow};
 use super::state::FlowState;
 use crate::overlay::is_tunnel;
 use crate::parse::TcpFlags;
-use crate::tunnel::Front;
+use crate::tunnel::{Front, Said};
 use crate::{
-    Address, Delta, Direction, FlowKey, Hook, Now, Protocol, SlotRef, Tables, Tuple, timeouts,
+    Address, Delta, Direction, FlowKey, Hook, NameId, Now, Protocol, SlotRef, Tables, Tuple,
+    timeouts,
 };
 
 mod terminated;
@@ -60,6 +61,7 @@ pub struct Flow {
     /// Its client has begun anew from the same port, or it never had the client's direction: the forward key is another
     /// flow's.
     superseded: bool,
+    client_name: Option<NameId>,
     created: Now,
     cookie: u64,
     service: u32,
@@ -99,7 +101,7 @@ impl Flow {
             Some(_) => Replies::ToSource,
         };
         // Where nobody takes the client for another, the place of that one is for what a peer has said.
-        let front = new.front.filter(|_| source.is_none());
+        let front = new.said.front.filter(|_| source.is_none());
         let source = source.unwrap_or(FlowSource {
             address: tuple.src,
             port: tuple.sport,
@@ -151,6 +153,7 @@ impl Flow {
                 + u8::from(new.leaves) * LEAVES
                 + u8::from(front.is_some()) * FRONTED,
             superseded: new.kind == FlowKind::Upstream,
+            client_name: new.said.client,
             counted: true,
             member: new.member,
         };
@@ -187,12 +190,15 @@ impl Flow {
         }
     }
 
-    /// The service that the client has asked, where its own node has translated and said so (U-15).
-    pub fn front(&self) -> Option<Front> {
-        (self.manners & FRONTED != 0).then_some(Front {
-            address: self.source,
-            port: self.source_port,
-        })
+    /// What the client's node has said, if that is a peer (U-15).
+    pub fn said(&self) -> Said {
+        Said {
+            front: (self.manners & FRONTED != 0).then_some(Front {
+                address: self.source,
+                port: self.source_port,
+            }),
+            client: self.client_name,
+        }
     }
 
     /// What the flow is.

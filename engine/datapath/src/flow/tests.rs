@@ -28,7 +28,7 @@ fn new(client: u16, server: u8) -> NewFlow {
         service: 1,
         member: SlotRef::FIXED,
         max_flows: None,
-        front: None,
+        said: Default::default(),
         reset: false,
         backend: Some(2),
         leaves: false,

@@ -177,7 +177,7 @@ fn to_pod(
                 return Verdict::Drop(reason);
             }
             let flow = NewFlow {
-                front: state.said.take(),
+                said: std::mem::take(&mut state.said),
                 ..state.unserved(key, FlowKind::Direct, (pod.slot, end, true), now)
             };
             let added = match add(flow.clone(), now, tables, state) {

@@ -7,24 +7,25 @@ use crate::cut::{Rest, may_cut};
 use crate::icmp::{IcmpMessage, Quoted};
 use crate::overlay::is_tunnel;
 use crate::parse::{Family, Parsed, Unflowed, parse};
-use crate::tunnel::{Front, clamp_segments, unwrap, without_padding, wrap};
+use crate::tunnel::{Front, Opening, Options, Said, clamp_segments, unwrap, without_padding, wrap};
 use crate::wire::{ethernet, ipv4, ipv6};
 use crate::{
-    Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Ingress, Inject, KernelReason, Ports,
-    Protocol, State, Tables, TcpFlags, Uplink, Verdict,
+    Address, Delta, DropReason, Egress, FlowKey, FrameBuf, Ingress, Inject, KernelReason, Now,
+    Ports, Protocol, State, Tables, TcpFlags, Uplink, Verdict,
 };
 
 /// Unwraps what came by an uplink. Anything else stays as it is.
 #[inline]
 pub(super) fn arrive(
     frame: &mut FrameBuf<'_>,
+    now: Now,
     tables: &Tables,
     state: &mut State,
 ) -> Result<(), Verdict> {
-    state.said = None;
+    state.said = Said::default();
     let source: Option<&[u8; 6]> = (frame.bytes().get(ethernet::SRC)).and_then(<[u8]>::first_chunk);
     if let Some(uplink) = source.and_then(Uplink::decode) {
-        state.said = unwrapped(frame, uplink, tables, state)?;
+        state.said = unwrapped(frame, uplink, now, tables, state)?;
     } else if let Some(ingress) = source.and_then(Ingress::decode)
         && is_tunnel(ingress.ifindex)
     {
@@ -59,9 +60,10 @@ fn as_it_is(
 fn unwrapped(
     frame: &mut FrameBuf<'_>,
     uplink: Uplink,
+    now: Now,
     tables: &Tables,
     state: &mut State,
-) -> Result<Option<Front>, Verdict> {
+) -> Result<Said, Verdict> {
     let owner = uplink.target % state.workers;
     if owner != state.worker {
         return Err(Verdict::HandOver(owner)); // Still wrapped: what its peer says goes with it.
@@ -74,7 +76,7 @@ fn unwrapped(
             state,
         )));
     }
-    let said = unwrap(frame, uplink, tables, &state.ports).map_err(Verdict::Drop)?;
+    let said = unwrap(frame, uplink, now, tables, state).map_err(Verdict::Drop)?;
     let tunnel = ingress(frame.bytes()).map_err(Verdict::Drop)?.ifindex;
     if let Some(mtu) = tables.mtu(tunnel) {
         clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], mtu);
@@ -122,9 +124,9 @@ pub(super) fn depart(
 ) -> Verdict {
     match verdict {
         Verdict::Deliver | Verdict::Reply => {
-            let front = state.front.take();
+            let options = options(state.opening.take(), tables);
             let rest = (verdict == Verdict::Deliver).then_some(&mut state.rest);
-            match wrap_with(frame, front.as_ref(), rest, tables, &state.ports) {
+            match wrap_with(frame, options, rest, tables, &state.ports) {
                 Ok(()) => verdict,
                 Err(reason) => {
                     state.rest.forget();
@@ -150,8 +152,8 @@ pub fn wrap_for_peer(
     let Some(egress) = egress else {
         return Ok(());
     };
-    let front = asked(frame.bytes(), egress.ifindex, state);
-    wrap_with(frame, front.as_ref(), None, tables, &state.ports)
+    let options = options(opening(frame.bytes(), egress.ifindex, state), tables);
+    wrap_with(frame, options, None, tables, &state.ports)
 }
 
 /// Writes the next fragment of the packet whose first one has just been delivered ([`State::has_rest`]), wrapped.
@@ -165,15 +167,21 @@ pub fn next_fragment(
     state: &mut State,
 ) -> Result<(), DropReason> {
     let written = state.rest.next(frame);
-    let written = written.and_then(|()| wrap_with(frame, None, None, tables, &state.ports));
+    let written =
+        written.and_then(|()| wrap_with(frame, Options::default(), None, tables, &state.ports));
     if written.is_err() {
         state.rest.forget();
     }
     written
 }
 
-/// What the client has asked on whose behalf a connection to a backend is opened.
-fn asked(frame: &[u8], tunnel: u32, state: &State) -> Option<Front> {
+#[inline]
+fn options(opening: Option<Opening>, tables: &Tables) -> Options<'_> {
+    opening.map_or_else(Options::default, |opening| opening.options(tables))
+}
+
+/// The client on whose behalf a connection to a backend is opened, and what it has asked.
+fn opening(frame: &[u8], tunnel: u32, state: &State) -> Option<Opening> {
     let packet = match parse(frame) {
         Ok(Parsed::Flow(packet)) if packet.flags().opens() => packet,
         _ => return None,
@@ -183,10 +191,10 @@ fn asked(frame: &[u8], tunnel: u32, state: &State) -> Option<Front> {
         ifindex: tunnel,
     };
     let (id, _) = state.flows.find(&answers)?;
-    let tuple = state.flows.at(id)?.tuple();
-    Some(Front {
-        address: tuple.dst,
-        port: tuple.dport,
+    let flow = state.flows.at(id)?;
+    Some(Opening {
+        front: Some(Front::of(flow)),
+        client: flow.client_ifindex(),
     })
 }
 
@@ -199,7 +207,7 @@ fn egress(frame: &[u8]) -> Option<Egress> {
 #[inline]
 fn wrap_with(
     frame: &mut FrameBuf<'_>,
-    front: Option<&Front>,
+    options: Options<'_>,
     rest: Option<&mut Rest>,
     tables: &Tables,
     ports: &Ports,
@@ -215,7 +223,7 @@ fn wrap_with(
         rest.cut(frame, peer.mtu); // Else it would not have come as far as this.
     }
     clamp_segments(&mut frame.bytes_mut()[ethernet::LEN..], peer.mtu);
-    wrap(frame, tables.tunnels(), peer, front, ports)
+    wrap(frame, tables.tunnels(), peer, options, ports)
 }
 
 /// A packet that would be the kernel's, which knows nothing of peers and their pods: from a peer to a pod of this node, or

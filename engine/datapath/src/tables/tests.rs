@@ -36,6 +36,7 @@ fn pod(ifindex: u32, last: u8) -> Pod {
     };
     Pod {
         ifindex,
+        name: Box::default(),
         addresses: [address(last)].into_iter().collect(),
         slot: SlotRef::FIXED,
         state,

@@ -277,6 +277,7 @@ fn svc11_a_client_keeps_its_backend_on_every_worker() {
             let hosts: Vec<u8> = (100..110).collect();
             let tables = tables(net, algorithm, &hosts, Some(TIMEOUT));
             let clients = AffinityTable::for_flows(4096, 7);
+            let names = ClientNames::for_flows(4096, 7);
             let mut states = [0, 1, 2, 3].map(|worker| {
                 let config = StateConfig {
                     max_flows: 4096,
@@ -286,7 +287,7 @@ fn svc11_a_client_keeps_its_backend_on_every_worker() {
                     ports: Ports { weft0_mac: WEFT0 },
                     hairpin: Default::default(),
                 };
-                State::sharing(config, clients.shared())
+                State::sharing(config, clients.shared(), names.clone())
             });
             for host in 1..10 {
                 let mut seen: Vec<Address> = (0..40)

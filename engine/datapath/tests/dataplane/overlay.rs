@@ -4,6 +4,7 @@ use crate::support::*;
 use weft_datapath::*;
 
 mod headers;
+mod named;
 mod refused;
 
 /// The tunnel to the other node, on either.
@@ -70,6 +71,8 @@ struct Joint {
     mtu: u16,
     uplink: u32,
     native: bool,
+    /// Of either pod.
+    name: &'static str,
 }
 
 impl Joint {
@@ -80,6 +83,7 @@ impl Joint {
         mtu: 1450,
         uplink: UPLINK,
         native: false,
+        name: "",
     };
 
     const ALL: [Self; 6] = {
@@ -113,6 +117,7 @@ impl Node {
         let slot = |slot| SlotRef { slot, epoch: 1 };
         builder.add_pod(Pod {
             ifindex: VETH,
+            name: joint.name.into(),
             addresses: Net::BOTH.map(|net| side.pod(net)).into(),
             slot: slot(1),
             state: PodState::Enrolled { grace_until },
@@ -187,6 +192,19 @@ impl Node {
         assert_eq!(self.run(&mut frame), Verdict::Deliver);
         assert_eq!(egress(&frame), Egress::peer(VETH));
         frame
+    }
+
+    /// What the other node has said of its flows.
+    fn said(&self) -> Vec<Said> {
+        let flows = self.state.flows.slice(0, 4096);
+        flows.map(|(_, flow)| flow.said()).collect()
+    }
+
+    /// The names of their clients.
+    fn client_names(&self) -> Vec<Option<String>> {
+        let said = self.said().into_iter();
+        said.map(|said| self.state.client_names.name(said.client?))
+            .collect()
     }
 
     /// What becomes of it.
@@ -317,18 +335,17 @@ fn u_15_ter_7_the_option_names_the_vip_until_the_backend_has_answered() {
     assert_eq!(wrapped[50..54], [0xff, 0x77, 1, 2]);
     assert_eq!(wrapped[54..62], [10, 96, 0, 80, 0, 80, 0, 0]);
     let seen = tuple(&b.receives(&wrapped));
-    let asked_there = b
-        .state
-        .flows
-        .slice(0, 4096)
-        .find_map(|(_, flow)| flow.front());
     let vip = Front {
         address: net.vip(80),
         port: SERVED,
     };
+    let nameless = Said {
+        front: Some(vip),
+        client: None,
+    };
     assert_eq!(
-        asked_there,
-        Some(vip),
+        b.said(),
+        [nameless],
         "the far node knows what its client has asked"
     );
     let answer = Spec::of(seen.reversed(), SYN | ACK);

@@ -112,6 +112,7 @@ pub fn pod(ifindex: u32, stage: Standing) -> Pod {
     let addresses = Net::BOTH.map(|net| net.pod(host)).into();
     Pod {
         ifindex,
+        name: Box::default(),
         addresses,
         slot: SlotRef {
             slot: ifindex,

@@ -50,7 +50,11 @@ pub fn coming(mut frame: Vec<u8>, outer: Net, tables: &Tables, state: &mut State
     for byte in at..at + len {
         frame.swap(byte, byte + len); // No sum changes.
     }
-    let inner = if outer == Net::V4 { 64 } else { 84 };
+    let options = match tables.overlay().encapsulation {
+        Encapsulation::Geneve => usize::from(frame[at + 2 * len + 8] & 0x3f) * 4,
+        Encapsulation::Vxlan => 0,
+    };
+    let inner = at + 2 * len + 30 + options;
     let uplink = Uplink {
         ifindex: 7,
         target: 0,

@@ -46,6 +46,7 @@ fn tables() -> Tables {
     for ifindex in CLIENTS.into_iter().chain(BACKENDS) {
         builder.add_pod(Pod {
             ifindex,
+            name: Box::default(),
             addresses: [address(ifindex)].into_iter().collect(),
             slot: SlotRef::FIXED,
             state: PodState::Enrolled {

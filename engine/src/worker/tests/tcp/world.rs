@@ -170,6 +170,7 @@ impl Service {
         let mut builder: TablesBuilder = builder();
         let pods = [CLIENT, BACKEND, SECOND].map(|(address, ifindex)| weft_datapath::Pod {
             ifindex,
+            name: Box::default(),
             addresses: [v4(address)].into_iter().collect(),
             slot: self.slot(ifindex),
             state: weft_datapath::PodState::Enrolled {

@@ -65,6 +65,7 @@ pub fn tables(node: usize, told: Told, grace_until: Now, generation: u64) -> Tab
     for (ifindex, slot) in pods {
         builder.add_pod(Pod {
             ifindex,
+            name: format!("pods/{node}-{ifindex}").into(),
             addresses: [v4(address(node, ifindex))].into_iter().collect(),
             slot,
             state: PodState::Enrolled { grace_until },
