@@ -1,13 +1,16 @@
 //! Pods of two nodes that send what few do, or what none may (TUN-05, U-09).
 
 use crate::fixture::with_weft;
-use crate::overlay_fixture::{Cluster, audit, said};
+use crate::overlay_fixture::{Cluster, VNI, audit, said};
 use anyhow::{Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::Duration;
-use weft_lab::lab::{Family, Pod};
+use weft_lab::command::run;
+use weft_lab::lab::{Family, Pod, UPLINK};
+use weft_lab::packet::{Ip, ethernet, fragments, udp};
+use weft_lab::raw::Wire;
 use weft_lab::two_nodes::Underlay;
 
 /// Where sockets of these tests are.
@@ -62,6 +65,55 @@ fn tun05_datagrams_that_a_pod_sends_by_one_call_arrive() -> Result<()> {
                 }
             }
         }
+        audit(&wefts)
+    })
+}
+
+/// A pod wraps a packet by itself, in the name of another one, and its node's kernel masquerades it: then it comes from a peer.
+#[test]
+fn u09_what_a_pod_has_wrapped_itself_reaches_no_other_node() -> Result<()> {
+    with_weft(|| {
+        let cluster = Cluster::new(Underlay::Routed)?;
+        let wefts = cluster.start()?;
+        let family = Family::V4;
+        let (client, server) = (&cluster.clients[0], &cluster.servers[1]);
+        let rule = [
+            "-t",
+            "nat",
+            "-A",
+            "POSTROUTING",
+            "-o",
+            UPLINK,
+            "-j",
+            "MASQUERADE",
+        ];
+        run(cluster.nodes.nodes[0].node.command("iptables").args(rule))?;
+        let socket = socket(server, family)?;
+        let victim = cluster.servers[0].ip(family);
+        let node = cluster.nodes.address(1, family);
+        let mut payload = vec![0, 0, 0x65, 0x58];
+        payload.extend((VNI << 8).to_be_bytes());
+        payload.extend([2; 12]);
+        payload.extend([8, 0]);
+        payload.extend(udp(
+            &Ip::new(victim, server.ip(family)),
+            40_000,
+            PORT,
+            &[7; 60],
+        ));
+        let outer = Ip::new(client.ip(family), node);
+        let wire = Wire::open(&client.namespace, "eth0")?;
+        let whole = udp(&outer, 50_000, 6081, &payload);
+        let parts = fragments(&outer, 50_000, 6081, &payload).to_vec();
+        for (what, packets) in [("whole", vec![whole]), ("in fragments", parts)] {
+            for packet in packets {
+                ensure!(wire.send(&ethernet(wire.mac, wire.gateway, &packet))?);
+            }
+            let mut buffer = [0; 64];
+            let got = socket.recv_from(&mut buffer);
+            ensure!(got.is_err(), "{what}: {got:?}\n{}", said(&wefts));
+        }
+        ensure!(wefts[0].counter("src_spoof")? == 2, "{}", said(&wefts));
         audit(&wefts)
     })
 }
