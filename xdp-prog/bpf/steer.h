@@ -171,6 +171,25 @@ static __always_inline enum steering steer_addressless(const struct packet *pack
 	return STEER_KERNEL;
 }
 
+/*
+ * Whether a pod has wrapped something by itself, for a peer: where the kernel gives what leaves the node's address, it would
+ * pass there for this node's.
+ */
+static __always_inline bool poses_as_node(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 zero = 0;
+	struct weft_overlay *here = bpf_map_lookup_elem(&overlay, &zero);
+	struct packet first = {};
+
+	if (packet->proto != IPPROTO_UDP || !here || !here->port ||
+	    !bpf_map_lookup_elem(&peers, &packet->dst))
+		return false;
+	if (!packet->fragment)
+		return packet->dport == here->port;
+	/* The kernel may put fragments together. */
+	return read_ports(skb, ETH_HLEN, packet->v6, &first) && first.dport == here->port;
+}
+
 /* What an enrolled pod sends. `target` is set with STEER_PUNT. */
 static __noinline enum steering steer_from_pod(struct __sk_buff *skb,
 						    struct packet *packet,
@@ -201,7 +220,9 @@ static __noinline enum steering steer_from_pod(struct __sk_buff *skb,
 			       NULL;
 	if (flow)
 		*target = flow->owner;
-	return ours || flow ? STEER_PUNT : STEER_KERNEL;
+	if (ours || flow)
+		return STEER_PUNT;
+	return poses_as_node(skb, packet) ? STEER_SPOOF : STEER_KERNEL;
 }
 
 /* What the kernel delivers to an enrolled pod: only replies that need their source back, and errors about

@@ -89,6 +89,30 @@ static __always_inline __u8 traffic_class(struct __sk_buff *skb, bool v6, __u32 
 	return v6 ? bytes[0] << 4 | bytes[1] >> 4 : bytes[1];
 }
 
+/* The sum of an IPv4 header without options: 0xffff where its own is right. */
+static __always_inline __u16 header_sum(const void *ip)
+{
+	const __u16 *words = ip;
+	__u64 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	return folded(sum);
+}
+
+/* Whether the outer headers contradict neither themselves nor what is wrapped. */
+static __always_inline bool outer_holds(struct __sk_buff *skb, const struct packet *outer,
+					const struct packet *inner)
+{
+	struct wrapping *head = (void *)(long)skb->data;
+
+	if ((void *)(head + 1) > (void *)(long)skb->data_end)
+		return false;
+	return !head->udp.check && inner->end == outer->end && header_sum((void *)head + ETH_HLEN) == 0xffff &&
+	       (skb->gso_size || bpf_ntohs(head->udp.len) == outer->end - outer->l4);
+}
+
 /* Wraps a packet, whose headers are as they go into the tunnel, and sends it by the kernel's routes and neighbours. */
 static __always_inline int send_wrapped(struct __sk_buff *skb, const struct packet *packet,
 					const struct weft_peer *peer, __u64 hash)
@@ -96,23 +120,19 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, const struct pack
 	__u8 class = traffic_class(skb, packet->v6, ETH_HLEN);
 	__u32 length = skb->len - ETH_HLEN, uplink = peer->uplink;
 	struct wrapping head = {};
-	__u16 *words = (void *)&head.ip;
-	__u64 sum = 0;
 
 	head.outer.h_proto = bpf_htons(ETH_P_IP);
 	head.ip.version = 4;
 	head.ip.ihl = 5;
 	head.ip.tos = class;
-	head.ip.tot_len = bpf_htons(length + WRAP_ROOM);
+	/* More has no place there, and is cut up before anyone looks. */
+	head.ip.tot_len = length + WRAP_ROOM > 0xffff ? 0 : bpf_htons(length + WRAP_ROOM);
 	head.ip.frag_off = bpf_htons(0x4000); /* do not fragment */
 	head.ip.ttl = 64;
 	head.ip.protocol = IPPROTO_UDP;
 	head.ip.saddr = peer->local;
 	head.ip.daddr = peer->remote;
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += words[i];
-	head.ip.check = ~folded(sum);
+	head.ip.check = ~header_sum((void *)&head + ETH_HLEN);
 	head.udp.source = bpf_htons(DYNAMIC_PORTS | (hash & 0x3fff));
 	head.udp.dest = peer->port;
 	head.udp.len = bpf_htons(length + WRAP_ROOM - sizeof(head.ip));
@@ -127,9 +147,9 @@ static __always_inline int send_wrapped(struct __sk_buff *skb, const struct pack
 	*(__be32 *)head.inner.h_source = bpf_htonl(WEFT_WEFT0_MAC_HIGH);
 	head.inner.h_source[4] = INNER_MAC_LOW;
 	head.inner.h_proto = bpf_htons(packet->v6 ? ETH_P_IPV6 : ETH_P_IP);
-	/* The inner Ethernet header is 14 bytes, whatever stands before it. */
+	/* The inner Ethernet header is 14 bytes, whatever stands before it. Segments keep their size, which fits(): datagrams have to. */
 	if (bpf_skb_adjust_room(skb, WRAP_ROOM, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 					BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH))
 		return TCX_DROP;
 	if (bpf_skb_store_bytes(skb, 0, &head, sizeof(head), 0))
@@ -145,15 +165,14 @@ static __always_inline bool read_wrapped(struct __sk_buff *skb, const struct pac
 					 const struct weft_peer *peer, struct packet *inner)
 {
 	struct tunnel_header tunnel;
-	__be16 check, ethertype;
+	__be16 ethertype;
 	bool v6;
 
 	if (outer->v6 || outer->payload != WRAPPED_AT - ETH_HLEN - sizeof(tunnel) ||
 	    bpf_skb_load_bytes(skb, outer->payload, &tunnel, sizeof(tunnel)) ||
-	    bpf_skb_load_bytes(skb, outer->payload - sizeof(check), &check, sizeof(check)) ||
 	    bpf_skb_load_bytes(skb, WRAPPED_AT - sizeof(ethertype), &ethertype, sizeof(ethertype)))
 		return false;
-	if (check || (tunnel.vni ^ peer->vni) & bpf_htonl(0xffffff00))
+	if ((tunnel.vni ^ peer->vni) & bpf_htonl(0xffffff00))
 		return false;
 	if (peer->encap == WEFT_ENCAP_GENEVE) {
 		if (tunnel.flags || tunnel.more || tunnel.protocol != bpf_htons(ETHERNET_INSIDE))
@@ -165,7 +184,10 @@ static __always_inline bool read_wrapped(struct __sk_buff *skb, const struct pac
 	if (!v6 && ethertype != bpf_htons(ETH_P_IP))
 		return false;
 	if ((v6 ? parse_ip6(skb, inner, WRAPPED_AT) : parse_ip4(skb, inner, WRAPPED_AT)) != PARSE_OK ||
-	    !inner->ports)
+	    !inner->ports || !outer_holds(skb, outer, inner))
+		return false;
+	/* Large datagrams cannot be unwrapped as one. */
+	if (skb->gso_size && inner->proto == IPPROTO_UDP)
 		return false;
 	/* What the way has done to the outer bits is for the engine to carry in (RFC 6040). */
 	if ((traffic_class(skb, false, ETH_HLEN) ^ traffic_class(skb, v6, WRAPPED_AT)) & ECN)
@@ -209,7 +231,8 @@ static __always_inline bool unwrap(struct __sk_buff *skb, const struct packet *i
 	__u64 decap = inner->v6 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV6 : BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
 	__be16 ethertype = bpf_htons(inner->v6 ? ETH_P_IPV6 : ETH_P_IP);
 
-	return !bpf_skb_adjust_room(skb, -(__s32)WRAP_ROOM, BPF_ADJ_ROOM_MAC, decap) &&
+	return !bpf_skb_adjust_room(skb, -(__s32)WRAP_ROOM, BPF_ADJ_ROOM_MAC,
+				    BPF_F_ADJ_ROOM_FIXED_GSO | decap) &&
 	       !bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &ethertype, sizeof(ethertype), 0);
 }
 

@@ -54,6 +54,8 @@ pub const MAP_LAYOUT: u32 = abi::ABI;
 pub const MAX_PODS: usize = abi::MAX_PODS as usize;
 /// Peers that the hooks have room for.
 pub const MAX_PEERS: usize = abi::MAX_PEERS as usize;
+/// Ranges of peers' pods that the hooks have room for.
+pub const MAX_RANGES: usize = abi::MAX_RANGES as usize;
 /// VIPs and ports of VIPs, together, that the BPF maps have room for.
 pub const MAX_SERVICES: usize = abi::MAX_SERVICES as usize;
 /// Workers, and so queues of the punt pair, that the BPF maps have room for.

@@ -132,6 +132,8 @@ column! {
         OtherPodError = "other local pod, ICMP error",
         /// A pod on another node.
         Overlay = "overlay range",
+        /// A node's address on the underlay, at the port of tunnels, whole or the first fragment of a packet.
+        Tunnel = "another node's tunnel",
         /// The node itself.
         Node = "this node",
         /// The same, an ICMP error that quotes a packet.

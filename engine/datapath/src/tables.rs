@@ -425,7 +425,9 @@ impl Tables {
     /// The pod that packets from this interface or tunnel with this source are of.
     pub fn sender(&self, ifindex: u32, address: &Address) -> Option<&Pod> {
         if is_tunnel(ifindex) {
-            return self.overlay.sender(ifindex, address);
+            // Whatever a peer's ranges say: a pod of this node is not there, and no packet is from a service.
+            let here = self.pods.by_address.contains_key(address) || self.vip(address);
+            return (self.overlay.sender(ifindex, address)).filter(|_| !here);
         }
         let pod = self.pod_by_ifindex(ifindex);
         pod.filter(|pod| pod.addresses.contains(address))

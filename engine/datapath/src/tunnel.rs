@@ -187,7 +187,7 @@ pub(crate) fn unwrap(
     };
     let packet = &bytes[inner..outer.end];
     let [src, dst] = ip_ends(packet, ethertype).ok_or(DropReason::TunnelPayload)?;
-    if overlay.sender(peer.port, &src).is_none() {
+    if tables.sender(peer.port, &src).is_none() {
         return Err(DropReason::SrcSpoof);
     }
     let to = tables.pod_by_address(&dst);

@@ -162,6 +162,7 @@ fn parse_some(
     if !incomplete {
         found.extend(registry.unresolved(&services));
     }
+    found.extend(registry.ranges_with_nodes());
     found.extend(registry.endpoint_clashes());
     let start = |key: &str| Location {
         file: Arc::from(

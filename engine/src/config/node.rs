@@ -85,7 +85,7 @@ pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Optio
         claim(value, address);
         Some(vec![address])
     });
-    let uplinks = table.optional("uplink", Vec::new(), read_uplinks);
+    let uplinks = table.optional("uplink", Vec::new(), |value| read_uplinks(value, registry));
     let drain = table.optional("drain", Duration::from_secs(30), |v| v.duration(&DRAIN));
     let enrolment_grace = table.optional("enrolment_grace", Duration::from_mins(10), |v| {
         v.duration(&ENROLMENT_GRACE)

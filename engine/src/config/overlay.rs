@@ -1,6 +1,5 @@
 //! `[overlay]`: the other nodes and their pods.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,8 +7,8 @@ use weft_datapath::Encapsulation;
 
 use super::error::{ConfigError, Location, Reason};
 use super::model::{Node, Overlay, Peer};
-use super::reader::{Kind, Value, quoted};
-use super::registry::{Registry, taken};
+use super::reader::{Kind, Value};
+use super::registry::Registry;
 use super::scalar::{INTERFACE, NAME};
 
 pub(super) const KEYS: &[&str] = &["vni", "encap", "port", "checksum", "peer"];
@@ -94,9 +93,16 @@ fn read_peer(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Peer> {
     })
 }
 
-/// One interface, or several: each once.
-pub(super) fn read_uplinks(value: &Value<'_, '_>) -> Option<Vec<(String, Location)>> {
-    let one = |value: &Value<'_, '_>| Some((value.name(&INTERFACE)?, value.location()));
+/// One interface, or several: each once, and no pod's.
+pub(super) fn read_uplinks(
+    value: &Value<'_, '_>,
+    registry: &mut Registry,
+) -> Option<Vec<(String, Location)>> {
+    let mut one = |value: &Value<'_, '_>| {
+        let name = value.name(&INTERFACE)?;
+        registry.interface(value, &name);
+        Some((name, value.location()))
+    };
     if let Kind::String = value.kind() {
         return Some(vec![one(value)?]);
     }
@@ -105,19 +111,7 @@ pub(super) fn read_uplinks(value: &Value<'_, '_>) -> Option<Vec<(String, Locatio
     if count == 0 {
         return value.reject(Reason::Empty);
     }
-    let mut first = HashMap::new();
-    let mut uplinks = Vec::new();
-    for item in items {
-        let Some((name, at)) = one(&item) else {
-            continue;
-        };
-        if let Some(by) = first.get(&name) {
-            taken(&item, quoted(&name), by);
-            continue;
-        }
-        first.insert(name.clone(), at.clone());
-        uplinks.push((name, at));
-    }
+    let uplinks: Vec<_> = items.filter_map(|item| one(&item)).collect();
     (uplinks.len() == count).then_some(uplinks)
 }
 

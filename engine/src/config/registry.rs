@@ -1,14 +1,14 @@
 //! Who has what, over all files of a load: names, addresses, interfaces and service ports are each
 //! had once.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weft_xdp::{MAX_PODS, MAX_SERVICES};
+use weft_xdp::{MAX_PODS, MAX_RANGES, MAX_SERVICES};
 
 use super::error::{ConfigError, Location, Reason};
 use super::http::{BackendRef, PortRef};
@@ -79,21 +79,51 @@ impl Registry {
         });
     }
 
-    /// An address on the underlay, the node's own or a peer's, is one node's.
+    /// An address on the underlay, the node's own or a peer's, is one node's, and nobody else's.
     pub(super) fn node_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        claim(&mut self.node_addresses, value, address, || {
-            address.to_string()
-        });
+        let known = [&self.pod_addresses, &self.cluster_ips, &self.hairpin_ips];
+        match known.into_iter().find_map(|owners| owners.get(&address)) {
+            Some(by) => taken(value, address.to_string(), by),
+            None => claim(&mut self.node_addresses, value, address, || {
+                address.to_string()
+            }),
+        }
     }
 
-    /// A range of pods is one peer's. One within another is the exception to it.
+    /// A range of pods is one peer's. One within another is the exception to it. Reports the first one that the hooks have no
+    /// room for.
     pub(super) fn pod_range(&mut self, value: &Value<'_, '_>, range: IpNet) {
+        let before = self.pod_ranges.len();
         claim(&mut self.pod_ranges, value, range, || range.to_string());
+        let (count, max) = (self.pod_ranges.len(), MAX_RANGES);
+        if count > max && before == max {
+            let what = "ranges of peers' pods";
+            let _: Option<()> = value.reject(Reason::Full { what, count, max });
+        }
+    }
+
+    /// Ranges of pods that have a node's address in them, which no pod could reach then.
+    pub(super) fn ranges_with_nodes(&self) -> Vec<ConfigError> {
+        let lengths: HashSet<u8> = self.pod_ranges.keys().map(IpNet::prefix_len).collect();
+        let mut nodes: Vec<_> = self.node_addresses.iter().collect();
+        nodes.sort_unstable_by_key(|(address, _)| **address);
+        let around = nodes
+            .iter()
+            .flat_map(|node| lengths.iter().map(move |length| (*node, *length)));
+        around
+            .filter_map(|((&address, by), length)| {
+                let range = IpNet::new(address, length).ok()?.trunc(); // An error: IPv6's length.
+                let at = self.pod_ranges.get(&range)?.clone();
+                let by = by.clone();
+                let reason = Reason::HasNode { range, address, by };
+                Some(ConfigError { at, reason })
+            })
+            .collect()
     }
 
     /// A hairpin address is nobody else's.
     pub(super) fn hairpin_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.pod_addresses, &self.cluster_ips];
+        let known = [&self.pod_addresses, &self.cluster_ips, &self.node_addresses];
         match known.into_iter().find_map(|owners| owners.get(&address)) {
             Some(by) => taken(value, address.to_string(), by),
             None => _ = self.hairpin_ips.insert(address, value.location()),
@@ -102,7 +132,7 @@ impl Registry {
 
     /// A pod's address is nobody else's.
     pub(super) fn pod_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.cluster_ips, &self.hairpin_ips];
+        let known = [&self.cluster_ips, &self.hairpin_ips, &self.node_addresses];
         match known.into_iter().find_map(|owners| owners.get(&address)) {
             Some(by) => taken(value, address.to_string(), by),
             None => claim(&mut self.pod_addresses, value, address, || {
@@ -113,7 +143,7 @@ impl Registry {
 
     /// A cluster IP is no pod's. Several services may share one, on different ports.
     pub(super) fn cluster_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.pod_addresses, &self.hairpin_ips];
+        let known = [&self.pod_addresses, &self.hairpin_ips, &self.node_addresses];
         match known.into_iter().find_map(|owners| owners.get(&address)) {
             Some(by) => taken(value, address.to_string(), by),
             None => {

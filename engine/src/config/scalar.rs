@@ -148,7 +148,11 @@ fn parse_range(text: &str) -> Result<IpNet, Reason> {
         let (value, range) = (value(), range.trunc());
         return Err(Reason::HostBits { value, range });
     }
-    // The first address says what all are, but for a range that has nearly everything.
+    // The first address says what all are, but for a range that has nearly everything, or all of IPv4 by another spelling.
+    let mapped = IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()));
+    if range.contains(&mapped) {
+        return Err(Reason::BadRange { value: value() });
+    }
     match parse_address(&range.addr().to_string()) {
         Err(reason) if range.prefix_len() > 0 => Err(reason),
         _ if range.prefix_len() == 0 => Err(Reason::BadRange { value: value() }),

@@ -1,7 +1,7 @@
 //! Every row of the steering table, through the programs, in both families.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weft_datapath::steering::{
     BpfVerdict, Destination, Enrolment, Entry, Opens, Row, Source, parse,
@@ -63,6 +63,11 @@ pub(super) fn families() -> [Family; 2] {
 pub(super) const SERVICE_PORT: u16 = 80;
 pub(super) const EMPTY_SERVICE_PORT: u16 = 81;
 const OTHER_PORT: u16 = 9999;
+/// Peers' addresses, by family.
+const PEERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 168, 7, 2)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 7, 0, 0, 0, 0, 0, 2)),
+];
 
 /// Packets that `opens` allows, to a port.
 fn to_port(opens: Opens, port: u16) -> Vec<L4> {
@@ -137,6 +142,9 @@ fn packets(row: &Row, family: &Family) -> Vec<(IpAddr, L4)> {
         }
         Destination::OtherPod => all(family.other_pod).collect(),
         Destination::Overlay => all(family.overlay).collect(),
+        Destination::Tunnel => [L4::Udp(4000, 6081), L4::Fragment(4000, 6081)]
+            .map(|l4| (PEERS[usize::from(family.vip.is_ipv6())], l4))
+            .into(),
         Destination::Node if ends_here => ports(family.host, 5000).filter(tcp).collect(),
         Destination::NodeError => vec![(family.host, L4::TcpUnreachable(4000, 5000))],
         Destination::NodeTooLong => vec![(family.host, L4::TcpTooBig(4000, 5000))],
@@ -202,18 +210,25 @@ pub(super) fn bench(node: &Node) -> (Steering, u32) {
     });
     let peer = PeerSpec {
         port: TUNNELS,
-        remote: Address::from_v4([192, 168, 7, 2]),
+        remote: PEERS[0].into(),
         local: Address::from_v4([192, 168, 7, 1]),
         uplink: ifindex + 2,
         mtu: 1450,
         native: false,
         ranges: ranges.to_vec(),
     };
+    let over_ipv6 = PeerSpec {
+        port: TUNNELS + 1,
+        remote: PEERS[1].into(),
+        local: IpAddr::from([0xfd00, 7, 0, 0, 0, 0, 0, 1]).into(),
+        ranges: Vec::new(),
+        ..peer.clone()
+    };
     let overlay = OverlayEntries {
-        nodes: vec![peer.local],
+        nodes: vec![peer.local, over_ipv6.local],
         spec: OverlaySpec {
             port: 6081,
-            peers: vec![peer],
+            peers: vec![peer, over_ipv6],
             ..OverlaySpec::default()
         },
     };

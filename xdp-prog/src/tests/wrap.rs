@@ -424,8 +424,11 @@ fn tun_01_tun_04_what_is_not_plain_goes_to_the_engine_still_wrapped() {
             UPLINK
         ));
         type Change = fn(&mut Vec<u8>);
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 11] = [
             ("an outer checksum", |f| f[40] = 1),
+            ("a wrong sum of the outer header", |f| f[24] ^= 1),
+            ("a datagram that ends too early", |f| f[39] -= 1),
+            ("more than one packet inside", |f| f[INNER + 3] -= 1),
             ("a control packet", |f| f[43] = 0x80),
             ("another version", |f| f[42] = 0x40),
             ("another network", |f| f[48] ^= 1),

@@ -39,8 +39,9 @@ fn every_row_is_true() {
     for row in parse(DOCUMENT).unwrap() {
         for net in Net::BOTH {
             let cases = cases(&row, net);
-            // Host and outside traffic to a pod without an entry, and what carries the mark, never reaches us.
+            // Host and outside traffic to a pod without an entry, what carries the mark, and what poses as a node's never reaches us.
             let unreachable = matches!(row.source, Source::Reingressed)
+                || row.destination == Destination::Tunnel
                 || row.destination == Destination::VipExtension && net == Net::V4;
             assert!(
                 unreachable || !cases.is_empty(),
@@ -372,6 +373,7 @@ fn from_pod(row: &Row, net: Net, proto: Protocol, flags: u8) -> Vec<Frames> {
         Destination::Hairpin => plain((net.hairpin(), 80)),
         Destination::OtherPod => plain((net.pod(4), 80)),
         Destination::Overlay => plain((net.pod(200), 80)),
+        Destination::Tunnel => vec![],
         Destination::Node => plain((net.node(), 80)),
         Destination::AnythingElse => plain((net.internet(), 80)),
         Destination::LinkLocal => plain((link_local(net), 80)),

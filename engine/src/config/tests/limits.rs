@@ -82,6 +82,28 @@ fn the_first_pod_or_service_too_many_is_named() {
     );
 }
 
+/// Also of ranges, over all peers.
+#[test]
+fn the_first_range_too_many_is_named() {
+    let text = |ranges: u32| {
+        let peer = |name: &str, ranges: std::ops::Range<u32>| {
+            let ranges = ranges.map(|n| format!("\"10.{}.{}.0/24\"", 1 + n / 250, n % 250));
+            format!(
+                "[[overlay.peer]]\nname = \"{name}\"\naddress = \"192.168.7.{}\"\npods = [{}]\n",
+                name.len() + 1,
+                ranges.collect::<Vec<_>>().join(", ")
+            )
+        };
+        let node = "[node]\nname = \"a\"\naddress = \"192.168.7.1\"\nuplink = \"eth0\"\n";
+        format!("{node}{}{}", peer("b", 0..8_000), peer("cc", 8_000..ranges))
+    };
+    assert!(parse_one(&text(16_384)).is_ok());
+    assert_eq!(
+        parse_one(&text(16_387)).unwrap_err().to_string(),
+        "node.toml:12: overlay.peer[1].pods[8384]: up to here there are 16385 ranges of peers' pods, and there may be 16384"
+    );
+}
+
 fn services(services: usize, endpoints: usize) -> String {
     let mut text = String::from("[node]\nname = \"a\"\n");
     for service in 0..services {

@@ -137,6 +137,24 @@ fn tun_02_the_inner_source_is_one_of_the_peers() {
     }
 }
 
+/// A range of the peer's may have everything in it: what is here is not there.
+#[test]
+fn tun_02_no_range_makes_a_pod_or_a_service_of_this_node_the_peers() {
+    for source in [Side::B.pod(Net::V4), Net::V4.vip(80)] {
+        let (mut frame, mut node) = wrapped(Joint::PLAIN);
+        let mut spec = node.tables.overlay().clone();
+        spec.peers[0]
+            .ranges
+            .push((Prefix::new(v4(10, 0, 0, 0), 8), SlotRef::FIXED));
+        let mut builder = TablesBuilder::editing(&node.tables);
+        builder.set_overlay(spec);
+        node.tables = builder.build(2).unwrap();
+        frame[INNER[0] + 12..INNER[0] + 16].copy_from_slice(&source.v4_octets());
+        let verdict = node.refuses(&frame);
+        assert_eq!(verdict, Verdict::Drop(DropReason::SrcSpoof), "{source}");
+    }
+}
+
 /// Over IPv6 there is a checksum, and it is right (RFC 8200 section 8.1).
 #[test]
 fn tun_07_a_missing_or_wrong_checksum_over_ipv6() {
