@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use weft_datapath::{
-    Encapsulation, FastEnds, FlowKey, FrameBuf, Hook, Ingress, Now, OverlaySpec, PeerSpec, PinOp,
-    Pod, PodState, Ports, Prefix, Protocol, SlotRef, State, StateConfig, TUNNELS, Tables,
-    TablesBuilder, Tuple, Uplink, Verdict, process,
+    Encapsulation, FastEnds, FlowKey, FrameBuf, Front, Hook, Ingress, NameId, Now, OverlaySpec,
+    PeerSpec, PinOp, Pod, PodState, Ports, Prefix, Protocol, Said, SlotRef, State, StateConfig,
+    TUNNELS, Tables, TablesBuilder, Tuple, Uplink, Verdict, process,
 };
 
 use crate::{Counter, OverlayEntries, Steering};
@@ -166,11 +166,11 @@ impl Joined {
         let [asks, answers] = self.packets(v6, proto, true);
         self.far.unwraps(&self.here.wraps(CLIENT, &asks));
         self.here.unwraps(&self.far.wraps(FAR, &answers));
-        self.leave(v6, proto);
+        self.leave(v6, proto, Said::default());
     }
 
-    /// Leaves it to the hooks.
-    fn leave(&self, v6: bool, proto: Protocol) {
+    /// Leaves it to the hooks, and what a peer has said of it.
+    fn leave(&self, v6: bool, proto: Protocol, said: Said) {
         let client = FlowKey {
             tuple: Tuple {
                 src: pod(CLIENT, v6).into(),
@@ -189,7 +189,7 @@ impl Joined {
             ends: FastEnds { client, answers },
             slot: SlotRef::FIXED,
             service: None,
-            said: Default::default(),
+            said,
         };
         self.steering.pin_writer(None).unwrap().apply(&[leave]);
         thread::sleep(Duration::from_millis(60)); // Datagrams are held until there is a pause by the coarse clock.
@@ -218,6 +218,27 @@ impl Joined {
 }
 
 const BOTH: [Encapsulation; 2] = [Encapsulation::Geneve, Encapsulation::Vxlan];
+
+/// Whatever a peer says of a flow stays with it.
+#[test]
+fn u_15_flows_of_the_hooks_keep_what_a_peer_has_said() {
+    let front = Some(Front {
+        address: at("10.96.0.1").into(),
+        port: 80,
+    });
+    let client = NameId::from_number(u32::MAX);
+    assert!(client.is_some());
+    for (front, client) in [(None, None), (front, None), (None, client), (front, client)] {
+        node(move |node| {
+            let joined = Joined::new(node, Encapsulation::Geneve);
+            let said = Said { front, client };
+            joined.leave(false, Protocol::Tcp, said);
+            let flows = joined.steering.fast_flows();
+            let found: Vec<_> = flows.iter().map(|flow| (flow.said, flow.service)).collect();
+            assert_eq!(found, [(said, None)]);
+        });
+    }
+}
 
 #[test]
 fn tun_01_tun_06_the_hooks_wrap_and_unwrap_as_the_engine_does_byte_for_byte() {
@@ -279,7 +300,7 @@ fn ter_4_the_hooks_carry_flows_to_a_native_peer() {
                 is_punted(&unknown, &answers, crate::abi::TAG_FROM_POD, TUNNEL),
                 "{unknown:?}"
             );
-            joined.leave(v6, Protocol::Tcp);
+            joined.leave(v6, Protocol::Tcp, Said::default());
             let [asks, answers] = joined.packets(v6, Protocol::Tcp, false);
             let sent = joined.pod_sends(&asks);
             assert_eq!(sent.action, REDIRECT);
