@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use etherparse::{PacketBuilder, TcpOptionElement};
 use weft_datapath::{
-    Encapsulation, FastEnds, FlowKey, FrameBuf, Hook, Ingress, Now, OverlaySpec, PeerSpec, PinOp,
-    Pod, PodState, Ports, Prefix, Protocol, SlotRef, State, StateConfig, TUNNELS, Tables,
-    TablesBuilder, Tuple, Uplink, Verdict, process,
+    Encapsulation, FastEnds, FlowKey, FrameBuf, Front, Hook, Ingress, NameId, Now, OverlaySpec,
+    PeerSpec, PinOp, Pod, PodState, Ports, Prefix, Protocol, Said, SlotRef, State, StateConfig,
+    TUNNELS, Tables, TablesBuilder, Tuple, Uplink, Verdict, process,
 };
 
 use crate::{Counter, OverlayEntries, Steering};
@@ -167,11 +167,11 @@ impl Joined {
         let [asks, answers] = self.packets(v6, proto, true);
         self.far.unwraps(&self.here.wraps(CLIENT, &asks));
         self.here.unwraps(&self.far.wraps(FAR, &answers));
-        self.leave(v6, proto);
+        self.leave(v6, proto, Said::default());
     }
 
-    /// Leaves it to the hooks.
-    fn leave(&self, v6: bool, proto: Protocol) {
+    /// Leaves it to the hooks, and what a peer has said of it.
+    fn leave(&self, v6: bool, proto: Protocol, said: Said) {
         let client = FlowKey {
             tuple: Tuple {
                 src: pod(CLIENT, v6).into(),
@@ -195,7 +195,7 @@ impl Joined {
             ends,
             slot: SlotRef::FIXED,
             service: None,
-            said: Default::default(),
+            said,
         };
         self.steering.pin_writer(None).unwrap().apply(&[leave]);
     }
@@ -223,6 +223,27 @@ impl Joined {
 }
 
 const BOTH: [Encapsulation; 2] = [Encapsulation::Geneve, Encapsulation::Vxlan];
+
+/// Whatever a peer says of a flow stays with it.
+#[test]
+fn u_15_flows_of_the_hooks_keep_what_a_peer_has_said() {
+    let front = Some(Front {
+        address: at("10.96.0.1").into(),
+        port: 80,
+    });
+    let client = NameId::from_number(u32::MAX);
+    assert!(client.is_some());
+    for (front, client) in [(None, None), (front, None), (None, client), (front, client)] {
+        node(move |node| {
+            let joined = Joined::new(node, Encapsulation::Geneve);
+            let said = Said { front, client };
+            joined.leave(false, Protocol::Tcp, said);
+            let flows = joined.steering.fast_flows();
+            let found: Vec<_> = flows.iter().map(|flow| (flow.said, flow.service)).collect();
+            assert_eq!(found, [(said, None)]);
+        });
+    }
+}
 
 #[test]
 fn tun_01_tun_06_the_hooks_wrap_and_unwrap_as_the_engine_does_byte_for_byte() {
@@ -362,7 +383,7 @@ fn ter_4_the_hooks_carry_flows_to_a_native_peer() {
                 is_punted(&unknown, &answers, crate::abi::TAG_FROM_POD, TUNNEL),
                 "{unknown:?}"
             );
-            joined.leave(v6, Protocol::Tcp);
+            joined.leave(v6, Protocol::Tcp, Said::default());
             let [asks, answers] = joined.packets(v6, Protocol::Tcp, false);
             let sent = joined.pod_sends(&asks);
             assert_eq!(sent.action, REDIRECT);
