@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
-use weft_lab::client::ping;
+use weft_lab::client::{Talk, ping};
 use weft_lab::config::Peer;
 use weft_lab::http::Connection;
 use weft_lab::lab::{Family, UPLINK};
 use weft_lab::load::Load;
-use weft_lab::servers::{HTTP_PORT, WEB_PORT};
+use weft_lab::servers::{HTTP_PORT, PEER_PORT, WEB_PORT};
 use weft_lab::tools::web::is_pattern;
 use weft_lab::two_nodes::{TwoNodes, Underlay};
 use weft_lab::wait::wait_until;
@@ -183,6 +183,40 @@ fn tun05_a_peer_is_added_and_a_range_moved_by_reload() -> Result<()> {
         wefts[0].reload(&alone).context("no overlay any more")?;
         ensure!(!reaches(Family::V4), "without an overlay");
         wefts[0].audit().map(drop)
+    })
+}
+
+/// Whichever end began them: the peer that had the range speaks for it no more, and is sent nothing.
+#[test]
+fn tun05_a_range_that_moves_ends_the_hooks_flows_from_its_pods_and_to_them() -> Result<()> {
+    with_weft(|| {
+        let cluster = Cluster::new(Underlay::Routed)?;
+        let wefts = cluster.start()?;
+        let (far, near) = (&cluster.clients[0], &cluster.servers[1]);
+        let mut moved = cluster.config(1);
+        let peers = &mut moved.overlay.as_mut().context("no overlay")?.peers;
+        let pods = std::mem::replace(&mut peers[0].pods, vec!["10.9.9.0/24".into()]);
+        peers.push(Peer {
+            name: "node-c".into(),
+            address: "192.168.8.99".parse()?,
+            pods,
+        });
+        for family in Family::BOTH {
+            let mut from = Talk::open(&far.namespace, near.at(family, PEER_PORT))?;
+            let mut to = Talk::open(&near.namespace, far.at(family, PEER_PORT))?;
+            for talk in [&mut from, &mut to] {
+                talk.ask()?;
+            }
+            let before = wefts[1].counter("src_spoof")?;
+            wefts[1].reload(&moved)?;
+            for (what, talk) in [("from", &mut from), ("to", &mut to)] {
+                ensure!(talk.ask().is_err(), "{family:?}, {what} its pods: goes on");
+            }
+            let after = wefts[1].counter("src_spoof")?;
+            ensure!(after > before, "{family:?}: {}", said(&wefts));
+            wefts[1].reload(&cluster.config(1))?;
+        }
+        audit(&wefts)
     })
 }
 

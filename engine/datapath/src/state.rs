@@ -8,6 +8,7 @@ use crate::client_names::ClientNames;
 use crate::cut::Rest;
 use crate::flow::{Flow, FlowId, FlowTable, InsertError, NewFlow};
 use crate::hash::source_hash;
+use crate::overlay::is_tunnel;
 use crate::rate::IcmpErrors;
 use crate::tunnel::{Opening, Said};
 use crate::{
@@ -53,7 +54,7 @@ pub enum PinOp {
     Leave {
         /// Its ends.
         ends: FastEnds,
-        /// What it depends on at the far end.
+        /// What it depends on at the far end, or, where the client is a peer's pod, there.
         slot: SlotRef,
         /// The caller's number of the service port; `None` for a flow from pod to pod.
         service: Option<u32>,
@@ -259,7 +260,12 @@ impl State {
         let [client, answers] = [Direction::Forward, Direction::Reply].map(|way| flow.key(way));
         if let Some((client, answers)) = client.zip(answers) {
             let service = flow.kind().serves().then(|| flow.service());
-            let (ends, slot) = (FastEnds { client, answers }, flow.server_slot());
+            // Where a peer's pod is; the hooks ask by themselves where one of this node is.
+            let slot = match is_tunnel(client.ifindex) {
+                true => flow.client_slot(),
+                false => flow.server_slot(),
+            };
+            let ends = FastEnds { client, answers };
             let said = flow.said();
             self.pin_ops.push(PinOp::Leave {
                 ends,

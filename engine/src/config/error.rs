@@ -207,16 +207,6 @@ pub enum Reason {
         /// The range that it is in.
         range: ipnet::IpNet,
     },
-    /// A range of pods that has a node's address in it.
-    #[error("{range} has {address} in it, which is {} at {}:{}", .by.key, .by.file.display(), .by.line)]
-    HasNode {
-        /// The range.
-        range: ipnet::IpNet,
-        /// The node's address.
-        address: IpAddr,
-        /// Whose it is.
-        by: Location,
-    },
     /// More elements than there is room for.
     #[error("{count} elements, and there may be {max}")]
     TooMany {

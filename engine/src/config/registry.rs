@@ -114,8 +114,8 @@ impl Registry {
             .filter_map(|((&address, by), length)| {
                 let range = IpNet::new(address, length).ok()?.trunc(); // An error: IPv6's length.
                 let at = self.pod_ranges.get(&range)?.clone();
-                let by = by.clone();
-                let reason = Reason::HasNode { range, address, by };
+                let (what, by) = (format!("{address} in {range}"), by.clone());
+                let reason = Reason::Taken { what, by };
                 Some(ConfigError { at, reason })
             })
             .collect()

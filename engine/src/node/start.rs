@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam::channel::{self, Sender};
-use weft_datapath::{AffinityTable, ClientNames, Now, Opens, Ports, State, StateConfig};
+use weft_datapath::{AffinityTable, ClientNames, Now, Opens, Ports, State, StateConfig, TUNNELS};
 use weft_l7::observe::AccessRecord;
 use weft_stack::{Limits, StackConfig};
 use weft_xdp::{Adopted, BulkLane, PairInfo, Steering, XskConfig, XskIo, netlink};
@@ -117,12 +117,14 @@ pub(super) fn adopt_flows(control: &Control<Steering>) -> Result<Adopted, Error>
     let tables = control.tables().load_full();
     let adopted = control.kernel().adopt_flows(|client, answers| {
         let (front, back) = (&client.tuple, &answers.tuple);
-        tables.sender(client.ifindex, &front.src)?; // A tunnel's number may be another peer's by now.
-        tables.depends(
+        let sender = tables.sender(client.ifindex, &front.src)?; // A tunnel's number may be another peer's by now.
+        let (slot, service) = tables.depends(
             (&front.dst, front.dport, front.proto),
             (back.src, back.sport),
             answers.ifindex,
-        )
+        )?;
+        let from_peer = client.ifindex >= TUNNELS;
+        Some((if from_peer { sender.slot } else { slot }, service))
     })?;
     if adopted != Adopted::default() {
         let Adopted { kept, removed } = adopted;

@@ -186,11 +186,11 @@ impl Joined {
             tuple: client.tuple.reversed(),
             ifindex: TUNNEL,
         };
-        self.leave_ends(FastEnds { client, answers });
+        self.leave_ends(FastEnds { client, answers }, said);
         thread::sleep(Duration::from_millis(60)); // Datagrams are held until there is a pause by the coarse clock.
     }
 
-    fn leave_ends(&self, ends: FastEnds) {
+    fn leave_ends(&self, ends: FastEnds, said: Said) {
         let leave = PinOp::Leave {
             ends,
             slot: SlotRef::FIXED,
@@ -340,7 +340,7 @@ fn tun_04_the_hooks_clamp_the_answer_to_a_syn_as_the_engine_does() {
                 tuple: client.tuple.reversed(),
                 ifindex: CLIENT,
             };
-            joined.leave_ends(FastEnds { client, answers });
+            joined.leave_ends(FastEnds { client, answers }, Said::default());
             for segment in [1000, 9000] {
                 let answer = asking(here, far, [7000, 6000], true, segment);
                 let sent = joined.pod_sends(&answer);

@@ -56,10 +56,10 @@ pub(super) const CASES: &[(&str, &str)] = &[
     ),
     (
         "[node]\nname = \"a\"\naddress = \"10.0.0.1\"\nuplink = \"veth7\"\n[overlay]\n[[overlay.peer]]\nname = \"b\"\naddress = \"10.0.0.2\"\npods = [\"10.0.0.0/29\", \"10.0.0.0/30\", \"10.0.1.0/24\", \"::fffe:0:0/95\"]\n[[pod]]\nname = \"p\"\nip = \"10.0.0.2\"\ninterface = \"veth7\"\n[[service]]\nname = \"s\"\ncluster_ip = \"10.0.0.1\"\nendpoints = [{ address = \"10.0.0.1\" }]\nports = [{ port = 80 }]\n",
-        "node.toml:9: overlay.peer[0].pods[0]: 10.0.0.0/29 has 10.0.0.1 in it, which is node.address at node.toml:3\n\
-         node.toml:9: overlay.peer[0].pods[0]: 10.0.0.0/29 has 10.0.0.2 in it, which is overlay.peer[0].address at node.toml:8\n\
-         node.toml:9: overlay.peer[0].pods[1]: 10.0.0.0/30 has 10.0.0.1 in it, which is node.address at node.toml:3\n\
-         node.toml:9: overlay.peer[0].pods[1]: 10.0.0.0/30 has 10.0.0.2 in it, which is overlay.peer[0].address at node.toml:8\n\
+        "node.toml:9: overlay.peer[0].pods[0]: 10.0.0.1 in 10.0.0.0/29 is already taken by node.address at node.toml:3\n\
+         node.toml:9: overlay.peer[0].pods[0]: 10.0.0.2 in 10.0.0.0/29 is already taken by overlay.peer[0].address at node.toml:8\n\
+         node.toml:9: overlay.peer[0].pods[1]: 10.0.0.1 in 10.0.0.0/30 is already taken by node.address at node.toml:3\n\
+         node.toml:9: overlay.peer[0].pods[1]: 10.0.0.2 in 10.0.0.0/30 is already taken by overlay.peer[0].address at node.toml:8\n\
          node.toml:9: overlay.peer[0].pods[3]: \"::fffe:0:0/95\" is not a range of addresses such as \"10.244.2.0/24\"\n\
          node.toml:12: pod[0].ip: 10.0.0.2 is already taken by overlay.peer[0].address at node.toml:8\n\
          node.toml:13: pod[0].interface: \"veth7\" is already taken by node.uplink at node.toml:4\n\
