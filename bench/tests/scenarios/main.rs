@@ -40,6 +40,7 @@ mod overlay;
 mod overlay_faults;
 mod overlay_fixture;
 mod overlay_frames;
+mod overlay_matrix;
 mod overlay_mtu;
 mod overlay_ovs;
 mod ownership;

@@ -156,6 +156,7 @@ fn tun05_a_peer_is_added_and_a_range_moved_by_reload() -> Result<()> {
             pods: Family::BOTH
                 .map(|family| range_of_one(&cluster, family))
                 .into(),
+            native: false,
         });
         for round in 0..3 {
             wefts[0].reload(&moved).context("a range that moves away")?;
