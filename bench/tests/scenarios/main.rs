@@ -43,6 +43,7 @@ mod overlay_frames;
 mod overlay_matrix;
 mod overlay_mtu;
 mod overlay_ovs;
+mod overlay_uplinks;
 mod ownership;
 mod path_mtu;
 mod reloads;
