@@ -101,6 +101,8 @@ pub struct Peer {
     pub address: IpAddr,
     /// The ranges that its pods' addresses are in.
     pub pods: Vec<String>,
+    /// Whether packets to and from its pods travel as they are.
+    pub native: bool,
 }
 
 /// `[[pod]]`.

@@ -84,7 +84,7 @@ impl Namespace {
     }
 
     /// Sets `key=value` pairs of /proc/sys inside.
-    pub fn sysctl(&self, settings: &[&str]) -> Result<()> {
+    pub fn sysctl(&self, settings: &[impl AsRef<OsStr>]) -> Result<()> {
         run(self.command("sysctl").arg("-qw").args(settings)).map(drop)
     }
 

@@ -20,6 +20,10 @@ use std::net::IpAddr;
 
 /// The kernel's interface into its own overlay.
 pub const VXLAN: &str = "vx";
+/// A node's [second uplink](TwoNodes::second_uplink).
+pub const UPLINK2: &str = "uplink2";
+/// The network that it is in.
+const NETWORK2: u8 = 9;
 /// The interfaces between the outsides.
 const CORE: &str = "core";
 /// The interfaces of a link between them.
@@ -141,11 +145,7 @@ impl TwoNodes {
     /// Makes the outside of a node a router: its gateway.
     fn route(&self, at: usize) -> Result<()> {
         let (lab, other) = (&self.nodes[at], &self.nodes[1 - at]);
-        let core = |lab: &Lab| {
-            let number = lab.place().number;
-            (format!("172.30.0.{number}"), format!("fd30::{number}"))
-        };
-        let ((ip4, ip6), (other4, other6)) = (core(lab), core(other));
+        let ([ip4, ip6], [other4, other6]) = (on_core(lab), on_core(other));
         let [far4, far6] = other.place().uplink_ranges();
         lab.outside.sysctl(&[
             "net.ipv4.ip_forward=1",
@@ -163,6 +163,49 @@ impl TwoNodes {
              route add {far4} via {other4} dev {CORE} onlink\n\
              route add {far6} via {other6} dev {CORE} onlink\n"
         ))
+    }
+
+    /// Tells routers the way to the pods of both nodes, which they need where nothing is wrapped.
+    pub fn pods_are_known(&self) -> Result<()> {
+        for at in 0..2 {
+            let (lab, other) = (&self.nodes[at], &self.nodes[1 - at]);
+            let (own, node) = (lab.place().pod_ranges(), lab.place().ips());
+            let (far, core) = (other.place().pod_ranges(), on_core(other));
+            for at in 0..2 {
+                lab.outside.ip(&format!(
+                    "route add {} via {} dev eth0\n\
+                     route add {} via {} dev {CORE}\n",
+                    own[at], node[at], far[at], core[at]
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a node another uplink to its router, which nothing goes by as yet, and says where that puts it.
+    pub fn second_uplink(&self, at: usize) -> Result<NodePlace> {
+        let lab = &self.nodes[at];
+        let place = NodePlace {
+            network: NETWORK2,
+            ..lab.place()
+        };
+        let ([node4, node6], [gateway4, gateway6]) = (place.ips(), place.gateway());
+        lab.node.ip(&format!(
+            "link add {UPLINK2} type veth peer name eth1 netns {}\n\
+             addr add {node4}/24 dev {UPLINK2}\n\
+             addr add {node6}/64 dev {UPLINK2} nodad\n\
+             link set {UPLINK2} up\n",
+            lab.outside.name()
+        ))?;
+        lab.outside.ip(&format!(
+            "addr add {gateway4}/24 dev eth1\n\
+             addr add {gateway6}/64 dev eth1 nodad\n\
+             link set eth1 up\n"
+        ))?;
+        // What comes by one of them may be answered by the other.
+        lab.outside
+            .sysctl(&["all", "eth0", "eth1"].map(|of| format!("net.ipv4.conf.{of}.rp_filter=0")))?;
+        Ok(place)
     }
 
     /// Makes the outside of a node a switch. That of the first one is also the gateway of both.
@@ -246,4 +289,10 @@ impl TwoNodes {
         }
         Ok(())
     }
+}
+
+/// The addresses of a node's router between the routers.
+fn on_core(lab: &Lab) -> [String; 2] {
+    let number = lab.place().number;
+    [format!("172.30.0.{number}"), format!("fd30::{number}")]
 }

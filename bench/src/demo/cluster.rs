@@ -78,6 +78,7 @@ impl Cluster {
                 name: ["node-a", "node-b"][1 - at].into(),
                 address: self.nodes.address(1 - at, Family::V4),
                 pods: other.place().pod_ranges().into(),
+                native: false,
             }],
             ..Overlay::default()
         });

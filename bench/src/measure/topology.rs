@@ -391,6 +391,7 @@ fn join(config: &mut Config, own: &Lab, other: &Lab) {
             name: "other".into(),
             address: pick(&other.place().ips(), Family::V4),
             pods: other.place().pod_ranges().into(),
+            native: false,
         }],
         ..Overlay::default()
     });

@@ -1,4 +1,4 @@
-//! Pods and services of two nodes (TER-4, TER-5, TER-7, TUN-01 to TUN-07, CSM-05, OVL-01).
+//! Pods and services of two nodes (TER-4, TER-5, TER-7, TUN-01 to TUN-07, CSM-05, OVL-01). Which path is seen where, `overlay_matrix` proves.
 
 use crate::fixture::{with_root, with_weft};
 use crate::overlay_fixture::{Cluster, EITHER, SERVED_AT, VNI, Wrapping, audit, said};
@@ -11,7 +11,7 @@ use weft_lab::capture::{Capture, dissect, faults};
 use weft_lab::client::{Datagrams, Talk, ask_udp, ping};
 use weft_lab::config::Config;
 use weft_lab::http::Connection;
-use weft_lab::lab::{Family, UPLINK, pick, vips};
+use weft_lab::lab::{Family, pick, vips};
 use weft_lab::servers::{HTTP_PORT, PEER_PORT};
 use weft_lab::snapshot::Snapshot;
 use weft_lab::two_nodes::Underlay;
@@ -366,68 +366,6 @@ fn judge(cluster: &Cluster, file: &Path) -> Result<()> {
     )?;
     ensure!(bare.is_empty(), "{bare:?}");
     Ok(())
-}
-
-/// The VIP is on the client's own interface and nowhere else.
-#[test]
-fn ter7_the_vip_appears_at_the_client_only() -> Result<()> {
-    with_weft(|| {
-        let cluster = Cluster::new(Underlay::Routed)?;
-        let wefts = cluster.start()?;
-        let directory = cluster.nodes.nodes[0].directory();
-        let capture = |namespace, interface, name| {
-            Capture::start(namespace, interface, "ip or ip6", &directory, name)
-        };
-        let (a, b) = (&cluster.nodes.nodes[0], &cluster.nodes.nodes[1]);
-        let captures = [
-            capture(&cluster.clients[0].namespace, "eth0", "client")?,
-            capture(&a.node, UPLINK, "uplink-a")?,
-            capture(&a.outside, "eth0", "underlay-a")?,
-            capture(&b.node, UPLINK, "uplink-b")?,
-            capture(&b.node, &cluster.servers[1].interface, "veth")?,
-            capture(&cluster.servers[1].namespace, "eth0", "server")?,
-        ];
-        for family in Family::BOTH {
-            let vip = pick(&vips(SERVED_AT[1]), family);
-            cluster
-                .speaks(0, &cluster.servers[1], vip, [80, PEER_PORT])
-                .with_context(|| said(&wefts))?;
-        }
-        let files = captures
-            .into_iter()
-            .map(Capture::stop)
-            .collect::<Result<Vec<_>>>()?;
-        for family in Family::BOTH {
-            let vip = pick(&vips(SERVED_AT[1]), family);
-            let (client, server) = (cluster.clients[0].ip(family), cluster.servers[1].ip(family));
-            let ip = if family == Family::V4 { "ip" } else { "ipv6" };
-            let count = |at: usize, filter: &str| -> Result<usize> {
-                Ok(dissect(&files[at], filter, &["frame.number"])?.len())
-            };
-            let asked = format!("{ip}.addr == {vip}");
-            let spoken = format!("{ip}.addr == {client} && {ip}.addr == {server}");
-            let counts = |filter: &str| {
-                (0..files.len())
-                    .map(|at| count(at, filter))
-                    .collect::<Result<Vec<_>>>()
-            };
-            let (asked, spoken) = (counts(&asked)?, counts(&spoken)?);
-            ensure!(
-                asked[0] > 10 && asked[1..].iter().all(|count| *count == 0),
-                "{family:?}: VIP at {asked:?}"
-            );
-            ensure!(
-                spoken[0] == 0,
-                "{family:?}: the server at the client: {spoken:?}"
-            );
-            // On the underlay and at the server, both ways; what Weft takes at an interface a capture sees before or after.
-            ensure!(
-                spoken[2] > 10 && spoken[5] > 10,
-                "{family:?}: pods at {spoken:?}"
-            );
-        }
-        audit(&wefts)
-    })
 }
 
 /// The far node's flows say which service was asked, and by whom: translated, through the stages, and without a service.

@@ -156,6 +156,7 @@ fn tun05_a_peer_is_added_and_a_range_moved_by_reload() -> Result<()> {
             pods: Family::BOTH
                 .map(|family| range_of_one(&cluster, family))
                 .into(),
+            native: false,
         });
         for round in 0..3 {
             wefts[0].reload(&moved).context("a range that moves away")?;
@@ -200,6 +201,7 @@ fn tun05_a_range_that_moves_ends_the_hooks_flows_from_its_pods_and_to_them() -> 
             name: "node-c".into(),
             address: "192.168.8.99".parse()?,
             pods,
+            native: false,
         });
         for family in Family::BOTH {
             let mut from = Talk::open(&far.namespace, near.at(family, PEER_PORT))?;

@@ -32,6 +32,8 @@ pub struct Wrapping {
     /// The family of the underlay.
     pub outer: Family,
     pub checksum: bool,
+    /// Not at all: whatever else is said counts for nothing.
+    pub native: bool,
 }
 
 impl Wrapping {
@@ -39,6 +41,7 @@ impl Wrapping {
         encap: "geneve",
         outer: Family::V4,
         checksum: false,
+        native: false,
     };
     pub const GENEVE6: Self = Self {
         outer: Family::V6,
@@ -46,6 +49,11 @@ impl Wrapping {
     };
     pub const VXLAN: Self = Self {
         encap: "vxlan",
+        ..Self::GENEVE
+    };
+    /// Needs an underlay that [knows the pods](TwoNodes::pods_are_known).
+    pub const NATIVE: Self = Self {
+        native: true,
         ..Self::GENEVE
     };
     pub const ALL: [Self; 5] = [
@@ -65,6 +73,7 @@ impl Wrapping {
     /// Bytes around an inner packet without options.
     pub fn overhead(self) -> u32 {
         match self.outer {
+            _ if self.native => 0,
             Family::V4 => 50,
             Family::V6 => 70,
         }
@@ -78,6 +87,9 @@ impl Wrapping {
 
 impl fmt::Display for Wrapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.native {
+            return f.write_str("native");
+        }
         let checksum = if self.checksum { ", checksum" } else { "" };
         write!(f, "{} over {:?}{checksum}", self.encap, self.outer)
     }
@@ -154,6 +166,7 @@ impl Cluster {
             name: ["node-a", "node-b"][at].into(),
             address: self.nodes.address(at, self.wrapping.outer),
             pods: self.nodes.nodes[at].place().pod_ranges().into(),
+            native: self.wrapping.native,
         }
     }
 
