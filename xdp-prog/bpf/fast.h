@@ -32,6 +32,7 @@ static __always_inline bool leads_there(const struct packet *packet, __u32 ifind
 }
 
 static __always_inline bool usable(const struct weft_config *cfg, const struct packet *packet,
+				   const struct weft_flow_key *key,
 				   const struct weft_flow_value *flow)
 {
 	/* What a backend that has left still answers was asked of it. */
@@ -41,8 +42,9 @@ static __always_inline bool usable(const struct weft_config *cfg, const struct p
 	if (flow->mode == WEFT_MODE_PLAIN && !is_tunnel(flow->egress_ifindex) &&
 	    !leads_there(packet, flow->egress_ifindex))
 		return false;
-	/* A SYN on a connection that is over opens another. */
-	return !packet->opens || !is_over(flow->tcp_state);
+	/* A connection that is over makes way for another: that of a SYN, or one that a worker has opened in its place. */
+	return !is_over(flow->tcp_state) ||
+	       (!packet->opens && !bpf_map_lookup_elem(&pins, key));
 }
 
 /* What the packet adds to the states of its flow. */
@@ -144,7 +146,7 @@ static __always_inline bool follow(struct __sk_buff *skb, const struct weft_conf
 	if (!flow)
 		return false;
 	cookie = *(volatile __u64 *)&flow->value.cookie;
-	if (!cookie || !usable(cfg, packet, &flow->value))
+	if (!cookie || !usable(cfg, packet, key, &flow->value))
 		return false;
 	*way = way_of(&flow->value);
 	barrier();

@@ -160,6 +160,11 @@ impl Cluster {
         config
     }
 
+    /// Bytes of the longest packet of a pod's that uplinks of this MTU carry.
+    pub fn inner(&self, mtu: u32) -> u32 {
+        mtu - self.wrapping.overhead()
+    }
+
     /// The node at that place, as a peer of the other.
     pub fn peer(&self, at: usize) -> Peer {
         Peer {
@@ -266,7 +271,8 @@ impl Cluster {
         }
         let url = format!("http://{}/", SocketAddr::new(to, port));
         let body = format!("@{}", file.display());
-        let words = ["--data-binary", &body];
+        // Else curl waits a second for a word to go on.
+        let words = ["-H", "Expect:", "--data-binary", &body];
         let answer = curl(&self.clients[at].namespace, &words, &url)?;
         let whole = answer.word(8).starts_with(&format!("body={BODY}:"));
         ensure!(answer.status == 200 && whole, "{url}: {}", answer.text());

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use weft_datapath::{FlowKey, Protocol, Tuple};
+use weft_datapath::{FlowKey, PinOp, Protocol, Tuple};
 
 use crate::steering::flow_table::place_hash;
 use crate::{Counter, abi};
 
-use super::packets::{Context, L4, REDIRECT, frame, run};
+use super::packets::{Context, FROM_POD, L4, REDIRECT, frame, is_punted, run};
 use super::support::node;
-use super::world::{CLIENT, PORT, SERVERS, World, pod, vip};
+use super::world::{CLIENT, PORT, SERVERS, TARGET, World, pod, to, vip};
 
 /// TCP from one pod to another.
 fn key(from: u32, to: u32, ports: (u16, u16)) -> FlowKey {
@@ -224,15 +224,11 @@ fn svc_19_a_port_is_used_again_after_the_end() {
         for ends in [&[FIN_ACK, FIN_ACK][..], &[RST]] {
             let before = opened(&world);
             let there = program(&world, CLIENT, &syn);
-            let server = super::world::to(&there[14..]);
+            let server = to(&there[14..]);
             program(&world, CLIENT, &syn);
             assert_eq!(opened(&world), before + 1, "a retransmission");
             program(&world, CLIENT, &data);
-            let answer = frame(
-                pod(server, false),
-                client,
-                L4::Ack(super::world::TARGET, 4000),
-            );
+            let answer = frame(pod(server, false), client, L4::Ack(TARGET, 4000));
             program(&world, server, &control(answer, ends[0]));
             if let Some(bits) = ends.get(1) {
                 program(&world, CLIENT, &syn);
@@ -241,7 +237,7 @@ fn svc_19_a_port_is_used_again_after_the_end() {
             }
             // What was under way still goes where it belongs.
             let late = program(&world, CLIENT, &data);
-            assert_eq!(super::world::to(&late[14..]), server);
+            assert_eq!(to(&late[14..]), server);
             program(&world, CLIENT, &syn);
             assert_eq!(opened(&world), before + 2);
             world.steering.run_out(&FlowKey {
@@ -254,6 +250,35 @@ fn svc_19_a_port_is_used_again_after_the_end() {
             });
         }
         world.state.pin_ops.clear();
+    });
+}
+
+/// A worker opens connections of its own from a client's port that the hooks have seen the end of: what the backend answers is
+/// no late packet of the former one.
+#[test]
+fn amb_08_a_connection_that_is_over_leaves_its_answers_to_a_worker() {
+    const RST: u8 = 0x04;
+    node(|node| {
+        let mut world = World::new(node);
+        let client = pod(CLIENT, false);
+        let syn = frame(client, vip(false), L4::Syn(4000, PORT));
+        let server = to(&world.forwards(CLIENT, &syn));
+        let late = frame(pod(server, false), client, L4::Ack(TARGET, 4000));
+        let mut reset = late.clone();
+        reset[14 + 20 + 13] = RST;
+        for packet in [&reset, &late] {
+            let program = &world.steering.skel.progs.weft_from_pod;
+            let outcome = run(program, packet, Context::at(server));
+            assert!(!is_punted(&outcome, packet, FROM_POD, server));
+        }
+        let owned = PinOp::Insert {
+            key: key(server, CLIENT, (TARGET, 4000)),
+            owner: 0,
+            cookie: 1,
+            terminated: None,
+        };
+        world.steering.pin_writer(None).unwrap().apply(&[owned]);
+        world.punts(server, &late);
     });
 }
 
