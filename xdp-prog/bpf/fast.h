@@ -42,9 +42,14 @@ static __always_inline bool usable(const struct weft_config *cfg, const struct p
 	if (flow->mode == WEFT_MODE_PLAIN && !is_tunnel(flow->egress_ifindex) &&
 	    !leads_there(packet, flow->egress_ifindex))
 		return false;
-	/* A connection that is over makes way for another: that of a SYN, or one that a worker has opened in its place. */
-	return !is_over(flow->tcp_state) ||
-	       (!packet->opens && !bpf_map_lookup_elem(&pins, key));
+	if (!is_over(flow->tcp_state))
+		return true;
+	/* What is over makes way for a SYN, and for a connection that a worker has opened in its place, whose answers begin so. */
+	if (packet->control & (TCP_SYN | TCP_RST) && bpf_map_lookup_elem(&pins, key))
+		drop_flow(key);
+	else if (!packet->opens)
+		return true;
+	return false;
 }
 
 /* What the packet adds to the states of its flow. */
@@ -155,8 +160,13 @@ static __always_inline bool follow(struct __sk_buff *skb, const struct weft_conf
 		way->mode = WEFT_MODE_OWNER;
 		return false;
 	}
-	if (opens_tunnelled(packet, key, way->egress_ifindex) ||
-	    !fits(skb, packet, way->egress_ifindex) || held(&flow->value, now))
+	if (opens_tunnelled(packet, key, way->egress_ifindex)) {
+		/* The engine passes it on, but would not see what comes next. */
+		if (!packet->opens)
+			keep_alive(packet, key, flow, now);
+		return false;
+	}
+	if (!fits(skb, packet, way->egress_ifindex) || held(&flow->value, now))
 		return false;
 	flow->value.last_seen = now;
 	__sync_fetch_and_add(&flow->value.packets, packets);

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 
-use weft_datapath::{FastEnds, FlowKey, NameId, PinOp, Protocol, Said, SlotRef, TUNNELS};
+use weft_datapath::{FastEnds, FlowKey, NameId, PinOp, Protocol, Said, SlotRef};
 use zerocopy::FromZeros;
 
 use crate::abi;
@@ -125,13 +125,8 @@ impl PinWriter {
             return; // Nothing could tell that the far end is gone.
         };
         let (client, answers) = (&ends.client.tuple, &ends.answers.tuple);
-        let tunnelled = [ends.client.ifindex, ends.answers.ifindex]
-            .into_iter()
-            .any(|ifindex| ifindex >= TUNNELS);
         let held = match client.proto {
             Protocol::Udp => abi::FLOW_HELD,
-            // What opens such a connection goes by the engine, which has seen the answer.
-            Protocol::Tcp if tunnelled => abi::FLOW_ACCEPTED,
             Protocol::Tcp => 0, // Its client waits for the answer.
         };
         let mode = |to| match service {

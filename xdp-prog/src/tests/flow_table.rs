@@ -278,6 +278,8 @@ fn amb_08_a_connection_that_is_over_leaves_its_answers_to_a_worker() {
             terminated: None,
         };
         world.steering.pin_writer(None).unwrap().apply(&[owned]);
+        let accepts = frame(pod(server, false), client, L4::SynAck(TARGET, 4000));
+        world.punts(server, &accepts);
         world.punts(server, &late);
     });
 }
