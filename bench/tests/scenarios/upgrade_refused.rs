@@ -222,7 +222,7 @@ fn upgrades_come_one_after_another_and_do_not_need_their_client() -> Result<()> 
             );
         }
         weft.json(&["status"])?; // That changes nothing.
-        kill_process(Pid::from_child(&client), Signal::INT)?; // As Ctrl-C does.
+        kill_process(Pid::from_child(&client), Signal::TERM)?; // Or by Ctrl-C, which tests in the background may ignore.
         ensure!(!client.wait()?.success(), "the client went on");
         fs::remove_file(&gate)?;
         wait_until("the upgrade", Duration::from_secs(30), || {
