@@ -1,6 +1,6 @@
 //! The fuzz targets `parse`, `process` and `decap` over what the fuzzer once found, and over any bytes.
 
-#[path = "../../fuzz/src/decap.rs"]
+#[path = "../../fuzz/src/decap/mod.rs"]
 mod decap;
 #[path = "../../fuzz/src/frames.rs"]
 mod frames;

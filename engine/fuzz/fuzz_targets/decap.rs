@@ -1,7 +1,7 @@
-//! See `src/decap.rs`, which the ordinary tests run too.
+//! See `src/decap/mod.rs`, which the ordinary tests run too.
 #![no_main]
 
-#[path = "../src/decap.rs"]
+#[path = "../src/decap/mod.rs"]
 mod decap;
 #[path = "../src/frames.rs"]
 #[allow(dead_code, reason = "packets to services are the target `process`'s")]
