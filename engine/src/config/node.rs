@@ -10,7 +10,7 @@ use super::model::{AccessLog, Node, Poll, Workers};
 use super::overlay::read_uplinks;
 use super::pod::read_address_list;
 use super::reader::{Kind, Table, Value, quoted};
-use super::registry::{Registry, taken};
+use super::registry::{Registry, Use, taken};
 use super::scalar::{DurationRange, NAME};
 
 pub(super) const NODE_KEYS: &[&str] = &[
@@ -77,7 +77,8 @@ pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Optio
     let table = value.table(NODE_KEYS)?;
     let name = table.require("name").and_then(|value| value.name(&NAME));
     let addresses = table.optional("address", Vec::new(), |value| {
-        let mut claim = |value: &Value<'_, '_>, address| registry.node_address(value, address);
+        let mut claim =
+            |value: &Value<'_, '_>, address| registry.address(value, address, Use::Node);
         if let Kind::Other = value.kind() {
             return read_address_list(value, claim);
         }
@@ -92,11 +93,11 @@ pub(super) fn read_node(value: &Value<'_, '_>, registry: &mut Registry) -> Optio
     });
     let hairpin_ips = match table.get("hairpin_ips") {
         Some(list) => read_address_list(&list, |value, address| {
-            registry.hairpin_ip(value, address);
+            registry.address(value, address, Use::Hairpin);
         }),
         None => {
             for address in HAIRPIN_IPS {
-                registry.hairpin_ip(value, address);
+                registry.address(value, address, Use::Hairpin);
             }
             Some(HAIRPIN_IPS.to_vec())
         }

@@ -8,7 +8,7 @@ use weft_datapath::Encapsulation;
 use super::error::{ConfigError, Location, Reason};
 use super::model::{Node, Overlay, Peer};
 use super::reader::{Kind, Value};
-use super::registry::Registry;
+use super::registry::{Registry, Use};
 use super::scalar::{INTERFACE, NAME};
 
 pub(super) const KEYS: &[&str] = &["vni", "encap", "port", "checksum", "peer"];
@@ -67,7 +67,7 @@ fn read_peer(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Peer> {
     });
     let address = table.require("address").and_then(|value| {
         let address = value.address()?;
-        registry.node_address(&value, address);
+        registry.address(&value, address, Use::Node);
         Some((address, value.location()))
     });
     let pods = table.require("pods").and_then(|value| {

@@ -7,7 +7,7 @@ use super::error::Reason;
 use super::model::{Conditions, Pod};
 use super::node::read_punt_rate;
 use super::reader::{Table, Value};
-use super::registry::Registry;
+use super::registry::{Registry, Use};
 use super::scalar::{INTERFACE, NAME, PORT_NAME};
 
 pub(super) const KEYS: &[&str] = &[
@@ -32,7 +32,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Pod
         Some(name)
     });
     let addresses = read_addresses(&table, "ip", "ips", |value, address| {
-        registry.pod_address(value, address);
+        registry.address(value, address, Use::Pod);
     });
     let interface = table.require("interface").and_then(|value| {
         let name = value.name(&INTERFACE)?;

@@ -21,19 +21,32 @@ pub(super) struct Registry {
     pod_names: HashMap<String, Location>,
     service_names: HashMap<String, Location>,
     peer_names: HashMap<String, Location>,
-    node_addresses: HashMap<IpAddr, Location>,
     pod_ranges: HashMap<IpNet, Location>,
     interfaces: HashMap<String, Location>,
-    pod_addresses: HashMap<IpAddr, Location>,
-    cluster_ips: HashMap<IpAddr, Location>,
-    hairpin_ips: HashMap<IpAddr, Location>,
+    /// Each with who had it first, and as what.
+    addresses: HashMap<IpAddr, (Use, Location)>,
     service_ports: HashMap<(IpAddr, u16, Protocol), Location>,
     endpoints: Vec<(IpAddr, Location)>,
     backends: Vec<(BackendRef, Location)>,
     /// Pods so far.
     pods: usize,
+    /// Cluster IPs so far, each once.
+    cluster_ips: usize,
     /// Whether a service has been reported that there is no room for.
     services_full: bool,
+}
+
+/// What an address is for. It is for one thing only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A node's on the underlay, the own one's or a peer's.
+    Node,
+    /// A pod's.
+    Pod,
+    /// Services', on different ports.
+    ClusterIp,
+    /// Services', for pods that reach themselves.
+    Hairpin,
 }
 
 impl Registry {
@@ -49,7 +62,7 @@ impl Registry {
 
     /// Reports the first service that the hooks have no room for.
     pub(super) fn service(&mut self, value: &Value<'_, '_>) {
-        let count = self.cluster_ips.len() + self.service_ports.len();
+        let count = self.cluster_ips + self.service_ports.len();
         if count > MAX_SERVICES && !self.services_full {
             self.services_full = true;
             let (what, max) = ("cluster IPs and ports of cluster IPs", MAX_SERVICES);
@@ -79,14 +92,20 @@ impl Registry {
         });
     }
 
-    /// An address on the underlay, the node's own or a peer's, is one node's, and nobody else's.
-    pub(super) fn node_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.pod_addresses, &self.cluster_ips, &self.hairpin_ips];
-        match known.into_iter().find_map(|owners| owners.get(&address)) {
-            Some(by) => taken(value, address.to_string(), by),
-            None => claim(&mut self.node_addresses, value, address, || {
-                address.to_string()
-            }),
+    /// An address is one node's or pod's, or that of services only.
+    pub(super) fn address(&mut self, value: &Value<'_, '_>, address: IpAddr, used: Use) {
+        match self.addresses.entry(address) {
+            Entry::Vacant(entry) => {
+                entry.insert((used, value.location()));
+                self.cluster_ips += usize::from(used == Use::ClusterIp);
+            }
+            Entry::Occupied(entry) => {
+                let (first, by) = entry.get();
+                let shared = matches!(used, Use::ClusterIp | Use::Hairpin) && *first == used;
+                if !shared {
+                    taken(value, address.to_string(), by);
+                }
+            }
         }
     }
 
@@ -105,13 +124,16 @@ impl Registry {
     /// Ranges of pods that have a node's address in them, which no pod could reach then.
     pub(super) fn ranges_with_nodes(&self) -> Vec<ConfigError> {
         let lengths: HashSet<u8> = self.pod_ranges.keys().map(IpNet::prefix_len).collect();
-        let mut nodes: Vec<_> = self.node_addresses.iter().collect();
-        nodes.sort_unstable_by_key(|(address, _)| **address);
+        let addresses = self.addresses.iter();
+        let mut nodes: Vec<_> = addresses
+            .filter_map(|(address, (used, by))| (*used == Use::Node).then_some((*address, by)))
+            .collect();
+        nodes.sort_unstable_by_key(|(address, _)| *address);
         let around = nodes
             .iter()
             .flat_map(|node| lengths.iter().map(move |length| (*node, *length)));
         around
-            .filter_map(|((&address, by), length)| {
+            .filter_map(|((address, by), length)| {
                 let range = IpNet::new(address, length).ok()?.trunc(); // An error: IPv6's length.
                 let at = self.pod_ranges.get(&range)?.clone();
                 let (what, by) = (format!("{address} in {range}"), by.clone());
@@ -119,38 +141,6 @@ impl Registry {
                 Some(ConfigError { at, reason })
             })
             .collect()
-    }
-
-    /// A hairpin address is nobody else's.
-    pub(super) fn hairpin_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.pod_addresses, &self.cluster_ips, &self.node_addresses];
-        match known.into_iter().find_map(|owners| owners.get(&address)) {
-            Some(by) => taken(value, address.to_string(), by),
-            None => _ = self.hairpin_ips.insert(address, value.location()),
-        }
-    }
-
-    /// A pod's address is nobody else's.
-    pub(super) fn pod_address(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.cluster_ips, &self.hairpin_ips, &self.node_addresses];
-        match known.into_iter().find_map(|owners| owners.get(&address)) {
-            Some(by) => taken(value, address.to_string(), by),
-            None => claim(&mut self.pod_addresses, value, address, || {
-                address.to_string()
-            }),
-        }
-    }
-
-    /// A cluster IP is no pod's. Several services may share one, on different ports.
-    pub(super) fn cluster_ip(&mut self, value: &Value<'_, '_>, address: IpAddr) {
-        let known = [&self.pod_addresses, &self.hairpin_ips, &self.node_addresses];
-        match known.into_iter().find_map(|owners| owners.get(&address)) {
-            Some(by) => taken(value, address.to_string(), by),
-            None => {
-                let entry = self.cluster_ips.entry(address);
-                entry.or_insert_with(|| value.location());
-            }
-        }
     }
 
     /// A port of a service on all of its cluster IPs. A clash is reported once, whatever the number
@@ -225,18 +215,14 @@ impl Registry {
     pub(super) fn endpoint_clashes(self) -> impl Iterator<Item = ConfigError> {
         let Self {
             endpoints,
-            cluster_ips,
-            hairpin_ips,
+            addresses,
             ..
         } = self;
         endpoints.into_iter().filter_map(move |(address, at)| {
-            let known = [&cluster_ips, &hairpin_ips];
-            let by = known
-                .into_iter()
-                .find_map(|owners| owners.get(&address))?
-                .clone();
+            let (used, by) = addresses.get(&address)?;
             let what = address.to_string();
-            Some(ConfigError {
+            let by = by.clone();
+            matches!(used, Use::ClusterIp | Use::Hairpin).then_some(ConfigError {
                 at,
                 reason: Reason::Taken { what, by },
             })

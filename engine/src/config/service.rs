@@ -14,7 +14,7 @@ use super::model::{
 };
 use super::pod::{read_addresses, read_conditions, read_labels, read_named_ports};
 use super::reader::{Kind, Table, Value, quoted};
-use super::registry::{Registry, taken};
+use super::registry::{Registry, Use, taken};
 use super::route;
 use super::scalar::{DurationRange, NAME, PORT_NAME};
 
@@ -64,7 +64,7 @@ pub(super) fn read(value: &Value<'_, '_>, registry: &mut Registry) -> Option<Ser
         Some(name)
     });
     let cluster_ips = read_addresses(&table, "cluster_ip", "cluster_ips", |value, address| {
-        registry.cluster_ip(value, address);
+        registry.address(value, address, Use::ClusterIp);
     });
     let algorithm = table.optional("algorithm", Algorithm::default(), |value| {
         let words = [
